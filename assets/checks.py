@@ -1,0 +1,52 @@
+"""The checks of `extracted/<entity>`: the suites and the facts of the batch, as asset checks.
+
+Only facts of a batch block (rule 14). The ledger holds the verdict; see `steps.check`.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets import keys, runs, shown
+from assets.partitions import scope_of
+from bridge_pipeline import connectors, naming
+from bridge_pipeline.model import Entity
+from bridge_pipeline.steps import facts
+from bridge_pipeline.steps.check import check_newest, expectations_of
+from resources.workspace import WorkspaceResource
+
+
+def entity_checks(entity: Entity) -> dg.AssetChecksDefinition:
+    """All checks of one entity, whatever the connector, in one step."""
+    specs = _specs(entity)
+
+    @dg.multi_asset_check(
+        name=f"check_{entity.name}", specs=specs, can_subset=False, op_tags=keys.op_tags(entity.name)
+    )
+    def checks(
+        context: dg.AssetCheckExecutionContext, workspace: WorkspaceResource
+    ) -> Iterator[dg.AssetCheckResult]:
+        scope, opened = scope_of(context.run), workspace.open()
+        with runs.bound(context, scope, entity) as run_id:
+            verdict = check_newest(opened, scope.connection, entity.name, scope.window, run_id)
+            yield from shown.check_results(specs, entity, verdict)
+
+    return checks
+
+
+def _specs(entity: Entity) -> list[dg.AssetCheckSpec]:
+    """Every expectation that any connector has of the entity, and the facts."""
+    descriptions = {
+        expectation.name: expectation.description
+        for connector in connectors.all_connectors()
+        for expectation in expectations_of(connector, entity.name)
+    }
+    return [
+        dg.AssetCheckSpec(
+            name,
+            asset=keys.key(naming.EXTRACTED, entity.name),
+            description=description,
+            blocking=name in facts.DESCRIPTIONS,
+        )
+        for name, description in (descriptions | facts.DESCRIPTIONS).items()
+    ]

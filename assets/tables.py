@@ -1,0 +1,34 @@
+"""`tables/<entity>`: the tables of `desk`, brought up to the readable batches of the window."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets import keys, runs, shown
+from assets.partitions import scope_of
+from bridge_pipeline import naming
+from bridge_pipeline.model import Entity
+from bridge_pipeline.steps.tables import bring_up_to_date
+from resources.workspace import WorkspaceResource
+
+
+def table_asset(entity: Entity, partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
+    """The asset that loads one entity; its check warns of parents that are not known."""
+
+    @keys.layer_asset(
+        naming.TABLES,
+        entity,
+        partitions,
+        deps=[keys.key(naming.EXTRACTED, entity.name)],
+        automation_condition=keys.follows_upstream(),
+        check_specs=shown.reference_specs(entity),
+    )
+    def tables(
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource
+    ) -> Iterator[dg.MaterializeResult]:
+        scope, opened = scope_of(context.run), workspace.open()
+        with runs.bound(context, scope, entity) as run_id:
+            update = bring_up_to_date(opened, scope.connection, entity.name, scope.window, run_id)
+            yield shown.table_update(entity, opened, scope, update)
+
+    return tables

@@ -1,0 +1,5 @@
+"""Project Bridge: extract a service desk whole, checked and provable.
+
+The library: everything below `connectors` and `steps` knows nothing of Dagster.
+Nothing here is opened, read or logged in to at import.
+"""

@@ -1,0 +1,69 @@
+"""The run launcher: Dagster's own for one machine, which also notices that a run is dead.
+
+Without it a run whose worker and code server die together stays STARTED for ever.
+"""
+
+import socket
+
+import dagster as dg
+import psutil
+from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
+from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
+from dagster._serdes import deserialize_value
+
+# Which process executes a run in itself: `host:pid:start time`.
+PROCESS_TAG = "bridge/process"
+
+
+class HealthCheckedRunLauncher(DefaultRunLauncher):
+    """Starts runs in processes of the code server, and asks it whether they are alive."""
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        return True
+
+    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
+        """Whether the process that executes a run is alive, as far as this machine can tell."""
+        if process := run.tags.get(PROCESS_TAG):
+            return _health(not on_this_machine(process) or alive(process))
+        return _health(self._executes(run.run_id))
+
+    def _executes(self, run_id: str) -> bool:
+        client = self._get_grpc_client_for_termination(run_id)
+        if client is None:
+            # Finished by now, or never given to a code server.
+            run = self._instance.get_run_by_id(run_id)
+            return run is None or run.is_finished
+        try:
+            answer = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run_id), timeout=10)
+            if deserialize_value(answer, CanCancelExecutionResult).can_cancel:
+                return True
+        except DagsterUserCodeUnreachableError:
+            return False
+        run = self._instance.get_run_by_id(run_id)
+        return run is None or run.is_finished
+
+
+def process_tag(pid: int) -> str:
+    """The value of `PROCESS_TAG` for a running process of this machine."""
+    return f"{socket.gethostname()}:{pid}:{psutil.Process(pid).create_time():.2f}"
+
+
+def on_this_machine(process: str) -> bool:
+    """Whether a value of `PROCESS_TAG` is of this machine."""
+    return process.startswith(f"{socket.gethostname()}:")
+
+
+def alive(process: str) -> bool:
+    """Whether that very process still runs."""
+    try:
+        return process_tag(int(process.split(":")[1])) == process
+    except (psutil.Error, ValueError):
+        return False
+
+
+def _health(healthy: bool) -> CheckRunHealthResult:
+    if healthy:
+        return CheckRunHealthResult(WorkerStatus.RUNNING)
+    return CheckRunHealthResult(WorkerStatus.FAILED, "the process that executed this run ended")

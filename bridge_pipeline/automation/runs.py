@@ -1,0 +1,150 @@
+"""Runs from the command line: Dagster's instance of this home, and days run in this process."""
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+import dagster as dg
+
+from bridge_pipeline import naming
+from bridge_pipeline.automation.jobs import DAILY_JOB, keys_for, range_tags
+from bridge_pipeline.automation.launcher import PROCESS_TAG, alive, on_this_machine, process_tag
+from bridge_pipeline.connector_kit.journal import write_durably
+from bridge_pipeline.database import registry
+from bridge_pipeline.database.exclusive import exclusively
+from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.settings import PROJECT_ROOT
+from bridge_pipeline.steps.due import entities_of
+
+STORAGE_VARIABLE = "BRIDGE_DAGSTER_STORAGE_URL"
+_UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED]
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run ended; `failures` says of each failed step or blocking check why, in one line."""
+
+    run_id: str
+    success: bool
+    failures: tuple[str, ...]
+
+
+def run_days(
+    workspace: Workspace, name: str, first: date, last: date, entities: tuple[str, ...] | None = None
+) -> RunOutcome:
+    """Materialises the days from `first` to `last` of a connection, in this process.
+
+    Waits until no other process does so for the same connection.
+
+    Args:
+        entities: only these; None for all the connection has.
+
+    Raises:
+        ValueError: the days or entities cannot be asked for.
+        UnknownConnection: there is no such connection.
+    """
+    record = registry.get(workspace.database.engine, name)
+    if record.removed_at is not None:
+        raise ValueError(f"the connection {name} was removed; apply it again to extract from it")
+    wanted = _checked_entities(entities, entities_of(record), name)
+    _check_days(workspace, first, last)
+    instance = prepare_instance(workspace)
+    add_partition(workspace, name)
+    # Importing the definitions takes seconds; only a run pays for it.
+    from bridge_pipeline.definitions import defs
+
+    job = defs.resolve_job_def(DAILY_JOB)
+    keys = keys_for(wanted, defs.resolve_asset_graph().get_all_asset_keys())
+    start, end = naming.partition_key(name, first), naming.partition_key(name, last)
+    # Two runs of a connection would stop at each other's unchecked batches: the second one waits (L5).
+    with exclusively(workspace, f"run:{name}"):
+        result = job.execute_in_process(
+            instance=instance,
+            asset_selection=keys,
+            tags=range_tags(name, start, end) | {PROCESS_TAG: process_tag(os.getpid())},
+            raise_on_error=False,
+        )
+    return RunOutcome(result.run_id, result.success, _failures(result))
+
+
+def prepare_instance(workspace: Workspace) -> dg.DagsterInstance:
+    """Dagster's instance of this home; runs of it whose process died are ended as failed.
+
+    Sets `DAGSTER_HOME` and the storage's address for this process and its children.
+    """
+    os.environ["DAGSTER_HOME"] = str(workspace.home.dagster)
+    os.environ[STORAGE_VARIABLE] = workspace.dagster_database.psycopg2()
+    target = workspace.home.dagster / "dagster.yaml"
+    configuration = (PROJECT_ROOT / "dagster.yaml").read_bytes()
+    if not target.is_file() or target.read_bytes() != configuration:
+        write_durably(target, configuration)
+    _write_dotenv(workspace)
+    instance = dg.DagsterInstance.get()
+    _settle_dead_runs(instance)
+    return instance
+
+
+def add_partition(workspace: Workspace, name: str) -> None:
+    """Makes a connection a partition, so that its days can be materialised.
+
+    Raises:
+        UnknownConnection: there is no such connection.
+    """
+    record = registry.get(workspace.database.engine, name)
+    instance = prepare_instance(workspace)
+    instance.add_dynamic_partitions(
+        naming.CONNECTION_DIMENSION, [naming.checked_key("connection", record.name)]
+    )
+
+
+def _checked_entities(asked: tuple[str, ...] | None, offered: tuple[str, ...], name: str) -> tuple[str, ...]:
+    unknown = [entity for entity in asked or () if entity not in offered]
+    if unknown:
+        raise ValueError(f"{name} has no {', '.join(unknown)}; it has: {', '.join(offered) or 'nothing'}")
+    return tuple(asked) if asked else offered
+
+
+def _check_days(workspace: Workspace, first: date, last: date) -> None:
+    if last < first:
+        raise ValueError(f"the last day {last} lies before the first day {first}")
+    earliest = workspace.settings.first_day
+    if first < earliest:
+        raise ValueError(f"{first} lies before the first day {earliest}; see BRIDGE_FIRST_DAY")
+    today = datetime.now(UTC).date()
+    if last >= today:
+        raise ValueError(f"{last} is not over yet (days are UTC, today is {today}); ask for days before it")
+
+
+def _failures(result: dg.ExecuteInProcessResult) -> tuple[str, ...]:
+    lines = []
+    for event in result.all_events:
+        if event.is_step_failure:
+            error = event.step_failure_data.error
+            while error is not None and error.cause is not None:
+                error = error.cause
+            lines.append(f"{event.step_key}: {error.message.strip() if error else 'failed'}")
+    return tuple(lines)
+
+
+def _write_dotenv(workspace: Workspace) -> None:
+    """Lets plain `dagster dev` find the default home; other homes and passwords stay out of it."""
+    if workspace.home.root != PROJECT_ROOT / ".bridge" or workspace.dagster_database.url.password:
+        return
+    path = PROJECT_ROOT / ".env"
+    ours = {
+        "DAGSTER_HOME": str(workspace.home.dagster),
+        STORAGE_VARIABLE: workspace.dagster_database.psycopg2(),
+    }
+    old = path.read_text().splitlines() if path.is_file() else []
+    kept = [line for line in old if line.split("=", 1)[0] not in ours]
+    new = [*kept, *(f"{key}={value}" for key, value in ours.items())]
+    if new != old:
+        write_durably(path, ("\n".join(new) + "\n").encode())
+
+
+def _settle_dead_runs(instance: dg.DagsterInstance) -> None:
+    """Ends runs of the command line whose process is gone; the daemon looks after all others (L4)."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+        process = run.tags.get(PROCESS_TAG)
+        if process and on_this_machine(process) and not alive(process):
+            instance.report_run_failed(run, message="the process that executed this run ended")

@@ -1,0 +1,66 @@
+"""The one schedule, for all connections: every settled day that the ledger lacks (rule 20)."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from bridge_pipeline import naming
+from bridge_pipeline.automation.jobs import CONNECTION_TAG, DAILY_JOB, keys_for, range_tags
+from bridge_pipeline.database import registry
+from bridge_pipeline.database.registry import ConnectionRecord
+from bridge_pipeline.database.workspace import Workspace, open_workspace
+from bridge_pipeline.settings import Settings
+from bridge_pipeline.steps.due import due_spans, entities_of
+
+
+def daily_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    """Looks for gaps itself, so that a tick that never ran loses no day."""
+
+    @dg.schedule(
+        job_name=DAILY_JOB,
+        cron_schedule=settings.schedule_cron,
+        execution_timezone="UTC",
+        name="settled_days",
+        description="Requests every settled day of every connection that is not complete in the ledger.",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+    def settled_days(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        workspace = open_workspace()
+        requests = [
+            request
+            for record in registry.list_connections(workspace.database.engine)
+            if record.scheduled and not _busy(context.instance, record.name)
+            for request in _requests(context, workspace, record)
+        ]
+        yield from requests or [dg.SkipReason("every settled day is complete or being extracted")]
+
+    return settled_days
+
+
+def _requests(
+    context: dg.ScheduleEvaluationContext, workspace: Workspace, record: ConnectionRecord
+) -> Iterator[dg.RunRequest]:
+    now = context.scheduled_execution_time or datetime.now(UTC)
+    keys = keys_for(entities_of(record), context.repository_def.asset_graph.get_all_asset_keys())
+    for first, last in due_spans(workspace, record, now):
+        start, end = (naming.partition_key(record.name, day) for day in (first, last))
+        yield dg.RunRequest(
+            # The tick is part of the key: a span that failed is asked for again by the next.
+            run_key=f"{start}--{end}--{now.isoformat()}",
+            tags=range_tags(record.name, start, end),
+            asset_selection=keys,
+        )
+
+
+def _busy(instance: dg.DagsterInstance, connection: str) -> bool:
+    """Whether a run of the connection is waiting or under way; its days are asked for next time."""
+    unfinished = [
+        dg.DagsterRunStatus.QUEUED,
+        dg.DagsterRunStatus.NOT_STARTED,
+        dg.DagsterRunStatus.STARTING,
+        dg.DagsterRunStatus.STARTED,
+        dg.DagsterRunStatus.CANCELING,
+    ]
+    found = dg.RunsFilter(statuses=unfinished, tags={CONNECTION_TAG: connection})
+    return instance.get_runs_count(found) > 0

@@ -1,0 +1,117 @@
+"""How commands answer: one JSON document or readable text on stdout, all else on stderr."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from datetime import date
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from bridge_pipeline.database.workspace import Workspace
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+ConnectionName = Annotated[str, typer.Argument(metavar="CONNECTION", help="Name of the connection.")]
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help."""
+    return "Examples:\n\n" + "\n\n".join(lines)
+
+
+def parse_day(text: str) -> date:
+    """A day as commands take it: `2025-01-31`.
+
+    Raises:
+        typer.BadParameter: it is not written so, or there is no such day.
+    """
+    if isinstance(text, date):
+        return text
+    try:
+        if len(text) == len("YYYY-MM-DD"):
+            return date.fromisoformat(text)
+    except ValueError:
+        pass
+    raise typer.BadParameter(f"{text!r} is not a day; write it as YYYY-MM-DD")
+
+
+def opened() -> "Workspace":
+    """Reads the settings, sets up logging and opens the workspace, which is made where it is missing."""
+    from bridge_pipeline.database.workspace import open_workspace
+
+    return open_workspace(start_logging())
+
+
+def start_logging() -> Any:
+    """Sets up logging into the home and returns the settings; opens nothing."""
+    from bridge_pipeline import logs, settings
+    from bridge_pipeline.naming import Home
+
+    configuration = settings.load()
+    logs.configure(configuration, Home(configuration.home))
+    return configuration
+
+
+def answer(document: Any, as_json: bool, show: Callable[["Console"], None]) -> None:
+    """Prints `document` as JSON, or lets `show` print it readably."""
+    if as_json:
+        print_json(document)
+    else:
+        show(screen())
+
+
+def print_json(document: Any) -> None:
+    """Prints one JSON document on stdout."""
+    import orjson
+
+    text = orjson.dumps(document, default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
+    sys.stdout.write(text.decode() + "\n")
+    sys.stdout.flush()
+
+
+def screen(stderr: bool = False) -> "Console":
+    """A console on stdout or stderr that takes texts as they are: data is no markup."""
+    from rich.console import Console
+
+    # What is no terminal has no width that lines must fit into.
+    width = None if (sys.stderr if stderr else sys.stdout).isatty() else 240
+    return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Prints a line on stderr."""
+    screen(stderr=True).print(text)
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[object]], title: str | None = None) -> "Table":
+    """A table; numbers stand to the right, and characters that would steer a terminal are shown."""
+    from rich import box
+    from rich.table import Table
+
+    result = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
+    cells = [list(row) for row in rows]
+    for index, column in enumerate(columns):
+        numbers = all(isinstance(row[index], int) for row in cells)
+        result.add_column(column, justify="right" if numbers and cells else "left", overflow="fold")
+    for row in cells:
+        result.add_row(*(_cell(value) for value in row))
+    return result
+
+
+def printable(text: str) -> str:
+    """`text` with everything but printable characters and line breaks shown as an escape."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict | list):
+        return printable(json.dumps(value, ensure_ascii=False))
+    return f"{value:,}" if isinstance(value, int) else printable(str(value))

@@ -1,0 +1,76 @@
+"""`bridge run`: materialises days of a connection through Dagster, in this process."""
+
+from datetime import date
+from typing import Annotated
+
+import typer
+
+from bridge_pipeline.commands.answers import (
+    ConnectionName,
+    Json,
+    answer,
+    examples,
+    note,
+    opened,
+    parse_day,
+    printable,
+)
+
+_EXAMPLES = examples(
+    "`bridge run acme-helpdesk --from 2025-01-31 --to 2025-03-01`",
+    "`bridge run acme-helpdesk --from 2025-03-01 --to 2025-03-01 --entities tickets --json`",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command(epilog=_EXAMPLES)(run)
+
+
+def run(
+    connection: ConnectionName,
+    first: Annotated[date, typer.Option("--from", parser=parse_day, metavar="DAY", help="First day (UTC).")],
+    last: Annotated[date, typer.Option("--to", parser=parse_day, metavar="DAY", help="Last day, included.")],
+    entities: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Only these entities; by default all of the connection.")
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Extract, check, load, model and audit days of a connection, in one Dagster run.
+
+    Both days are included. Running days again fetches them anew; what has not changed stays as it is.
+    """
+    from bridge_pipeline.commands import working
+    from bridge_pipeline.commands.summaries import show_summary
+    from bridge_pipeline.steps.summary import NothingExtracted, summarise_run
+
+    workspace = opened()
+    names = (
+        tuple(name.strip() for name in entities.split(",") if name.strip()) if entities is not None else None
+    )
+    if names == ():
+        raise typer.BadParameter("--entities must name at least one entity, such as tickets")
+    with working.shown(f"{connection} {first} to {last}"):
+        # Dagster takes seconds to import.
+        from bridge_pipeline.automation.runs import run_days
+
+        try:
+            outcome = run_days(workspace, connection, first, last, names)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+    try:
+        summary = summarise_run(workspace, outcome.run_id)
+    except NothingExtracted:
+        summary = None
+    document = {
+        "run_id": outcome.run_id,
+        "success": outcome.success,
+        "failures": list(outcome.failures),
+        "summary": summary.document() if summary else None,
+    }
+    answer(document, json_output, lambda console: show_summary(summary, console) if summary else None)
+    for failure in outcome.failures:
+        note(f"failed: {printable(failure)}")
+    if not outcome.success:
+        note(f"run {outcome.run_id} failed; what it finished stays, and running it again goes on from there")
+        raise typer.Exit(1)

@@ -1,0 +1,306 @@
+"""`bridge up`, `bridge down` and `bridge status`: Dagster's UI and daemon, and what is where."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bridge_pipeline.commands.answers import Json, answer, examples, note, opened, printable, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bridge_pipeline.database.workspace import Workspace
+    from bridge_pipeline.naming import Home
+
+_ROLES = ("webserver", "daemon")
+_START_SECONDS = 120.0
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command(epilog=examples("`bridge up`", "`bridge up --port 3001 --read-only`"))(up)
+    app.command(epilog=examples("`bridge down`"))(down)
+    app.command(epilog=examples("`bridge status`", '`psql "$(bridge status --json | jq -r .database_url)"`'))(
+        status
+    )
+
+
+# --- up and down ------------------------------------------------------------------------------
+
+
+def up(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the UI on 127.0.0.1.")] = 3000,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="For analysts: the UI can start nothing.")
+    ] = False,
+) -> None:
+    """Serve Dagster's UI and run its daemon (schedule, backfills, queue) until stopped with Ctrl-C.
+
+    Both listen on this machine only: the UI has no login. What they print is in `logs/dagster.log`.
+    """
+    from bridge_pipeline import processes
+
+    workspace = opened()
+    if running := processes.facts_of(workspace.home, "up"):
+        raise processes.AlreadyRunning(
+            f"it runs already: {_address(running['port'])}; `bridge down` stops it"
+        )
+    processes.refuse_taken_port(port)
+    # Dagster takes a second to import.
+    from bridge_pipeline.automation.runs import prepare_instance
+
+    prepare_instance(workspace)
+    with ExitStack() as stack:
+        stack.enter_context(processes.recorded(workspace.home, "up", os.getpid(), port=port))
+        code = _serve(stack, workspace, port, read_only)
+    raise typer.Exit(code)
+
+
+def down(json_output: Json = False) -> None:
+    """Stop what `bridge up` started, and the embedded database of this home."""
+    from bridge_pipeline import processes
+    from bridge_pipeline.commands.answers import start_logging
+    from bridge_pipeline.database import embedded
+    from bridge_pipeline.naming import Home
+
+    home = Home(start_logging().home)
+    # `up` stops its children itself; they are looked for in case it was killed.
+    stopped = [role for role in ("up", *_ROLES, "simulator") if processes.stop_recorded(home, role)]
+    if embedded.stop(home):
+        stopped.append("database")
+    text = f"stopped: {', '.join(stopped)}" if stopped else "nothing was running"
+    answer({"stopped": stopped}, json_output, lambda console: console.print(text))
+
+
+@dataclass
+class _Child:
+    """A running part of `up`, and the last lines it printed."""
+
+    role: str
+    process: subprocess.Popen[str]
+    last: deque[str] = field(default_factory=lambda: deque(maxlen=15))
+
+
+class _Stopped(Exception):
+    """The user or the system asks to stop."""
+
+
+def _serve(stack: ExitStack, workspace: "Workspace", port: int, read_only: bool) -> int:
+    """Runs the children until one ends (1) or a signal comes (0)."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _raise_stopped)
+    try:
+        children = [_start(stack, workspace, role, port, read_only) for role in _ROLES]
+        return _watch(children, port)
+    except _Stopped:
+        note("stopping …")
+        return 0
+
+
+def _raise_stopped(_number: int, _frame: object) -> None:
+    # One is enough: another must not interrupt the stopping.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    raise _Stopped
+
+
+def _start(stack: ExitStack, workspace: "Workspace", role: str, port: int, read_only: bool) -> _Child:
+    from bridge_pipeline import processes
+    from bridge_pipeline.settings import PROJECT_ROOT
+
+    process = subprocess.Popen(
+        _command(role, PROJECT_ROOT / "workspace.yaml", port, read_only),
+        cwd=PROJECT_ROOT,
+        env=processes.child_environment(workspace),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        # Ctrl-C is for `up`, which then stops them in order.
+        start_new_session=True,
+    )
+    child = _Child(role, process)
+    stack.callback(_stop, child)
+    stack.enter_context(processes.recorded(workspace.home, role, process.pid))
+    threading.Thread(target=_keep_lines, args=(workspace, child), daemon=True).start()
+    return child
+
+
+def _command(role: str, location: Path, port: int, read_only: bool) -> list[str]:
+    programs = Path(sys.executable).parent
+    if role == "daemon":
+        return [str(programs / "dagster-daemon"), "run", "-w", str(location)]
+    options = [
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-w",
+        str(location),
+        *(["--read-only"] if read_only else []),
+    ]
+    return [str(programs / "dagster-webserver"), *options]
+
+
+def _keep_lines(workspace: "Workspace", child: _Child) -> None:
+    """Writes what a child prints to the log, redacted and rotated like every log."""
+    from bridge_pipeline.logs import append
+    from bridge_pipeline.redaction import redact
+
+    settings = workspace.settings
+    for line in child.process.stdout or ():
+        text = redact(line.rstrip("\n"))
+        child.last.append(text)
+        path = workspace.home.logs / "dagster.log"
+        append(path, f"{child.role}: {text}\n".encode(), settings.log_max_bytes, settings.log_backups)
+
+
+def _watch(children: list[_Child], port: int) -> int:
+    deadline = time.monotonic() + _START_SECONDS
+    answering = False
+    while True:
+        for child in children:
+            if child.process.poll() is not None:
+                lines = "".join(f"\n  {printable(line)}" for line in child.last)
+                note(f"the {child.role} ended with code {child.process.returncode}; its last lines:{lines}")
+                return 1
+        if not answering and _answers(port):
+            answering = True
+            note(f"Dagster is at {_address(port)} – stop it with Ctrl-C")
+        if not answering and time.monotonic() > deadline:
+            note(f"the webserver does not answer after {_START_SECONDS:.0f} s; see logs/dagster.log")
+            return 1
+        time.sleep(0.2)
+
+
+def _answers(port: int) -> bool:
+    import socket
+
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _stop(child: _Child) -> None:
+    """Ends a child and those it started: code servers outlive a webserver that is killed."""
+    import psutil
+
+    try:
+        family = [
+            psutil.Process(child.process.pid),
+            *psutil.Process(child.process.pid).children(recursive=True),
+        ]
+    except psutil.NoSuchProcess:
+        family = []
+    child.process.terminate()
+    try:
+        child.process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        child.process.kill()
+        child.process.wait()
+    for process in psutil.wait_procs(family, timeout=5)[1]:
+        process.kill()
+
+
+def _address(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
+# --- status -----------------------------------------------------------------------------------
+
+
+def status(
+    show_secrets: Annotated[
+        bool, typer.Option("--show-secrets", help="Show the database's password.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Say where everything lies, what runs, and how far each connection is.
+
+    Starts and prepares what is missing, so it works in an empty home.
+    """
+    workspace = opened()
+    home = workspace.home
+    document = {
+        "home": str(home.root),
+        "database_url": workspace.database.libpq(show_secrets),
+        "journal": str(home.journal),
+        "landing": str(home.landing),
+        "audit": str(home.audit),
+        "reports": str(home.reports),
+        "dagster_home": str(home.dagster),
+        "logs": str(home.logs),
+        "server": _server(workspace),
+        "dagster": _dagster(home),
+        "connections": _connections(workspace),
+    }
+    answer(document, json_output, lambda console: _show_status(document, console))
+
+
+def _server(workspace: "Workspace") -> dict[str, Any]:
+    from bridge_pipeline.database import embedded
+
+    # The workspace is open, so whichever server it is, it answers.
+    if workspace.settings.database_url is not None:
+        return {"embedded": False, "running": True, "pid": None}
+    server = embedded.running(workspace.home)
+    return {"embedded": True, "running": server is not None, "pid": server.pid if server else None}
+
+
+def _dagster(home: "Home") -> dict[str, Any]:
+    from bridge_pipeline import processes
+
+    found = processes.facts_of(home, "up")
+    return {"running": found is not None, "url": _address(found["port"]) if found else None}
+
+
+def _connections(workspace: "Workspace") -> list[dict[str, Any]]:
+    from bridge_pipeline.database import ledger, registry
+    from bridge_pipeline.steps.due import entities_of
+
+    engine, lag = workspace.database.engine, workspace.settings.settle_lag
+    result = []
+    with engine.connect() as connection:
+        for record in registry.list_connections(engine):
+            days = ledger.complete_days(connection, record.name, entities_of(record), lag)
+            result.append(
+                {
+                    "name": record.name,
+                    "tenant": record.tenant,
+                    "connector": record.connector,
+                    "complete_days": len(days),
+                    "first_complete_day": min(days, default=None),
+                    "last_complete_day": max(days, default=None),
+                    "last_run": ledger.last_run(connection, record.name),
+                }
+            )
+    return result
+
+
+def _show_status(document: dict[str, Any], console: "Console") -> None:
+    plain = {key: value for key, value in document.items() if isinstance(value, str)}
+    server, dagster = document["server"], document["dagster"]
+    kind = f"embedded, process {server['pid']}" if server["embedded"] else "your own"
+    console.print(table(["what", "where"], [*plain.items(), ("server", kind), ("dagster", dagster["url"])]))
+    columns = ["connection", "tenant", "connector", "complete days", "from", "to", "last run", "at"]
+    rows = [
+        [
+            *(each[key] for key in ("name", "tenant", "connector", "complete_days")),
+            each["first_complete_day"],
+            each["last_complete_day"],
+            *((each["last_run"] or {}).get(key) for key in ("run_id", "at")),
+        ]
+        for each in document["connections"]
+    ]
+    console.print(table(columns, rows) if rows else "no connections yet: `bridge connections add --help`")

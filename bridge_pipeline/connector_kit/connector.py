@@ -1,0 +1,183 @@
+"""The values that a connector is: `Connector`, its `Stream`s, and the client it opens.
+
+A connector is one folder that exports `CONNECTOR`; nothing else knows its name.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import BaseModel
+
+from bridge_pipeline.connector_kit.fields import Field, Record
+from bridge_pipeline.connector_kit.journal import Journal
+from bridge_pipeline.connector_kit.pages import PageContent
+from bridge_pipeline.connector_kit.session import SourceContext
+from bridge_pipeline.model import Entity, Window
+from bridge_pipeline.model.expectation import Expectation
+
+if TYPE_CHECKING:
+    from bridge_pipeline.connector_kit.simulator import SimulatorOptions
+
+
+@dataclass(frozen=True)
+class Person:
+    """A user that takes part in a ticket: as requester, creator, assignee or watcher."""
+
+    user: str
+    part: str
+
+
+@dataclass(frozen=True)
+class Stream:
+    """How one canonical entity is read from a source.
+
+    `fields` covers every canonical column of `entity`. `people` lists the users of a record.
+    `names` are the envelope's keys that may hold the records of a list answer; `single_names`
+    those of an answer with one record.
+    """
+
+    entity: Entity
+    path: str
+    select: str
+    names: tuple[str, ...]
+    single_names: tuple[str, ...]
+    fields: tuple[Field, ...]
+    people: Callable[[Record], list[Person]] | None = None
+
+    def __post_init__(self) -> None:
+        covered = tuple(field.column for field in self.fields)
+        if covered != self.entity.column_names:
+            raise ValueError(
+                f"the stream of {self.entity.name} must read the columns {self.entity.column_names} "
+                f"in this order, it reads {covered}"
+            )
+
+
+@dataclass(frozen=True)
+class Page:
+    """One journalled list or detail answer, taken apart.
+
+    `number` counts the pages of an extraction from 0, in the order of reading.
+    """
+
+    number: int
+    content: PageContent
+    fetched_at: datetime
+
+
+class Census(Protocol):
+    """What an extraction knows of the records it has seen; the reader of a listing asks it.
+
+    The consumer of pages has entered all records of a page before it asks for the next.
+    """
+
+    @property
+    def unseen(self) -> int:
+        """Records of the window seen for the first time since `begin_sweep`."""
+        ...
+
+    @property
+    def missed(self) -> int:
+        """Records of the window seen in an earlier sweep and not since `begin_sweep`."""
+        ...
+
+    @property
+    def in_window(self) -> int:
+        """Ids of the window seen at all; rejected records, whose window is not known, do not count."""
+        ...
+
+    @property
+    def swept_in_window(self) -> int:
+        """Ids of the window seen since `begin_sweep`, likewise."""
+        ...
+
+    @property
+    def repeated(self) -> int:
+        """Records of the last page that had been seen since `begin_sweep` already."""
+        ...
+
+    def begin_sweep(self) -> None:
+        """Starts counting `unseen` and `missed` anew."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One extraction as a client sees it.
+
+    `window` None means all records of the entity. `filter_proven` says that an earlier
+    extraction found the source's filter to hide nothing.
+    """
+
+    stream: Stream
+    window: Window | None
+    census: Census
+    journal: Journal
+    filter_proven: bool = False
+
+
+class Client(Protocol):
+    """An open, authenticated way to read one connection; made by `Connector.open`."""
+
+    def read(self, reading: Reading, proof: dict[str, Any]) -> Iterator[Page]:
+        """Yields pages until all records have been seen, and says in `proof` how that is known.
+
+        Raises:
+            SourceError: the source did not answer, or its listing never became whole.
+        """
+        ...
+
+    def read_one(self, stream: Stream, record_id: str, journal: Journal) -> Page | None:
+        """The record with that id as a page of one; None where the source says there is none.
+
+        Raises:
+            SourceError: the source did not answer.
+        """
+        ...
+
+    def check(self, stream: Stream) -> int:
+        """Asks for one page to see whether the credential may read the entity; returns its records.
+
+        Raises:
+            SourceError: it may not, or the source cannot be reached.
+        """
+        ...
+
+    def close(self) -> None:
+        """Closes the connections to the source."""
+        ...
+
+
+@dataclass(frozen=True)
+class Connector:
+    """A vendor's API as a source.
+
+    `config` is a pydantic model whose `SecretStr` fields are the credentials. `open` takes
+    such a config and a `SourceContext` and returns a `Client`. `simulate` serves a double of the API.
+    `expectations` adds to the entities' own suites, by entity.
+    """
+
+    name: str
+    title: str
+    config: type[BaseModel]
+    streams: tuple[Stream, ...]
+    open: Callable[[Any, SourceContext], Client]
+    simulate: "Callable[[SimulatorOptions], None]"
+    expectations: dict[str, tuple[Expectation, ...]]
+
+    def stream(self, entity: str) -> Stream:
+        """The stream of an entity.
+
+        Raises:
+            KeyError: the connector does not have that entity.
+        """
+        for stream in self.streams:
+            if stream.entity.name == entity:
+                return stream
+        raise KeyError(f"the connector {self.name} has no {entity}")
+
+    def has(self, entity: str) -> bool:
+        """Whether the connector has that entity."""
+        return any(stream.entity.name == entity for stream in self.streams)

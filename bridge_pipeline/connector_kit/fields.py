@@ -1,0 +1,130 @@
+"""How canonical values are read out of a source's record, and what is refused.
+
+A stream is a list of `Field`s; each reads one canonical column. A reader returns the
+value or raises `Refused`; it never guesses and never changes a value.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+Record = Mapping[str, Any]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_INT64 = 2**63 - 1
+# Postgres and Python both hold these years; the source's offset may push the UTC time out.
+_FIRST_INSTANT = -62_135_596_800_000_000
+_LAST_INSTANT = 253_402_300_799_999_999
+
+
+class Refused(ValueError):
+    """A value that cannot be accepted; becomes a quarantined record."""
+
+    def __init__(self, reason: str, pointer: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.pointer = pointer
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Field:
+    """One canonical column: how it is read, and the record's keys that it holds entirely.
+
+    What `consumes` does not name stays in `custom_fields`.
+    """
+
+    column: str
+    read: Callable[[Record], Any]
+    consumes: tuple[str, ...] = ()
+
+
+def identity(column: str = "id", key: str = "id") -> Field:
+    """A positive 64-bit integer key, stored as text.
+
+    Refuses `id_missing`, `id_wrong_type`, `id_out_of_range`.
+    """
+
+    def read(record: Record) -> str:
+        value = record.get(key)
+        if value is None:
+            raise Refused("id_missing", f"/{key}")
+        return _integer_id(value, f"/{key}")
+
+    return Field(column, read, (key,))
+
+
+def text(column: str, key: str | None = None) -> Field:
+    """A text or null; anything else is refused as `wrong_type`."""
+    name = key or column
+
+    def read(record: Record) -> str | None:
+        value = record.get(name)
+        if value is None or type(value) is str:
+            return value
+        raise Refused("wrong_type", f"/{name}", f"expected text, got {type(value).__name__}")
+
+    return Field(column, read, (name,))
+
+
+def boolean(column: str, key: str | None = None) -> Field:
+    """A boolean or null; anything else is refused as `wrong_type`."""
+    name = key or column
+
+    def read(record: Record) -> bool | None:
+        value = record.get(name)
+        if value is None or type(value) is bool:
+            return value
+        raise Refused("wrong_type", f"/{name}", f"expected a boolean, got {type(value).__name__}")
+
+    return Field(column, read, (name,))
+
+
+def instant(column: str, key: str | None = None) -> Field:
+    """A time stamp with a zone, as microseconds since 1970 in UTC, or null.
+
+    Refuses `wrong_type`, `time_invalid` (impossible or not ISO 8601) and `time_without_zone`.
+    """
+    name = key or column
+    return Field(column, lambda record: microseconds(record.get(name), f"/{name}"), (name,))
+
+
+def microseconds(value: Any, pointer: str) -> int | None:
+    """Microseconds since 1970 (UTC) of an ISO 8601 text with offset; digits beyond µs are cut."""
+    if value is None:
+        return None
+    if type(value) is not str:
+        raise Refused("wrong_type", pointer, f"expected a time, got {type(value).__name__}")
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise Refused("time_invalid", pointer, value[:60]) from None
+    if moment.tzinfo is None:
+        raise Refused("time_without_zone", pointer, value[:60])
+    since = moment - _EPOCH
+    result = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    if not _FIRST_INSTANT <= result <= _LAST_INSTANT:
+        raise Refused("time_invalid", pointer, value[:60])
+    return result
+
+
+def from_microseconds(value: int) -> datetime:
+    """The UTC time that `microseconds` returned."""
+    seconds, rest = divmod(value, 1_000_000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
+
+
+def _integer_id(value: Any, pointer: str) -> str:
+    if type(value) is not int:
+        raise Refused("id_wrong_type", pointer, f"expected an integer, got {type(value).__name__}")
+    if not 0 < value <= _MAX_INT64:
+        raise Refused("id_out_of_range", pointer, f"{value}"[:60])
+    return str(value)
+
+
+def integer_id(value: Any, pointer: str) -> str | None:
+    """An id that refers to another record, as text; null where there is none.
+
+    Refuses `id_wrong_type` and `id_out_of_range`.
+    """
+    return None if value is None else _integer_id(value, pointer)

@@ -1,0 +1,225 @@
+"""The page journal: every answer of a source, before anything is made of it.
+
+One file per answer, written whole or not at all: a zstd skippable frame with what is
+known of the request and its SHA-256, then the compressed body, so that `zstd -d` gives the
+body back.
+An extraction is one folder of such files; a killed one is resumed from them.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+import structlog
+import zstandard
+
+from bridge_pipeline.redaction import redact, redact_bytes
+
+_SKIPPABLE = (0x184D2A50).to_bytes(4, "little")
+_DIGEST_SIZE = hashlib.sha256().digest_size
+_STATE = "extraction.json"
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the journal knows of one answer; `sha256` and `size` are those of the stored body.
+
+    `original_sha256` differs from `sha256` where a secret or an excluded field was cut out.
+    """
+
+    number: int
+    key: str
+    url: str
+    fetched_at: datetime
+    records: int
+    size: int
+    sha256: str
+    original_sha256: str
+
+
+class Journal:
+    """The answers of one extraction, in one folder.
+
+    `records` counts the records of all answers used so far, `written` those answers that were
+    asked of the source now.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.records = 0
+        self.written = 0
+        self._files = {_key_of(path): path for path in sorted(folder.glob("*.json.zst"))}
+        self._numbered = {_number_of(path): path for path in self._files.values()}
+        self._next = max(self._numbered, default=-1) + 1
+
+    def find(self, key: str) -> tuple[Entry, bytes] | None:
+        """The stored answer to the request `key`, or None; a damaged file counts as absent."""
+        path = self._files.get(key)
+        if path is None:
+            return None
+        try:
+            entry, body = read_file(path)
+        except (OSError, ValueError, zstandard.ZstdError) as error:
+            log.warning("journal file unreadable, asking again", path=str(path), error=str(error))
+            return None
+        self.records += entry.records
+        return entry, body
+
+    def write(
+        self, key: str, url: str, body: bytes, original: bytes, records: int, fetched_at: datetime
+    ) -> tuple[Entry, bytes]:
+        """Stores an answer durably and returns it as stored: without known secrets.
+
+        Raises:
+            OSError: it could not be written; nothing of it is visible then.
+        """
+        number = _number_of(self._files[key]) if key in self._files else self._next
+        self._next = max(self._next, number + 1)
+        body = redact_bytes(body)
+        entry = Entry(
+            number=number,
+            key=key,
+            url=redact(url),
+            fetched_at=fetched_at,
+            records=records,
+            size=len(body),
+            sha256=hashlib.sha256(body).hexdigest(),
+            original_sha256=hashlib.sha256(original).hexdigest(),
+        )
+        path = self.folder / f"{number:06d}.{key}.json.zst"
+        head = orjson.dumps(asdict(entry))
+        head += hashlib.sha256(head).digest()
+        frame = _SKIPPABLE + len(head).to_bytes(4, "little") + head
+        write_durably(path, frame + zstandard.ZstdCompressor(level=3).compress(body))
+        self._files[key] = self._numbered[number] = path
+        self.records += entry.records
+        self.written += 1
+        return entry, body
+
+    def body(self, number: int) -> bytes:
+        """The stored body of the answer with that number.
+
+        Raises:
+            KeyError: there is none.
+            ValueError: it is damaged.
+        """
+        if number not in self._numbered:
+            raise KeyError(f"{self.folder} holds no answer {number}")
+        return read_file(self._numbered[number])[1]
+
+
+def open_extraction(folder: Path, finished: int, signature: str, max_age: timedelta) -> tuple[int, Journal]:
+    """Opens the extraction to resume, or a new one, below the window's folder.
+
+    Args:
+        finished: number of the last extraction of this window in the ledger, 0 for none.
+        signature: what was asked for and where; an extraction with another one is not resumed.
+        max_age: an unfinished extraction older than this is left as evidence.
+
+    Returns:
+        The extraction's number (from 1) and its journal.
+    """
+    numbers = [int(path.name) for path in folder.glob("[0-9][0-9][0-9][0-9]*") if path.name.isdigit()]
+    newest = max([finished, *numbers])
+    if newest > finished and _resumable(folder / f"{newest:04d}", signature, max_age):
+        return newest, Journal(folder / f"{newest:04d}")
+    number = newest + 1
+    extraction = folder / f"{number:04d}"
+    extraction.mkdir(parents=True)
+    sync_folder(folder)
+    sync_folder(folder.parent)
+    state = {"signature": signature, "started_at": datetime.now(UTC)}
+    write_durably(extraction / _STATE, orjson.dumps(state))
+    return number, Journal(extraction)
+
+
+def read_file(path: Path) -> tuple[Entry, bytes]:
+    """One journal file, verified.
+
+    Raises:
+        ValueError: it is not a journal file, or not what was written.
+        zstandard.ZstdError: its body cannot be decompressed.
+    """
+    data = path.read_bytes()
+    if data[:4] != _SKIPPABLE:
+        raise ValueError("not a journal file")
+    end = 8 + int.from_bytes(data[4:8], "little")
+    head, digest, frame = data[8 : end - _DIGEST_SIZE], data[end - _DIGEST_SIZE : end], data[end:]
+    if hashlib.sha256(head).digest() != digest:
+        raise ValueError("its head does not have the recorded SHA-256")
+    known = orjson.loads(head)
+    try:
+        entry = Entry(**known | {"fetched_at": datetime.fromisoformat(known["fetched_at"])})
+    except (KeyError, TypeError):
+        raise ValueError("its head is that of another version") from None
+    # A damaged frame may claim any size, and it would be allocated.
+    if zstandard.frame_content_size(frame) != entry.size:
+        raise ValueError("the body does not have the recorded size")
+    body = zstandard.ZstdDecompressor().decompress(frame)
+    if hashlib.sha256(body).hexdigest() != entry.sha256:
+        raise ValueError("the body does not have the recorded SHA-256")
+    return entry, body
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Writes a file so that after a crash it is there whole or not at all.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    with written_durably(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def written_durably(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that appears at `path` at the end, whole, durable, or not at all.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames and new files in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _resumable(folder: Path, signature: str, max_age: timedelta) -> bool:
+    try:
+        state = orjson.loads((folder / _STATE).read_bytes())
+        age = datetime.now(UTC) - datetime.fromisoformat(state["started_at"])
+        # A start in the future was written by another clock.
+        return state["signature"] == signature and abs(age) < max_age
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _number_of(path: Path) -> int:
+    return int(path.name.split(".", 1)[0])
+
+
+def _key_of(path: Path) -> str:
+    return path.name.split(".", 1)[1].removesuffix(".json.zst")

@@ -1,0 +1,354 @@
+"""GET requests to one source: its own origin only, within quota, patient and precise.
+
+Knows timeouts, retries and `Retry-After`; knows nothing of paging or of records.
+"""
+
+import hashlib
+import logging
+import random
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Generic, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+import httpx
+import structlog
+
+from bridge_pipeline.connector_kit.journal import Journal
+from bridge_pipeline.connector_kit.pages import UnreadableBody
+from bridge_pipeline.connector_kit.quota import HeldBack, Quota
+from bridge_pipeline.connector_kit.transport import Deadline, GuardedTransport, NotPublic
+from bridge_pipeline.redaction import RedactingFilter, redact
+from bridge_pipeline.settings import Settings
+
+T = TypeVar("T")
+log = structlog.get_logger("bridge.source")
+# 408, 425, 429: the request may be sent again (RFC 9110, RFC 8470, RFC 6585).
+_AGAIN = {408, 425, 429}
+_SHOWN = 300
+_ERROR_BYTES = 1_000_000
+# Seconds. It holds back all requests of a credential, and must not do so for years by a server's mistake.
+_LONGEST_HOLD = 86_400.0
+# A few bytes of gzip can stand for a thousand times as many.
+_PIECE = 1_000_000
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+# They log URLs, and the token stands in the URL.
+_HTTP_LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11")
+_REDACTING = RedactingFilter()
+
+
+class SourceError(RuntimeError):
+    """The source did not give what was asked for; the text names connection, URL and attempt.
+
+    `status` is the HTTP status of the last answer, None where there was no answer.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(redact(message))
+        self.status = status
+
+
+class AddressRefused(SourceError):
+    """The source's address is private, loopback or plain http, and that is not allowed."""
+
+
+@dataclass(frozen=True)
+class SourceContext:
+    """What a connector's client works with: who asks, how patiently, and with which quota."""
+
+    connection: str
+    settings: Settings
+    quota: Quota
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer(Generic[T]):
+    """A decoded answer; `url` is what was asked, credentials included, and never written as it is."""
+
+    url: str = field(repr=False)
+    body: bytes = field(repr=False)
+    content: T = field(repr=False)
+    fetched_at: datetime
+
+
+@dataclass(frozen=True)
+class _Failure:
+    reason: str
+    status: int | None = None
+    wait: float | None = None
+
+
+class Session:
+    """GET requests to the origin of `base_url`.
+
+    Raises:
+        AddressRefused: `base_url` is not https to a public address, without `allow_private`.
+    """
+
+    def __init__(
+        self, context: SourceContext, base_url: str, params: dict[str, str], allow_private: bool
+    ) -> None:
+        self.context = context
+        self._base = base_url.rstrip("/")
+        self._params = params
+        scheme = _scheme(self._base)
+        if scheme is None:
+            raise AddressRefused(f"{context.connection}: base_url {base_url!r} is not an http(s) address")
+        if scheme == "http" and not allow_private:
+            raise AddressRefused(
+                f"{context.connection}: base_url {base_url!r} is plain http; use https, or set "
+                "allow_private: true in the connection's config for a test server"
+            )
+        settings = context.settings
+        self._deadline = Deadline()
+        for name in _HTTP_LOGGERS:
+            logging.getLogger(name).addFilter(_REDACTING)
+        self._http = httpx.Client(
+            transport=GuardedTransport(allow_private, self._deadline),
+            timeout=httpx.Timeout(settings.read_timeout, connect=settings.connect_timeout),
+            # Other codings could not be read piece by piece.
+            headers={"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "project-bridge"},
+            follow_redirects=False,
+            # Proxies and .netrc of the environment would go round the address check.
+            trust_env=False,
+        )
+
+    def get(self, path: str, params: dict[str, str], decode: Callable[[bytes], T]) -> Answer[T]:
+        """Asks until a decodable answer comes or the attempts are used up.
+
+        Args:
+            decode: takes the body apart; raises `UnreadableBody` for one that is cut, empty,
+                HTML or of an unknown envelope, which is retried like a server error.
+
+        Raises:
+            SourceError: refused (4xx, redirect) at once, or failed after the last attempt.
+        """
+        settings = self.context.settings
+        attempt, patience = 1, settings.retry_after_budget
+        while True:
+            outcome = self._attempt(path, params, decode, attempt)
+            if isinstance(outcome, Answer):
+                return outcome
+            self._log_failure(path, params, outcome, attempt)
+            if outcome.wait is not None:
+                # The source named the time itself: it holds for all, and is no attempt.
+                self.context.quota.hold(outcome.wait)
+                patience -= outcome.wait
+                if patience < 0:
+                    raise self._error(path, params, attempt, outcome, "it asks to wait longer than allowed")
+                continue
+            if attempt >= settings.attempts:
+                raise self._error(path, params, attempt, outcome, "giving up")
+            delay = min(settings.backoff_max, settings.backoff_initial * 2 ** (attempt - 1))
+            time.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+            attempt += 1
+
+    def close(self) -> None:
+        """Closes the connections to the source."""
+        self._http.close()
+
+    def _attempt(
+        self, path: str, params: dict[str, str], decode: Callable[[bytes], T], attempt: int
+    ) -> "Answer[T] | _Failure":
+        url = self._url(path, params)
+        try:
+            with self.context.quota.request():
+                self._deadline.begin(self.context.settings.read_timeout)
+                with self._http.stream("GET", url) as response:
+                    body = self._body(response) if response.is_success else _beginning(response)
+                    fetched_at = datetime.now(UTC)
+        except HeldBack as error:
+            raise self._error(path, params, attempt, _Failure(str(error)), "try again after that") from None
+        except NotPublic as error:
+            raise AddressRefused(
+                f"{self.context.connection}: {error}; set allow_private: true in the connection's config if "
+                "that is meant"
+            ) from None
+        except (httpx.HTTPError, httpx.InvalidURL, zlib.error, _Unacceptable) as error:
+            return _Failure(f"{type(error).__name__.lstrip('_')}: {error}")
+        if response.is_success:
+            try:
+                return Answer(url, body, decode(body), fetched_at)
+            except UnreadableBody as error:
+                return _Failure(f"unreadable answer: {error}", response.status_code)
+        failure = _Failure(_describe(response, body), response.status_code, _retry_after(response))
+        if response.status_code in _AGAIN or response.is_server_error:
+            return failure
+        self._log_failure(path, params, failure, attempt)
+        raise self._error(path, params, attempt, failure, _advice(response))
+
+    def _body(self, response: httpx.Response) -> bytes:
+        most = self.context.settings.max_body_bytes
+        parts, size = [], 0
+        for part in _decoded(response):
+            parts.append(part)
+            size += len(part)
+            if size > most:
+                raise _Unacceptable(f"the answer is larger than {most} bytes")
+        return b"".join(parts)
+
+    def _shown(self, path: str, params: dict[str, str]) -> str:
+        return redact(self._url(path, params))
+
+    def _url(self, path: str, params: dict[str, str]) -> str:
+        # Blanks as %20, which is how Client Central is asked (vendor-apis A.2); `+` is not.
+        return f"{self._base}{path}?{urlencode({**self._params, **params}, quote_via=quote, safe='*,')}"
+
+    def _log_failure(self, path: str, params: dict[str, str], failure: _Failure, attempt: int) -> None:
+        log.warning(
+            "request failed",
+            url=self._shown(path, params),
+            attempt=attempt,
+            status=failure.status,
+            reason=redact(failure.reason),
+            retry_after=failure.wait,
+        )
+
+    def _error(
+        self, path: str, params: dict[str, str], attempt: int, failure: _Failure, end: str
+    ) -> SourceError:
+        status = f"HTTP {failure.status}, " if failure.status else ""
+        return SourceError(
+            f"{self.context.connection}: GET {self._shown(path, params)} failed at attempt {attempt} "
+            f"of {self.context.settings.attempts}: {status}{failure.reason}; {end}",
+            failure.status,
+        )
+
+
+class _Unacceptable(RuntimeError):
+    pass
+
+
+def _scheme(base: str) -> str | None:
+    """`http` or `https`, or None for what is no address of a server."""
+    try:
+        parts = urlsplit(base)
+        # Both refuse what the other lets pass.
+        sound = httpx.URL(base).host and parts.port != 0 and not parts.query and not parts.fragment
+    except (ValueError, httpx.InvalidURL):
+        return None
+    return parts.scheme if sound and parts.scheme in ("http", "https") else None
+
+
+def _decoded(response: httpx.Response) -> Iterator[bytes]:
+    """The body in pieces of bounded size."""
+    coding = response.headers.get("content-encoding", "").strip()
+    if coding.lower() in ("", "identity"):
+        return response.iter_raw()
+    if coding.lower() in ("gzip", "x-gzip", "deflate"):
+        return _inflated(response.iter_raw())
+    raise _Unacceptable(f"the answer is encoded as {redact(coding)[:_SHOWN]!r}, which was not asked for")
+
+
+def _inflated(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Decompresses gzip (of one or more members) or zlib.
+
+    Raises:
+        zlib.error: it is damaged or cut.
+    """
+    inflater, empty = zlib.decompressobj(_GZIP_OR_ZLIB), True
+    for part in parts:
+        while part:
+            empty = False
+            if inflater.eof:
+                inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
+            yield inflater.decompress(part, _PIECE)
+            # Members may be followed by zeros.
+            part = inflater.unused_data.lstrip(b"\0") if inflater.eof else inflater.unconsumed_tail
+    if not inflater.eof and not empty:
+        raise zlib.error("the compressed answer is cut")
+
+
+def _beginning(response: httpx.Response) -> bytes:
+    """What can be read of an error's body; its status counts whatever becomes of the body."""
+    parts, size = [], 0
+    with suppress(httpx.HTTPError, zlib.error, _Unacceptable):
+        for part in _decoded(response):
+            parts.append(part)
+            size += len(part)
+            if size > _ERROR_BYTES:
+                break
+    return b"".join(parts)
+
+
+def journalled(
+    session: Session,
+    journal: Journal,
+    key: str,
+    path: str,
+    params: dict[str, str],
+    decode: Callable[[bytes], T],
+    prepare: Callable[[bytes], bytes],
+    count: Callable[[T], int],
+) -> tuple[int, T, datetime, bool]:
+    """The answer to a request from the journal, or from the source and then into the journal.
+
+    Args:
+        prepare: cuts what may not be stored out of a body.
+        count: how many records an answer holds.
+
+    Returns:
+        The entry's number, the content, when it was fetched, and whether it was fetched now.
+
+    Raises:
+        SourceError: as `Session.get`.
+    """
+    if found := journal.find(key):
+        entry, body = found
+        return entry.number, _stored(session, key, body, decode), entry.fetched_at, False
+    answer = session.get(path, params, decode)
+    prepared = prepare(answer.body)
+    entry, body = journal.write(
+        key, answer.url, prepared, answer.body, count(answer.content), answer.fetched_at
+    )
+    content = answer.content if body is answer.body else _stored(session, key, body, decode)
+    return entry.number, content, answer.fetched_at, True
+
+
+def _stored(session: Session, key: str, body: bytes, decode: Callable[[bytes], T]) -> T:
+    try:
+        return decode(body)
+    except UnreadableBody as error:
+        raise SourceError(
+            f"{session.context.connection}: the answer {key} cannot be read any more without its excluded "
+            f"fields and secrets: {error}; correct the connection's `exclude`, or use a longer credential"
+        ) from None
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds to wait by `Retry-After` (RFC 9110: seconds or a date), at least one."""
+    value = response.headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    # NaN is no waiting time.
+    return None if seconds != seconds else min(max(1.0, seconds), _LONGEST_HOLD)
+
+
+def _describe(response: httpx.Response, body: bytes) -> str:
+    text = " ".join(redact(body.decode("utf-8", "replace")).split())
+    digest = hashlib.sha256(body).hexdigest()[:16]
+    return f"{response.reason_phrase or 'error'}: {text[:_SHOWN]!r} (body sha256 {digest})"
+
+
+def _advice(response: httpx.Response) -> str:
+    if response.is_redirect:
+        target = redact(response.headers.get("location", ""))
+        return f"it redirects to {target!r}, which is never followed; correct base_url"
+    return {
+        401: "the credential was not accepted; check the token",
+        403: "the credential may not read this; check its permissions",
+        404: "there is nothing at this address; check base_url",
+    }.get(response.status_code, "this is not retried")

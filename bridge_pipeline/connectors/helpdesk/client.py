@@ -1,0 +1,175 @@
+"""Reads Client Central: `/api/v1/<entity>.json?token=…` (vendor-apis A.1, A.2).
+
+The token stands in every URL, so no URL leaves this module unredacted.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from bridge_pipeline.connector_kit import pages
+from bridge_pipeline.connector_kit.connector import Page, Reading, Stream
+from bridge_pipeline.connector_kit.fields import Refused, integer_id
+from bridge_pipeline.connector_kit.journal import Journal
+from bridge_pipeline.connector_kit.listing import Limits, Listing, NeverWhole, Request
+from bridge_pipeline.connector_kit.pages import PageContent
+from bridge_pipeline.connector_kit.session import Session, SourceContext, SourceError, journalled
+from bridge_pipeline.model import Window
+from bridge_pipeline.redaction import remember
+
+# A filter that the source does not understand is answered with one of these.
+_BAD_FILTER = {400, 422, 500, 501}
+
+
+class HelpdeskConfig(BaseModel):
+    """What a connection to Client Central needs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base_url: str = Field(description="Address of the desk, such as https://clientcentral.io")
+    api_token: SecretStr = Field(description="An API token: digits, a dash, then letters and digits.")
+    allow_private: bool = Field(
+        False, description="Allow plain http and private or loopback addresses, for test servers."
+    )
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an address such as https://clientcentral.io")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("must hold no credential, query or fragment; the token goes into api_token")
+        return value.rstrip("/")
+
+
+class HelpdeskClient:
+    """Reads one connection; see `connector_kit.connector.Client`."""
+
+    def __init__(self, config: HelpdeskConfig, context: SourceContext) -> None:
+        token = config.api_token.get_secret_value()
+        remember(token)
+        self._context = context
+        self._session = Session(context, config.base_url, {"token": token}, config.allow_private)
+
+    def read(self, reading: Reading, proof: dict[str, Any]) -> Iterator[Page]:
+        """Yields pages until the listing is whole; begins with the filter if there is a window."""
+        settings = self._context.settings
+        listing = Listing(
+            fetch=lambda request: self._page(reading, request, proof),
+            census=reading.census,
+            limits=Limits(settings.max_sweeps, settings.confirm_pages),
+            filtered=reading.window is not None,
+            filter_proven=reading.filter_proven,
+            proof=proof,
+        )
+        try:
+            yield from listing.pages()
+        except NeverWhole as error:
+            entity = reading.stream.entity.name
+            raise SourceError(f"{self._context.connection}: {entity}: {error}") from None
+
+    def read_one(self, stream: Stream, record_id: str, journal: Journal) -> Page | None:
+        """The record `/api/v1/<entity>/<id>.json`, or None for 404."""
+        try:
+            number, (record, raw), fetched_at, _ = journalled(
+                self._session,
+                journal,
+                f"one-{record_id}",
+                f"{stream.path}/{record_id}.json",
+                {"select": stream.select},
+                lambda body: _that_record(body, stream, record_id),
+                lambda body: self._without_excluded(stream, body),
+                lambda _: 1,
+            )
+        except SourceError as error:
+            if error.status in (404, 410):
+                return None
+            raise
+        return Page(number, PageContent([record], exact=[raw]), fetched_at)
+
+    def check(self, stream: Stream) -> int:
+        """Asks for the first page."""
+        answer = self._session.get(
+            f"{stream.path}.json",
+            {"page": "1", "select": stream.select},
+            lambda body: pages.parse_list(body, stream.names),
+        )
+        return len(answer.content.records)
+
+    def close(self) -> None:
+        """Closes the connections to the source."""
+        self._session.close()
+
+    def _page(self, reading: Reading, request: Request, proof: dict[str, Any]) -> tuple[Page, bool]:
+        stream = reading.stream
+        params = {"page": str(request.page), "select": stream.select}
+        if request.filtered and reading.window and not proof.get("filter_refused"):
+            params["filter"] = _changed_in(reading.window.padded(self._context.settings.window_padding))
+        try:
+            number, content, fetched_at, live = self._fetch(reading, request.key, params)
+        except SourceError as error:
+            if "filter" not in params or error.status not in _BAD_FILTER:
+                raise
+            # Reported by users of the API: filters that the server refuses. All is read instead.
+            proof["filter_refused"] = error.status
+            del params["filter"]
+            number, content, fetched_at, live = self._fetch(reading, request.key, params)
+        return Page(number, content, fetched_at), live
+
+    def _fetch(
+        self, reading: Reading, key: str, params: dict[str, str]
+    ) -> tuple[int, PageContent, datetime, bool]:
+        stream = reading.stream
+        return journalled(
+            self._session,
+            reading.journal,
+            key,
+            f"{stream.path}.json",
+            params,
+            lambda body: pages.parse_list(body, stream.names),
+            lambda body: self._without_excluded(stream, body),
+            lambda content: len(content.records),
+        )
+
+    def _without_excluded(self, stream: Stream, body: bytes) -> bytes:
+        prefix = f"{stream.entity.name}."
+        patterns = [p.removeprefix(prefix) for p in self._context.exclude if p.startswith(prefix)]
+        return pages.without_members(body, patterns) if patterns else body
+
+
+def _that_record(body: bytes, stream: Stream, record_id: str) -> tuple[Any, bytes]:
+    """The one record of an answer; one without a proper id is for quarantine.
+
+    Raises:
+        UnreadableBody: there is none, or it is plainly another one.
+    """
+    record, raw = pages.parse_single(body, stream.single_names)
+    try:
+        found = integer_id(record.get("id"), "/id") if isinstance(record, dict) else None
+    except Refused:
+        found = None
+    if found not in (None, record_id):
+        raise pages.UnreadableBody(f"the record has the id {found}, not {record_id}")
+    return record, raw
+
+
+def open_client(config: HelpdeskConfig, context: SourceContext) -> HelpdeskClient:
+    """A client for one connection; nothing is sent yet.
+
+    Raises:
+        AddressRefused: the address is not allowed.
+    """
+    return HelpdeskClient(config, context)
+
+
+def _changed_in(window: Window) -> str:
+    """The filter expression for a window, in the API's query language (vendor-apis A.2)."""
+    return f"updated_at >= '{_instant(window.start)}' AND updated_at < '{_instant(window.end)}'"
+
+
+def _instant(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"

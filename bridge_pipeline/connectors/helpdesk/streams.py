@@ -1,0 +1,159 @@
+"""The entities of Client Central and how their columns are read (vendor-apis A.2, A.3).
+
+Related objects come as stubs `{"id": 11, "_type": "TicketStatus"}`; `select` adds the
+fields of theirs that are needed. Stubs stay whole in `custom_fields`, so nothing is lost.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from bridge_pipeline.connector_kit import fields
+from bridge_pipeline.connector_kit.connector import Person, Stream
+from bridge_pipeline.connector_kit.fields import Field, Record, Refused
+from bridge_pipeline.model import ACCOUNTS, TICKETS, USERS
+
+
+def stub_name(column: str) -> Field:
+    """The `name` of a stub, or the text itself where the source sends a plain one."""
+    return Field(column, lambda record: _name(record.get(column), f"/{column}"))
+
+
+def stub_id(column: str, key: str, plain: str) -> Field:
+    """The `id` of the stub `key`, or the plain integer under `key` or `plain`."""
+
+    def read(record: Record) -> str | None:
+        value = record.get(key)
+        if isinstance(value, dict):
+            return fields.integer_id(value.get("id"), f"/{key}/id")
+        if value is not None:
+            return fields.integer_id(value, f"/{key}")
+        return fields.integer_id(record.get(plain), f"/{plain}")
+
+    return Field(column, read)
+
+
+def _name(value: Any, pointer: str) -> str | None:
+    if isinstance(value, dict):
+        value, pointer = value.get("name"), f"{pointer}/name"
+    if value is None or isinstance(value, str):
+        return value
+    raise Refused("wrong_type", pointer, f"expected text, got {type(value).__name__}")
+
+
+def _is_closed(record: Record) -> bool | None:
+    status = record.get("status")
+    closed = status.get("closed") if isinstance(status, dict) else record.get("is_closed")
+    if closed is None or isinstance(closed, bool):
+        return closed
+    raise Refused("wrong_type", "/status/closed", f"expected a boolean, got {type(closed).__name__}")
+
+
+def _tags(record: Record) -> list[Any] | None:
+    tags = record.get("tags")
+    if tags is None or isinstance(tags, list):
+        return tags
+    raise Refused("wrong_type", "/tags", f"expected a list, got {type(tags).__name__}")
+
+
+def _role(record: Record) -> str | None:
+    roles = record.get("roles")
+    if isinstance(roles, list) and record.get("role") is None:
+        names = [_name(role, f"/roles/{index}") for index, role in enumerate(roles)]
+        return ", ".join(sorted(name for name in names if name)) or None
+    return _name(record.get("role"), "/role")
+
+
+def _status_of_user(record: Record) -> str | None:
+    locked = record.get("locked")
+    if record.get("status") is None and isinstance(locked, bool):
+        return "locked" if locked else "active"
+    return _name(record.get("status"), "/status")
+
+
+def _people(record: Record) -> list[Person]:
+    """Who takes part in a ticket. A role as assignee makes no user (vendor-apis A.3)."""
+    requester = "requester" if record.get("customer_user") is None else "customer_user"
+    found = [
+        *_users(record.get(requester), f"/{requester}", "requester"),
+        *_users(record.get("created_by_user"), "/created_by_user", "creator"),
+        *_users(record.get("assignee"), "/assignee", "assignee"),
+    ]
+    if isinstance(watchers := record.get("user_watchers"), list):
+        for index, watcher in enumerate(watchers):
+            found += _users(watcher, f"/user_watchers/{index}", "watcher")
+    return found
+
+
+def _users(value: Any, pointer: str, part: str) -> list[Person]:
+    if isinstance(value, str) and value.startswith("User:"):
+        # The form in which an assignee is written back: `User:123`, `Role:12744`. Twenty digits are too
+        # many for an id, and refused as such.
+        number = value[5:25]
+        value = {"id": int(number)} if number.isascii() and number.isdigit() else None
+    if isinstance(value, dict):
+        if value.get("_type", "User") != "User":
+            return []
+        value, pointer = value.get("id"), f"{pointer}/id"
+    elif isinstance(value, str):
+        return []
+    user = fields.integer_id(value, pointer)
+    return [Person(user, part)] if user else []
+
+
+def _stream(
+    entity: Any,
+    select: str,
+    columns: tuple[Field, ...],
+    people: Callable[[Record], list[Person]] | None = None,
+) -> Stream:
+    name = entity.name
+    return Stream(
+        entity, f"/api/v1/{name}", select, ("data", name), ("data", name.removesuffix("s")), columns, people
+    )
+
+
+STREAMS = (
+    _stream(
+        ACCOUNTS,
+        "*",
+        (
+            fields.identity(),
+            fields.text("name"),
+            fields.instant("created_at"),
+            fields.instant("updated_at"),
+        ),
+    ),
+    _stream(
+        USERS,
+        "*,account.name,roles.name,title.name",
+        (
+            fields.identity(),
+            fields.text("name"),
+            fields.text("email"),
+            Field("role", _role),
+            Field("status", _status_of_user),
+            fields.instant("created_at"),
+            fields.instant("updated_at"),
+        ),
+    ),
+    _stream(
+        TICKETS,
+        "*,status.name,status.closed,priority.name,type.name,project.name,workspace.name,account.name",
+        (
+            fields.identity(),
+            fields.text("subject"),
+            fields.text("description"),
+            stub_name("status"),
+            stub_name("priority"),
+            Field("tags", _tags, ("tags",)),
+            stub_id("account_id", "account", "account_id"),
+            fields.instant("created_at"),
+            fields.instant("updated_at"),
+            fields.instant("resolved_at"),
+            fields.instant("responded_at"),
+            fields.instant("closed_at"),
+            Field("is_closed", _is_closed),
+        ),
+        _people,
+    ),
+)

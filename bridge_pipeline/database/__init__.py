@@ -1,0 +1,1 @@
+"""Postgres: the server, its schema, and the ledger that says what exists."""

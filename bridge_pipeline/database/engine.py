@@ -1,0 +1,247 @@
+"""Where the data is: addresses, engines and databases, on the embedded or any other Postgres.
+
+Nothing here knows a table; see `migrate` and `tables`. Locks in the database are taken here,
+and only for the length of a transaction: a pooled connection has no session to hold them.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from urllib.parse import quote, urlencode
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from bridge_pipeline.database import embedded
+from bridge_pipeline.database.embedded import DatabaseUnavailable
+from bridge_pipeline.naming import Home
+from bridge_pipeline.redaction import redact, remember
+from bridge_pipeline.settings import Settings
+
+DATA_DATABASE = "bridge"
+_OLDEST_VERSION = 15
+_MAINTENANCE = "postgres"
+_DUPLICATE = {"42P04", "23505"}
+_NO_PRIVILEGE = "42501"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Database:
+    """One database on some server; `repr` and `str` never show its password."""
+
+    url: URL
+
+    @classmethod
+    def of(cls, address: str) -> "Database":
+        """The database at an address such as `postgresql://user:password@host/name?sslmode=require`.
+
+        Without a name it is `bridge`. Its password becomes known to `redaction`.
+
+        Raises:
+            DatabaseUnavailable: that is not the address of a Postgres.
+        """
+        try:
+            url = make_url(address)
+        except (ArgumentError, ValueError):
+            url = None
+        if url is None or url.drivername.partition("+")[0] not in {"postgresql", "postgres"}:
+            raise DatabaseUnavailable(
+                "BRIDGE_DATABASE_URL must have the form postgresql://user:password@host:5432/name"
+            )
+        # libpq also takes these from the query, where they would be shown.
+        query = dict(url.query)
+        user, password = query.pop("user", url.username), query.pop("password", url.password)
+        if password:
+            remember(str(password))
+        name = query.pop("dbname", url.database) or DATA_DATABASE
+        parts = {"username": user, "password": password, "database": name, "query": query}
+        return cls(url.set(drivername="postgresql", **parts))  # type: ignore[arg-type]
+
+    @property
+    def name(self) -> str:
+        """The name of the database on its server."""
+        return self.url.database or DATA_DATABASE
+
+    def named(self, name: str) -> "Database":
+        """Another database on the same server."""
+        return replace(self, url=self.url.set(database=name))
+
+    def libpq(self, show_secrets: bool = True) -> str:
+        """The address as psql and libpq take it."""
+        return self._rendered("postgresql", show_secrets)
+
+    def psycopg2(self, show_secrets: bool = True) -> str:
+        """The address as Dagster's storage takes it."""
+        return self._rendered("postgresql+psycopg2", show_secrets)
+
+    @cached_property
+    def engine(self) -> sa.Engine:
+        """An engine with a pool of its own; made at first use."""
+        return make_engine(self.libpq())
+
+    def _rendered(self, driver: str, show_secrets: bool) -> str:
+        base = self.url.set(drivername=driver, query={}).render_as_string(hide_password=not show_secrets)
+        # Slashes stay readable: the folder of a socket is written as a path.
+        query = urlencode(dict(self.url.query), doseq=True, safe="/", quote_via=quote)
+        return f"{base}?{query}" if query else base
+
+
+def make_engine(address: str, application: str = "bridge") -> sa.Engine:
+    """An engine for a libpq address: small pool, tested connections, sessions in UTC."""
+    engine = sa.create_engine(
+        make_url(address).set(drivername="postgresql+psycopg"),
+        pool_size=2,
+        max_overflow=8,
+        pool_pre_ping=True,
+        # A pooler may give each transaction another server, which does not know the statement.
+        connect_args={
+            "prepare_threshold": None,
+            "application_name": application,
+            "connect_timeout": 10,
+        },
+    )
+    event.listen(engine, "connect", _in_utc)
+    return engine
+
+
+def resolve(settings: Settings, home: Home) -> Database:
+    """The data database, ready to be migrated, with Dagster's beside it.
+
+    It is the one of BRIDGE_DATABASE_URL, else that of the embedded server, which is started.
+    Databases that are missing are created.
+
+    Raises:
+        DatabaseUnavailable: there is no server, it is too old, or a database is missing and may
+            not be created.
+    """
+    if settings.database_url is not None:
+        database = Database.of(settings.database_url.get_secret_value())
+    else:
+        database = Database.of(embedded.ensure_running(home).url(DATA_DATABASE))
+    names = (database.name, settings.dagster_database)
+    try:
+        if _look(database, settings.dagster_database):
+            return database
+        _create_missing(database, names)
+    except DBAPIError as error:
+        # The database may be missing, or the server, which this one tells.
+        _create_missing(database.named(_MAINTENANCE), names, error)
+    try:
+        _look(database, settings.dagster_database)
+    except DBAPIError as error:
+        raise _unreachable(database, error) from error
+    return database
+
+
+def advisory_lock(
+    connection: sa.Connection,
+    name: str,
+    wait: bool = True,
+    on_wait: Callable[[], None] | None = None,
+    long: bool = False,
+) -> bool:
+    """Takes the lock `name` until the end of the connection's transaction.
+
+    `on_wait` is called once if another holds it; by default a line is logged. `long` is for
+    transactions that stay idle while they hold it, which some servers would end.
+
+    Returns:
+        Whether the lock was taken; False only without `wait`.
+    """
+    if long:
+        connection.execute(sa.text("set local idle_in_transaction_session_timeout = 0"))
+    key = sa.func.hashtextextended(name, 0)
+    if connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(key))):
+        return True
+    if not wait:
+        return False
+    if on_wait is None:
+        _log.info("waiting for another process that holds %s", name)
+    else:
+        on_wait()
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+    return True
+
+
+def _in_utc(connection, _record) -> None:
+    # As a statement: poolers refuse start-up options, but keep track of this one.
+    before, connection.autocommit = connection.autocommit, True
+    connection.execute("set time zone 'UTC'")
+    connection.autocommit = before
+
+
+def _look(database: Database, dagster: str) -> bool:
+    """Whether Dagster's database exists beside this one.
+
+    Raises:
+        DBAPIError: this database cannot be reached.
+        DatabaseUnavailable: the server is too old, or the database is not in UTF-8.
+    """
+    query = sa.text(
+        "select current_setting('server_version_num')::int / 10000 as version, "
+        "pg_encoding_to_char(encoding) as encoding, "
+        "exists (select from pg_database where datname = :dagster) as complete "
+        "from pg_database where datname = current_database()"
+    )
+    with database.engine.connect() as connection:
+        found = connection.execute(query, {"dagster": dagster}).one()
+    if found.version < _OLDEST_VERSION:
+        raise DatabaseUnavailable(
+            f"the server at {database.libpq(show_secrets=False)} is Postgres {found.version}; "
+            f"{_OLDEST_VERSION} or newer is needed"
+        )
+    if found.encoding != "UTF8":
+        raise DatabaseUnavailable(
+            f"the database at {database.libpq(show_secrets=False)} is encoded in {found.encoding}; "
+            "create one in UTF8"
+        )
+    return found.complete
+
+
+def _create_missing(maintenance: Database, names: tuple[str, str], why: DBAPIError | None = None) -> None:
+    """Creates those databases that are missing, by way of `maintenance` on the same server.
+
+    `why` is what happened to the attempt to connect to the first of them.
+    """
+    engine = maintenance.engine.execution_options(isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as connection:
+            known = set(connection.scalars(sa.text("select datname from pg_database")))
+            missing = [name for name in names if name not in known]
+            for name in missing:
+                _create(connection, name, missing)
+    except DBAPIError as error:
+        raise _unreachable(maintenance.named(names[0]), why or error) from error
+    finally:
+        engine.dispose()
+
+
+def _create(connection: sa.Connection, name: str, missing: list[str]) -> None:
+    quoted = connection.dialect.identifier_preparer.quote
+    try:
+        # From template0 because nobody is ever connected to that one, which would be refused.
+        connection.exec_driver_sql(f"create database {quoted(name)} encoding 'UTF8' template template0")
+    except DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None)
+        if state in _DUPLICATE:
+            return  # Another process was faster.
+        if state != _NO_PRIVILEGE:
+            raise
+        user = connection.engine.url.username or "postgres"
+        wanted = [f"create database {quoted(each)} owner {quoted(user)} encoding 'UTF8';" for each in missing]
+        raise DatabaseUnavailable(
+            f"the user {user!r} may not create databases on this server. Let an administrator run:\n  "
+            + "\n  ".join(wanted)
+            + "\nor choose other names with BRIDGE_DATABASE_URL and BRIDGE_DAGSTER_DATABASE."
+        ) from error
+
+
+def _unreachable(database: Database, error: DBAPIError) -> DatabaseUnavailable:
+    return DatabaseUnavailable(
+        f"cannot use the database {database.libpq(show_secrets=False)}: {redact(str(error.orig)).strip()}\n"
+        "Check BRIDGE_DATABASE_URL, that the server is up, and that it lets this user in."
+    )

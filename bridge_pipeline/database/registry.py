@@ -1,0 +1,168 @@
+"""The tenants and connections that this installation knows, as rows of `bridge.connections`.
+
+What a connection may be is decided in `steps.connect`; here it is only kept.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from bridge_pipeline.database.sealing import Box, Sealer
+from bridge_pipeline.database.tables import connections, tenants
+from bridge_pipeline.naming import checked_key
+
+
+class UnknownConnection(LookupError):
+    """There is no connection of that name; the message lists those there are."""
+
+
+class TenantFixed(ValueError):
+    """A connection stays with its tenant: the rows and files it brought are that tenant's."""
+
+
+@dataclass(frozen=True)
+class ConnectionRecord:
+    """One connection without its credentials.
+
+    `created_at` and `removed_at` are set by the registry and ignored by `put`. `first_day` None
+    means the one of the settings, `requests_per_minute` None no limit of ours. The daily schedule
+    leaves out a connection that is not `scheduled`.
+    """
+
+    name: str
+    tenant: str
+    connector: str
+    config: Mapping[str, Any]
+    entities: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    requests_per_minute: int | None = None
+    first_day: date | None = None
+    scheduled: bool = True
+    created_at: datetime | None = field(default=None, compare=False)
+    removed_at: datetime | None = None
+
+
+def get(engine: sa.Engine, name: str) -> ConnectionRecord:
+    """The connection called `name`, also a removed one.
+
+    Raises:
+        UnknownConnection: there is none.
+    """
+    return _record(_row(engine, name))
+
+
+def list_connections(engine: sa.Engine, include_removed: bool = False) -> list[ConnectionRecord]:
+    """All connections by name, without the removed ones unless asked for."""
+    query = sa.select(connections).order_by(connections.c.name)
+    if not include_removed:
+        query = query.where(connections.c.removed_at.is_(None))
+    with engine.connect() as connection:
+        return [_record(row) for row in connection.execute(query)]
+
+
+def put(
+    engine: sa.Engine,
+    record: ConnectionRecord,
+    sealed_secrets: Mapping[str, Box],
+    variables: Sequence[str] = (),
+) -> None:
+    """Writes a connection and its sealed credentials, new or in place of the old; it is active then.
+
+    A tenant that is not known yet is added. `variables` are the environment variables that the
+    file named, which no child process should inherit.
+
+    Raises:
+        InvalidKey: the name of the tenant or connection may not be one.
+        TenantFixed: the connection belongs to another tenant.
+    """
+    row = {
+        "name": checked_key("connection", record.name),
+        "tenant": checked_key("tenant", record.tenant),
+        "connector": record.connector,
+        "config": dict(record.config),
+        "secrets": {name: dict(box) for name, box in sealed_secrets.items()},
+        "secret_variables": sorted(variables),
+        "requests_per_minute": record.requests_per_minute,
+        "entities": list(record.entities),
+        "exclude": list(record.exclude),
+        "first_day": record.first_day,
+        "scheduled": record.scheduled,
+    }
+    upsert = insert(connections).values(row)
+    changes = {name: upsert.excluded[name] for name in row if name not in ("name", "tenant")}
+    upsert = upsert.on_conflict_do_update(
+        index_elements=["name"],
+        set_={**changes, "changed_at": sa.func.now(), "removed_at": None},
+        where=connections.c.tenant == upsert.excluded.tenant,
+    ).returning(connections.c.name)
+    with engine.begin() as connection:
+        connection.execute(insert(tenants).values(name=record.tenant).on_conflict_do_nothing())
+        if connection.scalar(upsert) is None:
+            raise TenantFixed(
+                f"the connection {record.name!r} belongs to another tenant than {record.tenant!r} and cannot "
+                "move: give the new one another name"
+            )
+
+
+def secrets(engine: sa.Engine, sealer: Sealer, name: str) -> dict[str, str]:
+    """The credentials of a connection in clear, by field; `redaction` masks them from now on.
+
+    Raises:
+        UnknownConnection: there is none of that name.
+        SealingError: the key does not open them.
+    """
+    row = _row(engine, name)
+    return {field: sealer.unseal(box, row.tenant, row.name, field) for field, box in row.secrets.items()}
+
+
+def secret_variables(engine: sa.Engine, name: str | None = None) -> set[str]:
+    """The environment variables that connections, or one, were given with: not for child processes."""
+    query = sa.select(connections.c.secret_variables)
+    if name is not None:
+        query = query.where(connections.c.name == name)
+    with engine.connect() as connection:
+        return {variable for variables in connection.scalars(query) for variable in variables}
+
+
+def remove(engine: sa.Engine, name: str) -> None:
+    """Disables a connection; its rows and files stay. Removing it again changes nothing.
+
+    Raises:
+        UnknownConnection: there is none of that name.
+    """
+    _row(engine, name)
+    removal = sa.update(connections).where(connections.c.name == name, connections.c.removed_at.is_(None))
+    with engine.begin() as connection:
+        connection.execute(removal.values(removed_at=sa.func.now()))
+
+
+def _row(engine: sa.Engine, name: str) -> sa.Row[Any]:
+    with engine.connect() as connection:
+        row = connection.execute(sa.select(connections).where(connections.c.name == name)).one_or_none()
+        if row is None:
+            known = ", ".join(connection.scalars(sa.select(connections.c.name).order_by(connections.c.name)))
+            raise UnknownConnection(
+                f"there is no connection {name!r}; there "
+                + (f"are: {known}" if known else "is none yet: see `bridge connections add --help`")
+            )
+    return row
+
+
+def _record(row: sa.Row[Any]) -> ConnectionRecord:
+    return ConnectionRecord(
+        name=row.name,
+        tenant=row.tenant,
+        connector=row.connector,
+        config=row.config,
+        entities=tuple(row.entities),
+        exclude=tuple(row.exclude),
+        requests_per_minute=row.requests_per_minute,
+        first_day=row.first_day,
+        scheduled=row.scheduled,
+        created_at=row.created_at,
+        removed_at=row.removed_at,
+    )

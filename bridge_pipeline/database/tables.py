@@ -1,0 +1,291 @@
+"""The tables of the schemas `desk` and `bridge`, as SQLAlchemy metadata.
+
+`desk` tables derive from the entities' declarations. The migrations create what is
+declared here; a test compares the two.
+"""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+from bridge_pipeline import naming
+from bridge_pipeline.model import ENTITIES, Entity, Kind
+
+metadata = sa.MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+    }
+)
+
+_TYPES: dict[Kind, sa.types.TypeEngine] = {
+    Kind.TEXT: sa.Text(),
+    Kind.TIMESTAMP: sa.TIMESTAMP(timezone=True),
+    Kind.BOOLEAN: sa.Boolean(),
+    Kind.JSON: JSONB(),
+}
+_TIME = sa.TIMESTAMP(timezone=True)
+
+
+def _time(name: str, **options: object) -> sa.Column:
+    return sa.Column(name, _TIME, **options)  # type: ignore[arg-type]
+
+
+def _now(name: str) -> sa.Column:
+    return _time(name, nullable=False, server_default=sa.func.now())
+
+
+def _text(name: str, **options: object) -> sa.Column:
+    return sa.Column(name, sa.Text, **({"nullable": False} | options))  # type: ignore[arg-type]
+
+
+def _count(name: str) -> sa.Column:
+    return sa.Column(name, sa.BigInteger, nullable=False, server_default="0")
+
+
+def _key_check(column: str) -> sa.CheckConstraint:
+    return sa.CheckConstraint(f"{column} ~ '{naming.KEY_PATTERN}'", name=column)
+
+
+def _bridge(name: str, *parts: sa.schema.SchemaItem) -> sa.Table:
+    return sa.Table(name, metadata, *parts, schema=naming.BRIDGE_SCHEMA)
+
+
+tenants = _bridge("tenants", _text("name", primary_key=True), _now("created_at"), _key_check("name"))
+
+connections = _bridge(
+    "connections",
+    _text("name", primary_key=True),
+    sa.Column("tenant", sa.ForeignKey(tenants.c.name), nullable=False),
+    _text("connector"),
+    sa.Column("config", JSONB, nullable=False),
+    # Field name -> AES-256-GCM box; never a secret in clear.
+    sa.Column("secrets", JSONB, nullable=False),
+    # Names of the environment variables the secrets came from, to keep them from child processes.
+    sa.Column("secret_variables", JSONB, nullable=False, server_default="[]"),
+    sa.Column("requests_per_minute", sa.Integer),
+    sa.Column("entities", JSONB, nullable=False),
+    sa.Column("exclude", JSONB, nullable=False, server_default="[]"),
+    sa.Column("first_day", sa.Date),
+    # Whether the daily schedule asks for its days.
+    sa.Column("scheduled", sa.Boolean, nullable=False, server_default="true"),
+    _now("created_at"),
+    _now("changed_at"),
+    _time("removed_at"),
+    _key_check("name"),
+    sa.CheckConstraint("requests_per_minute > 0", name="requests_per_minute"),
+)
+
+batch_ids = sa.Sequence("batch_ids", metadata=metadata, schema=naming.BRIDGE_SCHEMA)
+
+batches = _bridge(
+    "batches",
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    _text("tenant"),
+    sa.Column("connection", sa.ForeignKey(connections.c.name), nullable=False),
+    _text("entity"),
+    # window: the records of the window; whole: all records of the entity; lookup: named ids.
+    _text("kind"),
+    _time("window_start", nullable=False),
+    _time("window_end", nullable=False),
+    sa.Column("extraction", sa.Integer, nullable=False),
+    _count("fetched"),
+    _count("outside"),
+    _count("duplicate"),
+    # Rejected while parsing; what expectations reject is counted in `rejected`.
+    _count("quarantined"),
+    _count("landed"),
+    _count("rejected"),
+    _count("requests"),
+    _count("pages"),
+    _count("sweeps"),
+    # How the extraction knows that it is complete: see docs/guarantees.md.
+    sa.Column("proof", JSONB, nullable=False),
+    # [{path, rows, bytes, sha256}], paths relative to the landing folder.
+    sa.Column("files", JSONB, nullable=False),
+    sa.Column("excluded", JSONB, nullable=False, server_default="[]"),
+    _time("fetched_from", nullable=False),
+    _time("fetched_to", nullable=False),
+    _text("verdict", server_default="pending"),
+    _time("verdict_at"),
+    _text("accepted_by", nullable=True),
+    _text("accept_reason", nullable=True),
+    _text("run_id", nullable=True),
+    _now("created_at"),
+    sa.CheckConstraint("kind in ('window', 'whole', 'lookup')", name="kind"),
+    sa.CheckConstraint("verdict in ('pending', 'passed', 'accepted', 'blocked')", name="verdict"),
+    sa.CheckConstraint("window_end > window_start", name="window"),
+    sa.Index(None, "connection", "entity", "window_start", "window_end"),
+)
+
+checks = _bridge(
+    "checks",
+    sa.Column("batch_id", sa.ForeignKey(batches.c.id), primary_key=True),
+    _text("name", primary_key=True),
+    _text("severity"),
+    _text("description"),
+    _text("owner"),
+    sa.Column("passed", sa.Boolean, nullable=False),
+    _count("evaluated"),
+    _count("unexpected"),
+    # Up to ten {id, value} with personal values masked.
+    sa.Column("examples", JSONB, nullable=False, server_default="[]"),
+    sa.CheckConstraint("severity in ('block', 'quarantine', 'warn')", name="severity"),
+)
+
+quarantine = _bridge(
+    "quarantine",
+    _text("tenant"),
+    sa.Column("connection", sa.ForeignKey(connections.c.name), primary_key=True),
+    _text("entity", primary_key=True),
+    # Of the record's exact bytes.
+    _text("sha256", primary_key=True),
+    _text("reason"),
+    _text("pointer"),
+    _text("detail"),
+    _text("record_id", nullable=True),
+    sa.Column("raw", sa.LargeBinary, nullable=False),
+    sa.Column("first_batch", sa.ForeignKey(batches.c.id), nullable=False),
+    sa.Column("last_batch", sa.ForeignKey(batches.c.id), nullable=False),
+    sa.Column("page", sa.BigInteger, nullable=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("times_seen", sa.BigInteger, nullable=False, server_default="1"),
+    _now("first_seen"),
+    _now("last_seen"),
+)
+
+# Landed rows that an expectation of severity `quarantine` took out of their batch.
+rejections = _bridge(
+    "rejections",
+    sa.Column("batch_id", sa.ForeignKey(batches.c.id), primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True),
+    _text("reason"),
+)
+
+loads = _bridge(
+    "loads",
+    sa.Column("batch_id", sa.ForeignKey(batches.c.id), primary_key=True),
+    _count("loaded"),
+    _count("unchanged"),
+    _count("superseded"),
+    _count("placeholders"),
+    _text("run_id", nullable=True),
+    _now("loaded_at"),
+)
+
+audits = _bridge(
+    "audits",
+    sa.Column("batch_id", sa.ForeignKey(batches.c.id), primary_key=True),
+    _count("days"),
+    _count("versions_added"),
+    _now("audited_at"),
+)
+
+audit_files = _bridge(
+    "audit_files",
+    sa.Column("connection", sa.ForeignKey(connections.c.name), primary_key=True),
+    _text("entity", primary_key=True),
+    sa.Column("day", sa.Date, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    _text("tenant"),
+    # Relative to the audit folder.
+    _text("path"),
+    _count("rows"),
+    _text("sha256"),
+    _text("rows_sha256"),
+    _text("manifest_sha256"),
+    sa.Column("batch_id", sa.ForeignKey(batches.c.id), nullable=False),
+    _time("fetched_to", nullable=False),
+    _now("created_at"),
+)
+
+# Ids that were asked for one by one, so that a re-run does not ask for those that did not arrive again.
+lookups = _bridge(
+    "lookups",
+    sa.Column("connection", sa.ForeignKey(connections.c.name), primary_key=True),
+    _text("entity", primary_key=True),
+    _text("record_id", primary_key=True),
+    _time("looked_up_at", nullable=False),
+)
+
+quota_slots = _bridge(
+    "quota_slots",
+    _text("credential", primary_key=True),
+    sa.Column("slot", sa.Integer, primary_key=True),
+    _time("free_at", nullable=False),
+    sa.Index(None, "credential", "free_at"),
+)
+
+quota_holds = _bridge(
+    "quota_holds", _text("credential", primary_key=True), _time("held_until", nullable=False)
+)
+
+
+def desk_table(entity: Entity) -> sa.Table:
+    """The table of an entity: identity, canonical columns, custom fields and provenance."""
+    return metadata.tables[f"{naming.DESK_SCHEMA}.{entity.name}"]
+
+
+def _desk(entity: Entity) -> sa.Table:
+    canonical = [
+        sa.Column(column.name, _TYPES[column.kind], nullable=column.name != "id", comment=column.description)
+        for column in entity.columns
+    ]
+    return sa.Table(
+        entity.name,
+        metadata,
+        _text("tenant"),
+        sa.Column("connection", sa.ForeignKey(connections.c.name), nullable=False),
+        *canonical,
+        sa.Column("custom_fields", JSONB, nullable=False, server_default="{}"),
+        # A parent that a record refers to and that has not arrived: only its id is known.
+        sa.Column("placeholder", sa.Boolean, nullable=False, server_default="false"),
+        _text("content_hash", nullable=True),
+        _time("fetched_at"),
+        _time("deleted_at"),
+        _now("loaded_at"),
+        sa.Column("batch_id", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("connection", "id"),
+        *(
+            sa.ForeignKeyConstraint(
+                ["connection", column.name],
+                [f"{naming.DESK_SCHEMA}.{column.references}.{name}" for name in ("connection", "id")],
+                name=f"{entity.name}_{column.name}_fkey",
+            )
+            for column in entity.parents
+        ),
+        sa.Index(None, "connection", "updated_at"),
+        *(sa.Index(None, "connection", column.name) for column in entity.parents),
+        schema=naming.DESK_SCHEMA,
+        comment=entity.description,
+    )
+
+
+for _entity in ENTITIES.values():
+    _desk(_entity)
+
+ticket_users = sa.Table(
+    "ticket_users",
+    metadata,
+    _text("tenant"),
+    _text("connection"),
+    _text("ticket_id"),
+    _text("user_id"),
+    _text("part", comment="What the user is to the ticket: requester, creator, assignee or watcher."),
+    sa.PrimaryKeyConstraint("connection", "ticket_id", "user_id", "part"),
+    sa.ForeignKeyConstraint(
+        ["connection", "ticket_id"],
+        [f"{naming.DESK_SCHEMA}.tickets.connection", f"{naming.DESK_SCHEMA}.tickets.id"],
+        name="ticket_users_ticket_id_fkey",
+    ),
+    sa.ForeignKeyConstraint(
+        ["connection", "user_id"],
+        [f"{naming.DESK_SCHEMA}.users.connection", f"{naming.DESK_SCHEMA}.users.id"],
+        name="ticket_users_user_id_fkey",
+    ),
+    sa.Index(None, "connection", "user_id"),
+    schema=naming.DESK_SCHEMA,
+    comment="Which users take part in which tickets, as of the ticket's newest version.",
+)

@@ -1,0 +1,129 @@
+"""The only place where keys, schemas, tables and paths are composed.
+
+`docs/naming.md` is the grammar. Nothing here touches a disk or a database.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+
+KEY_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,40}$"
+_KEY = re.compile(KEY_PATTERN)
+
+DESK_SCHEMA = "desk"
+BRIDGE_SCHEMA = "bridge"
+MARTS_SCHEMA = "marts"
+
+CONNECTION_DIMENSION = "connection"
+DAY_DIMENSION = "day"
+EXTRACTED, TABLES, AUDIT, MODELS, QUALITY = "extracted", "tables", "audit", "models", "quality"
+
+
+class InvalidKey(ValueError):
+    """A name that cannot be a partition key and a path."""
+
+
+def checked_key(kind: str, key: str) -> str:
+    """Returns `key` if it may name a tenant or a connection.
+
+    Raises:
+        InvalidKey: it does not match `KEY_PATTERN`.
+    """
+    # fullmatch: `$` alone would let a trailing newline through.
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
+        raise InvalidKey(
+            f"{kind} {key!r} is not a valid name: use 1 to 41 of a-z, 0-9, '-' and '_', "
+            "starting with a letter or digit"
+        )
+    return key
+
+
+def partition_key(connection: str, day: date) -> str:
+    """The Dagster key of one day of one connection: `connection|YYYY-MM-DD`."""
+    return f"{checked_key('connection', connection)}|{day.isoformat()}"
+
+
+def asset_key(layer: str, name: str) -> list[str]:
+    """The Dagster asset key of `name` in `layer`."""
+    return [layer, name]
+
+
+def span_label(start: datetime, end: datetime) -> str:
+    """How a window `[start, end)` is written in paths: `20160301T000000Z--20160302T000000Z`."""
+    return f"{start:%Y%m%dT%H%M%SZ}--{end:%Y%m%dT%H%M%SZ}"
+
+
+@dataclass(frozen=True)
+class Home:
+    """The layout of `BRIDGE_HOME`: all state of one installation lies under `root`."""
+
+    root: Path
+
+    @property
+    def postgres(self) -> Path:
+        return self.root / "postgres"
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal"
+
+    @property
+    def landing(self) -> Path:
+        return self.root / "landing"
+
+    @property
+    def audit(self) -> Path:
+        return self.root / "audit"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def work(self) -> Path:
+        """Scratch space; whatever lies here may be deleted when no process of this home runs."""
+        return self.root / "work"
+
+    @property
+    def dagster(self) -> Path:
+        return self.root / "dagster"
+
+    @property
+    def demo(self) -> Path:
+        """What the demo's simulated helpdesk writes: its truth and its request log."""
+        return self.root / "demo"
+
+    def journal_of(self, tenant: str, connection: str, entity: str, label: str) -> Path:
+        """Folder of the extractions of one window."""
+        return _under(self.journal, tenant, connection, entity) / label
+
+    def landing_of(self, tenant: str, connection: str, entity: str) -> Path:
+        """Folder of the batches of one connection and entity."""
+        return _under(self.landing, tenant, connection, entity)
+
+    def audit_of(self, tenant: str, connection: str, entity: str, day: date) -> Path:
+        """Folder of the audit versions of one day."""
+        return _under(self.audit, tenant, connection, entity) / day.isoformat()
+
+    def report_of(self, tenant: str, connection: str, day: date) -> Path:
+        """The data-quality report of one connection up to `day`."""
+        return _under(self.reports, tenant, connection) / f"{day.isoformat()}.html"
+
+
+def audit_name(version: int) -> str:
+    """File name, without ending, of one audit version: `v0001`."""
+    return f"v{version:04d}"
+
+
+def _under(root: Path, tenant: str, connection: str, *parts: str) -> Path:
+    checked = (checked_key("tenant", tenant), checked_key("connection", connection))
+    return root.joinpath(*checked, *parts)

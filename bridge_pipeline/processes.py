@@ -1,0 +1,109 @@
+"""Processes that this installation starts: what they inherit, who they are, and how they end.
+
+The embedded Postgres is not among them; see `database.embedded`.
+"""
+
+import os
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil
+
+from bridge_pipeline.connector_kit.journal import write_durably
+from bridge_pipeline.database import registry
+from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.naming import Home
+
+# Whatever else stands in the shell's environment may be a secret, and no child needs it.
+_INHERITED = re.compile(
+    r"PATH|HOME|LANG|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|PYTHON\w*|SSL_CERT_\w+|LOG_LEVEL|BRIDGE_\w+|DAGSTER_\w+"
+)
+
+
+class AlreadyRunning(RuntimeError):
+    """Another process of this home does the same."""
+
+
+class PortTaken(RuntimeError):
+    """Another program listens on the port."""
+
+
+def child_environment(workspace: Workspace) -> dict[str, str]:
+    """The environment for a child: what it needs to find this home, and no credential of a source."""
+    secret = registry.secret_variables(workspace.database.engine)
+    inherited = {
+        name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name) and name not in secret
+    }
+    return inherited | {"BRIDGE_HOME": str(workspace.home.root)}
+
+
+def refuse_taken_port(port: int) -> None:
+    """Makes sure that `port` of 127.0.0.1 can be listened on.
+
+    Raises:
+        PortTaken: it cannot.
+    """
+    if not is_free(port):
+        raise PortTaken(f"port {port} of 127.0.0.1 is in use; stop what listens there, or choose with --port")
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on `port` of 127.0.0.1."""
+    with closing(socket.socket()) as probe:
+        # As servers do: a port is not taken because connections of its last owner are fading out.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+@contextmanager
+def recorded(home: Home, role: str, process: int, **facts: Any) -> Iterator[None]:
+    """Writes down that `process` plays a role in this home, for as long as the context lasts."""
+    record = {"pid": process, "started": psutil.Process(process).create_time(), **facts}
+    path = _record(home, role)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_durably(path, orjson.dumps(record))
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def facts_of(home: Home, role: str) -> dict[str, Any] | None:
+    """What is written down of the living process of a role; None if none lives."""
+    try:
+        record = orjson.loads(_record(home, role).read_bytes())
+        process = psutil.Process(record["pid"])
+        # A number may have been given to another process since.
+        same = abs(process.create_time() - record["started"]) < 1
+        return record if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except (OSError, ValueError, KeyError, psutil.Error):
+        return None
+
+
+def stop_recorded(home: Home, role: str, seconds: float = 20.0) -> bool:
+    """Ends the process of a role, forcibly after `seconds`; False if none lived."""
+    record = facts_of(home, role)
+    if record is None:
+        return False
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(record["pid"])
+        process.send_signal(signal.SIGTERM)
+        _, alive = psutil.wait_procs([process], timeout=seconds)
+        for each in alive:
+            each.kill()
+    _record(home, role).unlink(missing_ok=True)
+    return True
+
+
+def _record(home: Home, role: str) -> Path:
+    return home.work / "processes" / f"{role}.json"

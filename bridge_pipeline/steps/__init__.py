@@ -1,0 +1,1 @@
+"""One module per arrow of the flow: extract, land, check, load, audit, …"""

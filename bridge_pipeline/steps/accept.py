@@ -1,0 +1,25 @@
+"""A reviewer lets a blocked batch through: the ledger says who and why, and the batch goes on."""
+
+from bridge_pipeline.database import ledger
+from bridge_pipeline.database.ledger import Batch
+from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.steps.audit import audit_window
+from bridge_pipeline.steps.load import load
+
+
+def accept_batch(workspace: Workspace, batch_id: int, by: str, reason: str) -> Batch:
+    """Accepts a blocked batch, loads it and brings the audit files of its days up to it.
+
+    Stopped in between, the next run of any of its days goes on from there.
+
+    Raises:
+        UnknownBatch: there is no such batch.
+        NotBlocked: it is not blocked.
+        BatchBlocked: it is accepted and loaded, but a newer batch of its days is blocked and holds
+            the audit files back.
+    """
+    with workspace.database.engine.begin() as connection:
+        accepted = ledger.accept(connection, batch_id, by, reason)
+    load(workspace, accepted)
+    audit_window(workspace, accepted.connection, accepted.entity, accepted.window)
+    return accepted

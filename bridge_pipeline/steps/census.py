@@ -1,0 +1,145 @@
+"""What one extraction has seen, kept on disk so that memory does not grow with the rows.
+
+Implements `connector_kit.connector.Census` over a scratch SQLite file, and spools the
+rejected records until the batch is committed. Nothing here outlives the extraction: after
+a crash it is built again from the page journal.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_TABLES = """
+create table seen (id text, version text, inside integer, sweep integer, primary key (id, version))
+    without rowid;
+create table rejected (sha256 text primary key, reason text, pointer text, detail text,
+    record_id text, raw blob, page integer, position integer) without rowid;
+"""
+# SQLite allows 32,766 variables in a statement.
+_AT_ONCE = 30_000
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One record of a page: its id (`sha256:…` for a rejected one), version, and window."""
+
+    id: str
+    version: str
+    inside: bool
+    rejected: bool = False
+
+
+@dataclass(frozen=True)
+class RejectedRecord:
+    """A rejected record as it goes to quarantine."""
+
+    sha256: str
+    reason: str
+    pointer: str
+    detail: str
+    record_id: str | None
+    raw: bytes
+    page: int
+    position: int
+
+
+class DiskCensus:
+    """See `connector_kit.connector.Census`."""
+
+    def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self._db = sqlite3.connect(path, isolation_level=None)
+        # A scratch file: durability would only cost time.
+        self._db.execute("pragma journal_mode = off")
+        self._db.execute("pragma synchronous = off")
+        self._db.executescript(_TABLES)
+        self._sweep = 0
+        self._unseen = self._in_window = self._swept = self._repeated = 0
+
+    @property
+    def unseen(self) -> int:
+        return self._unseen
+
+    @property
+    def in_window(self) -> int:
+        return self._in_window
+
+    @property
+    def swept_in_window(self) -> int:
+        return self._swept
+
+    @property
+    def repeated(self) -> int:
+        return self._repeated
+
+    @property
+    def missed(self) -> int:
+        query = """select count(*) from
+            (select 1 from seen group by id having max(inside) = 1 and max(sweep) < ?)"""
+        return int(self._db.execute(query, (self._sweep,)).fetchone()[0])
+
+    def begin_sweep(self) -> None:
+        self._sweep += 1
+        self._unseen = self._swept = self._repeated = 0
+
+    def enter(self, page: list[Sighting]) -> list[bool]:
+        """Enters the records of a page, in order; says of each whether this version is new."""
+        known = self._known({sighting.id for sighting in page})
+        fresh, self._repeated = [], 0
+        for sighting in page:
+            versions = known.setdefault(sighting.id, {})
+            swept = any(sweep == self._sweep for _, sweep in versions.values())
+            self._repeated += swept
+            if sighting.inside:
+                counted = any(inside for inside, _ in versions.values())
+                self._unseen += not counted
+                if not sighting.rejected:
+                    self._in_window += not counted
+                    self._swept += not any(i and s == self._sweep for i, s in versions.values())
+            fresh.append(sighting.version not in versions)
+            versions[sighting.version] = (sighting.inside, self._sweep)
+        rows = {(s.id, s.version): (s.id, s.version, s.inside, self._sweep) for s in page}
+        with self._transaction():
+            self._db.executemany("insert or replace into seen values (?, ?, ?, ?)", rows.values())
+        return fresh
+
+    def reject(self, records: list[RejectedRecord]) -> None:
+        """Spools rejected records; one already spooled is kept once."""
+        rows = [tuple(vars(record).values()) for record in records]
+        with self._transaction():
+            self._db.executemany("insert or ignore into rejected values (?,?,?,?,?,?,?,?)", rows)
+
+    def rejected(self) -> Iterator[RejectedRecord]:
+        """The spooled records, ordered by where they were read."""
+        for row in self._db.execute("select * from rejected order by page, position"):
+            yield RejectedRecord(*row)
+
+    def close(self) -> None:
+        """Closes the scratch file."""
+        self._db.close()
+
+    def _known(self, ids: set[str]) -> dict[str, dict[str, tuple[bool, int]]]:
+        known: dict[str, dict[str, tuple[bool, int]]] = {}
+        wanted = list(ids)
+        for start in range(0, len(wanted), _AT_ONCE):
+            part = wanted[start : start + _AT_ONCE]
+            marks = ",".join("?" * len(part))
+            query = f"select id, version, inside, sweep from seen where id in ({marks})"
+            for record_id, version, inside, sweep in self._db.execute(query, part):
+                known.setdefault(record_id, {})[version] = (bool(inside), sweep)
+        return known
+
+    def _transaction(self) -> "_Transaction":
+        return _Transaction(self._db)
+
+
+class _Transaction:
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("begin")
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._db.execute("commit" if kind is None else "rollback")

@@ -1,0 +1,192 @@
+"""From pages to landing tables: parse, sort out, count.
+
+Every record of every page ends in exactly one of `landed`, `outside`, `duplicate` and
+`quarantined`; memory holds one page and one chunk of rows.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from bridge_pipeline.connector_kit import pages
+from bridge_pipeline.connector_kit.connector import Page, Stream
+from bridge_pipeline.connector_kit.fields import Refused, from_microseconds, microseconds
+from bridge_pipeline.connector_kit.journal import Journal
+from bridge_pipeline.connector_kit.pages import Rejected
+from bridge_pipeline.model import Window
+from bridge_pipeline.model.entity import TIMESTAMP
+from bridge_pipeline.steps.census import DiskCensus, RejectedRecord, Sighting
+from bridge_pipeline.steps.parse import RecordParser, Row
+
+# A source whose clock runs ahead by more than this does not tell the time.
+_AHEAD = timedelta(hours=24)
+# Few records can be as large as many.
+_MOST_BYTES = 32_000_000
+
+
+@dataclass
+class Counts:
+    """The terms of a batch's equation, and the span of its fetch times."""
+
+    fetched: int = 0
+    outside: int = 0
+    duplicate: int = 0
+    quarantined: int = 0
+    landed: int = 0
+    pages: int = 0
+    fetched_from: datetime | None = None
+    fetched_to: datetime | None = None
+
+
+class Collector:
+    """Takes the pages of one extraction and gives landing tables."""
+
+    def __init__(
+        self, stream: Stream, window: Window | None, census: DiskCensus, journal: Journal, chunk: int
+    ) -> None:
+        self.counts = Counts()
+        self._stream = stream
+        self._window = window
+        self._census = census
+        self._journal = journal
+        self._chunk = chunk
+        self._parser = RecordParser(stream)
+        self._schema = stream.entity.landing_schema
+        self._changed_at = stream.fields[stream.entity.column_names.index("updated_at")].read
+        self._rows: list[tuple[Any, ...]] = []
+        self._bytes = 0
+        self._exact_page, self._exact_slices = -1, list[bytes]()
+
+    def tables(self, source: Iterator[Page]) -> Iterator[pa.Table]:
+        """Consumes all pages and yields tables of about `chunk` rows with the landing schema; of fewer
+        where they are large."""
+        for page in source:
+            self._take(page)
+            if len(self._rows) >= self._chunk or self._bytes >= _MOST_BYTES:
+                yield self._flush()
+        if self._rows:
+            yield self._flush()
+
+    def _take(self, page: Page) -> None:
+        counts = self.counts
+        latest = _micros(page.fetched_at + _AHEAD)
+        parsed = [self._parse(page, position, latest) for position in range(len(page.content.records))]
+        fresh = self._census.enter([self._sighting(item, latest) for item in parsed])
+        refused: list[RejectedRecord] = []
+        for position, (item, new) in enumerate(zip(parsed, fresh, strict=True)):
+            if not new:
+                counts.duplicate += 1
+            elif isinstance(item, Rejected):
+                counts.quarantined += 1
+                refused.append(_rejected(item, page.number, position))
+            elif not self._inside(item):
+                counts.outside += 1
+            else:
+                self._rows.append(self._landing_row(item, page, position))
+                counts.landed += 1
+        if refused:
+            self._census.reject(refused)
+        counts.fetched += len(parsed)
+        counts.pages += 1
+        counts.fetched_from = min(counts.fetched_from or page.fetched_at, page.fetched_at)
+        counts.fetched_to = max(counts.fetched_to or page.fetched_at, page.fetched_at)
+
+    def _parse(self, page: Page, position: int, latest: int) -> Row | Rejected:
+        record = page.content.records[position]
+        if isinstance(record, Rejected):
+            return record
+        try:
+            if not isinstance(record, dict):
+                raise Refused("not_an_object", "", f"a JSON {type(record).__name__}")
+            return self._parser.parse(record, latest)
+        except Refused as refused:
+            found = record.get("id") if isinstance(record, dict) else None
+            record_id = str(found)[:60] if isinstance(found, str | int | float) else None
+            raw = self._exact(page, position)
+            return Rejected(raw, refused.reason, refused.pointer, refused.detail, record_id)
+
+    def _exact(self, page: Page, position: int) -> bytes:
+        """The bytes of a record as the source sent them."""
+        if page.content.exact is not None:
+            return page.content.exact[position]
+        if self._exact_page != page.number:
+            body = self._journal.body(page.number)
+            self._exact_page, self._exact_slices = page.number, pages.exact_records(body, self._stream.names)
+        return self._exact_slices[position]
+
+    def _sighting(self, item: Row | Rejected, latest: int) -> Sighting:
+        if isinstance(item, Rejected):
+            # Of a record that cannot be accepted nothing but its bytes is certain.
+            digest = hashlib.sha256(item.raw).hexdigest()
+            return Sighting(f"sha256:{digest}", digest, self._may_be_inside(item, latest), rejected=True)
+        return Sighting(item.id, item.content_hash, self._inside(item))
+
+    def _may_be_inside(self, item: Rejected, latest: int) -> bool:
+        """False only where a rejected record says clearly that it changed outside the window: it does not
+        keep the listing from being whole."""
+        if self._window is None:
+            return True
+        try:
+            moment = self._changed_at(json.loads(item.raw))
+        except (ValueError, RecursionError, TypeError, AttributeError):
+            return True
+        return moment is None or moment > latest or self._window.contains(from_microseconds(moment))
+
+    def _inside(self, row: Row) -> bool:
+        if self._window is None or row.changed_at is None:
+            return True
+        return self._window.contains(from_microseconds(row.changed_at))
+
+    def _landing_row(self, row: Row, page: Page, position: int) -> tuple[Any, ...]:
+        exact = page.content.exact
+        raw = exact[position] if exact else orjson.dumps(page.content.records[position])
+        self._bytes += len(raw)
+        people = (row.people,) if self._stream.entity.people else ()
+        return (
+            self.counts.landed,
+            *row.values,
+            *people,
+            row.custom_fields,
+            row.content_hash,
+            _micros(page.fetched_at),
+            page.number,
+            position,
+            raw.decode(),
+        )
+
+    def _flush(self) -> pa.Table:
+        columns = zip(*self._rows, strict=True)
+        arrays = [_array(values, field.type) for values, field in zip(columns, self._schema, strict=True)]
+        self._rows, self._bytes = [], 0
+        return pa.Table.from_arrays(arrays, schema=self._schema)
+
+
+def _array(values: tuple[Any, ...], kind: pa.DataType) -> pa.Array:
+    if kind == TIMESTAMP:
+        return pa.array(values, pa.int64()).cast(TIMESTAMP)
+    return pa.array(values, kind)
+
+
+def _micros(moment: datetime) -> int:
+    result = microseconds(moment.isoformat(), "")
+    assert result is not None
+    return result
+
+
+def _rejected(item: Rejected, page: int, position: int) -> RejectedRecord:
+    return RejectedRecord(
+        sha256=hashlib.sha256(item.raw).hexdigest(),
+        reason=item.reason,
+        pointer=item.pointer,
+        detail=item.detail,
+        record_id=item.record_id,
+        raw=item.raw,
+        page=page,
+        position=position,
+    )

@@ -1,0 +1,320 @@
+"""Extraction: from a connection's API to a landed batch that the ledger lists.
+
+One transaction holds the lock of the connection and entity for the whole extraction and
+lists the batch at its end: two extractions cannot overlap, and one whose lock was lost
+cannot become visible.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.dialects.postgresql import insert
+
+from bridge_pipeline import connectors, progress
+from bridge_pipeline.connector_kit.connector import Client, Connector, Page, Reading, Stream
+from bridge_pipeline.connector_kit.journal import Journal, open_extraction
+from bridge_pipeline.connector_kit.quota import Quota
+from bridge_pipeline.connector_kit.session import SourceContext, SourceError
+from bridge_pipeline.database import ledger, registry
+from bridge_pipeline.database import tables as t
+from bridge_pipeline.database.engine import advisory_lock
+from bridge_pipeline.database.ledger import Batch
+from bridge_pipeline.database.quota import SharedQuota
+from bridge_pipeline.database.registry import ConnectionRecord
+from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.model import Window
+from bridge_pipeline.naming import Home
+from bridge_pipeline.steps.census import DiskCensus, RejectedRecord
+from bridge_pipeline.steps.collect import Collector
+from bridge_pipeline.steps.land import land
+
+log = structlog.get_logger(__name__)
+_QUARANTINE_CHUNK = 200
+# After so many refusals in a row the source gives no single records.
+_LOOKUP_FAILURES = 5
+
+
+@dataclass(frozen=True)
+class Source:
+    """An open connection: who it is, its connector, and a client to read it."""
+
+    record: ConnectionRecord
+    connector: Connector
+    client: Client
+    base: str
+
+
+@contextmanager
+def open_source(workspace: Workspace, name: str) -> Iterator[Source]:
+    """Opens a connection's client with its unsealed credentials and its shared quota.
+
+    Raises:
+        UnknownConnection: there is no such connection.
+        SourceError: it was removed, or its address is not allowed.
+    """
+    engine = workspace.database.engine
+    record = registry.get(engine, name)
+    if record.removed_at is not None:
+        raise SourceError(f"the connection {name} was removed; apply it again to read from it")
+    connector = connectors.get(record.connector)
+    secrets = registry.secrets(engine, workspace.sealer, name)
+    config = connector.config.model_validate({**record.config, **secrets})
+    base = str(record.config.get("base_url", "")).rstrip("/")
+    quota = _quota(workspace, record, base, secrets)
+    client = connector.open(config, SourceContext(name, workspace.settings, quota, record.exclude))
+    try:
+        yield Source(record, connector, client, base)
+    finally:
+        client.close()
+
+
+def extract(workspace: Workspace, name: str, entity: str, window: Window, run_id: str | None = None) -> Batch:
+    """Extracts the records of a window and lists them as a batch.
+
+    The first extraction of a reference entity reads all its records (rule 8).
+
+    Raises:
+        SourceError: the source could not be read whole; nothing becomes visible.
+    """
+    with open_source(workspace, name) as source, workspace.database.engine.begin() as connection:
+        advisory_lock(connection, f"extract:{name}:{entity}", long=True)
+        stream = source.connector.stream(entity)
+        whole = stream.entity.reference and not ledger.was_read_whole(connection, name, entity)
+        extraction = _Extraction(workspace, source, stream, window, "whole" if whole else "window", run_id)
+        return extraction.run(connection)
+
+
+def extract_ids(
+    workspace: Workspace, name: str, entity: str, ids: list[str], window: Window, run_id: str | None = None
+) -> Batch | None:
+    """Extracts single records by id; None where the source has none of them.
+
+    Raises:
+        SourceError: the source could not be asked.
+    """
+    with open_source(workspace, name) as source, workspace.database.engine.begin() as connection:
+        advisory_lock(connection, f"extract:{name}:{entity}", long=True)
+        stream = source.connector.stream(entity)
+        extraction = _Extraction(workspace, source, stream, window, "lookup", run_id, tuple(ids))
+        batch = extraction.run(connection)
+        return batch if batch.fetched else None
+
+
+class _Extraction:
+    """One extraction under its lock."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        source: Source,
+        stream: Stream,
+        window: Window,
+        kind: str,
+        run_id: str | None,
+        ids: tuple[str, ...] = (),
+    ) -> None:
+        self._workspace = workspace
+        self._source = source
+        self._stream = stream
+        self._window = window
+        self._kind = kind
+        self._run_id = run_id
+        self._ids = ids
+        self._proof: dict[str, Any] = {}
+
+    def run(self, connection: sa.Connection) -> Batch:
+        record, entity = self._source.record, self._stream.entity.name
+        home = self._workspace.home
+        number, journal = open_extraction(
+            journal_folder(home, record.tenant, record.name, entity, self._window, self._kind),
+            self._last_number(connection),
+            self._signature(),
+            self._workspace.settings.journal_max_age,
+        )
+        batch_id = ledger.next_batch_id(connection)
+        folder = home.landing_of(record.tenant, record.name, entity) / str(batch_id)
+        self._remove_unlisted(connection, folder.parent)
+        # One folder per connection and entity: the lock is ours, so what lies there is a killed one's.
+        work = home.work / f"extract-{record.name}-{entity}"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        census = DiskCensus(work / "census.sqlite")
+        try:
+            collector = self._collector(census, journal)
+            pages = self._reported(self._pages(connection, census, journal), collector)
+            files = land(entity, lambda: collector.tables(pages), folder, work / "dlt")
+            batch = self._batch(batch_id, number, collector, journal, files)
+            if batch.fetched or self._kind != "lookup":
+                ledger.add_batch(connection, batch)
+                _quarantine(connection, batch, census.rejected())
+        finally:
+            census.close()
+            shutil.rmtree(work, ignore_errors=True)
+        progress.report("extract", entity, batch.landed, "records", finished=True)
+        log.info("batch landed", batch=batch_id, fetched=batch.fetched, landed=batch.landed)
+        return batch
+
+    def _collector(self, census: DiskCensus, journal: Journal) -> Collector:
+        window = self._window if self._kind == "window" else None
+        chunk = self._workspace.settings.rows_per_chunk
+        return Collector(self._stream, window, census, journal, chunk)
+
+    def _pages(self, connection: sa.Connection, census: DiskCensus, journal: Journal) -> Iterator[Page]:
+        client = self._source.client
+        if self._kind == "lookup":
+            self._proof["method"] = "lookup by id"
+            yield from self._single_pages(journal)
+            return
+        proven = ledger.filter_proven(connection, self._source.record.name, self._stream.entity.name)
+        window = self._window if self._kind == "window" else None
+        yield from client.read(Reading(self._stream, window, census, journal, proven), self._proof)
+
+    def _single_pages(self, journal: Journal) -> Iterator[Page]:
+        """The records by id, as far as the source gives them; one bad answer costs only its record."""
+        failed = 0
+        for record_id in self._ids:
+            try:
+                page = self._source.client.read_one(self._stream, record_id, journal)
+            except SourceError as error:
+                failed += 1
+                if error.status in (None, 401, 429) or failed == _LOOKUP_FAILURES:
+                    raise
+                log.warning("a single record cannot be read", record_id=record_id, error=str(error))
+                continue
+            failed = 0
+            if page is not None:
+                yield page
+
+    def _reported(self, pages: Iterator[Page], collector: Collector) -> Iterator[Page]:
+        for page in pages:
+            yield page
+            progress.report("extract", self._stream.entity.name, collector.counts.fetched, "records")
+
+    def _batch(
+        self, batch_id: int, number: int, collector: Collector, journal: Journal, files: list[dict[str, Any]]
+    ) -> Batch:
+        counts, record = collector.counts, self._source.record
+        now = datetime.now(UTC)
+        return Batch(
+            id=batch_id,
+            tenant=record.tenant,
+            connection=record.name,
+            entity=self._stream.entity.name,
+            kind=self._kind,
+            window_start=self._window.start,
+            window_end=self._window.end,
+            extraction=number,
+            fetched=journal.records,
+            outside=counts.outside,
+            duplicate=counts.duplicate,
+            quarantined=counts.quarantined,
+            landed=sum(file["rows"] for file in files),
+            requests=journal.written,
+            pages=counts.pages,
+            sweeps=int(self._proof.get("sweeps", 0)),
+            proof=self._proof,
+            files=files,
+            excluded=list(record.exclude),
+            fetched_from=counts.fetched_from or now,
+            fetched_to=counts.fetched_to or now,
+            run_id=self._run_id,
+        )
+
+    def _last_number(self, connection: sa.Connection) -> int:
+        name, entity = self._source.record.name, self._stream.entity.name
+        return ledger.last_extraction(connection, name, entity, self._window, self._kind == "lookup")
+
+    def _signature(self) -> str:
+        """What makes an unfinished extraction this one: where it read, what, and without which fields."""
+        record = self._source.record
+        parts = (
+            self._source.base,
+            self._stream.path,
+            self._stream.select,
+            self._kind,
+            self._ids,
+            record.exclude,
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def _remove_unlisted(self, connection: sa.Connection, folder: Path) -> None:
+        """Removes what killed extractions left; the lock says that none is under way."""
+        if not folder.is_dir():
+            return
+        found = {int(path.name): path for path in folder.iterdir() if path.name.isdigit()}
+        listed = connection.execute(sa.select(t.batches.c.id).where(t.batches.c.id.in_(found))).scalars()
+        for batch_id in set(found) - set(listed):
+            shutil.rmtree(found[batch_id], ignore_errors=True)
+
+
+def journal_folder(home: Home, tenant: str, connection: str, entity: str, window: Window, kind: str) -> Path:
+    """Where the extractions of a window are journalled; lookups have a folder of their own."""
+    label = f"{window.label}--lookup" if kind == "lookup" else window.label
+    return home.journal_of(tenant, connection, entity, label)
+
+
+def journal_of(workspace: Workspace, batch: Batch) -> Journal:
+    """The journal that a batch was made from."""
+    folder = journal_folder(
+        workspace.home, batch.tenant, batch.connection, batch.entity, batch.window, batch.kind
+    )
+    return Journal(folder / f"{batch.extraction:04d}")
+
+
+def landing_of(workspace: Workspace, batch: Batch) -> Path:
+    """The folder of a batch's Parquet files."""
+    return workspace.home.landing_of(batch.tenant, batch.connection, batch.entity) / str(batch.id)
+
+
+def _quota(workspace: Workspace, record: ConnectionRecord, base: str, secrets: dict[str, str]) -> Quota:
+    settings = workspace.settings
+    credential = "|".join([record.connector, base, *(secrets[field] for field in sorted(secrets))])
+    return SharedQuota(
+        workspace.database.engine,
+        workspace.sealer.fingerprint(credential),
+        record.requests_per_minute,
+        settings.connect_timeout + 2 * settings.read_timeout,
+        patience=settings.retry_after_budget,
+    )
+
+
+def _quarantine(connection: sa.Connection, batch: Batch, records: Iterator[RejectedRecord]) -> None:
+    """Keeps rejected records; one seen before is counted, not kept twice (rule 13)."""
+    chunk: list[dict[str, Any]] = []
+    for record in records:
+        chunk.append(vars(record))
+        if len(chunk) == _QUARANTINE_CHUNK:
+            add_to_quarantine(connection, batch, chunk)
+            chunk = []
+    if chunk:
+        add_to_quarantine(connection, batch, chunk)
+
+
+def add_to_quarantine(connection: sa.Connection, batch: Batch, records: list[dict[str, Any]]) -> None:
+    """Adds rejected records (the fields of `RejectedRecord`) or raises their `times_seen`."""
+    shared = {
+        "tenant": batch.tenant,
+        "connection": batch.connection,
+        "entity": batch.entity,
+        "first_batch": batch.id,
+        "last_batch": batch.id,
+    }
+    statement = insert(t.quarantine).values([record | shared for record in records])
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["connection", "entity", "sha256"],
+            set_={
+                "times_seen": t.quarantine.c.times_seen + 1,
+                "last_batch": statement.excluded.last_batch,
+                "last_seen": sa.func.now(),
+            },
+        )
+    )

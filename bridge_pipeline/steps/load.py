@@ -1,0 +1,238 @@
+"""Load: from a landed batch to the tables of `desk`, in one transaction, set by set.
+
+Newest wins: a row is replaced only by a newer version with other content. The order of
+versions is the source's change mark, then the fetch time of the page (rule 7).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psycopg
+import pyarrow as pa
+import pyarrow.csv
+import sqlalchemy as sa
+import structlog
+
+from bridge_pipeline import progress
+from bridge_pipeline.database import ledger
+from bridge_pipeline.database.engine import advisory_lock
+from bridge_pipeline.database.ledger import Batch
+from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.model import ENTITIES, Entity, Window
+from bridge_pipeline.steps.extract import landing_of
+from bridge_pipeline.steps.land import read_landed
+
+log = structlog.get_logger(__name__)
+
+
+class BatchBlocked(RuntimeError):
+    """A check blocks the newest batch of the window, and nobody has accepted it."""
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """What became of the rows of one batch."""
+
+    batch: Batch
+    loaded: int
+    unchanged: int
+    superseded: int
+    placeholders: int
+
+
+def load_window(
+    workspace: Workspace, name: str, entity: str, window: Window, run_id: str | None = None
+) -> list[LoadResult]:
+    """Loads every readable batch that touches the window and is not loaded yet, oldest first.
+
+    Raises:
+        BatchBlocked: the newest batch of the window may not be read.
+    """
+    with workspace.database.engine.connect() as connection:
+        newest = ledger.newest_batch(connection, name, entity, window, run_id, settled=True)
+        refuse_unreadable(newest)
+        pending = ledger.batches_to_load(connection, name, entity, window)
+    return [load(workspace, batch, run_id) for batch in pending]
+
+
+def refuse_unreadable(batch: Batch | None) -> None:
+    """Stops what lies downstream of a batch that may not be read (rule 15).
+
+    Raises:
+        BatchBlocked: the batch is blocked, or its checks have not run.
+    """
+    if batch is None or batch.readable:
+        return
+    remedy = (
+        f'look at the report, then extract it again or run: bridge accept {batch.id} --by NAME --reason "…"'
+        if batch.verdict == "blocked"
+        else "materialise its checks"
+    )
+    raise BatchBlocked(
+        f"batch {batch.id} of {batch.connection} {batch.entity} {batch.window} is {batch.verdict}; {remedy}"
+    )
+
+
+def load(workspace: Workspace, batch: Batch, run_id: str | None = None) -> LoadResult:
+    """Brings the tables up to a batch and writes it into the ledger, wholly or not at all.
+
+    A batch that another process loaded meanwhile is left alone.
+
+    Raises:
+        BatchBlocked: the ledger does not let the batch through.
+    """
+    entity = ENTITIES[batch.entity]
+    with workspace.database.engine.begin() as connection:
+        advisory_lock(connection, f"load:{batch.connection}", long=True)
+        refuse_unreadable(ledger.batch(connection, batch.id))
+        if done := ledger.load_counts(connection, batch.id):
+            return LoadResult(batch, **done)
+        rows = read_landed(landing_of(workspace, batch), batch.files, batch.entity, _landed_columns(entity))
+        copy_landed(connection, "incoming", _incoming_types(entity), _reported(rows, entity.name))
+        result = _apply(connection, entity, batch)
+        counts = {key: value for key, value in vars(result).items() if key != "batch"}
+        ledger.record_load(connection, batch.id, run_id, counts)
+    log.info("batch loaded", batch=batch.id, **counts)
+    progress.report("load", entity.name, result.loaded, "rows", finished=True)
+    return result
+
+
+def _apply(connection: sa.Connection, entity: Entity, batch: Batch) -> LoadResult:
+    names = {"tenant": batch.tenant, "connection": batch.connection, "batch": batch.id}
+
+    def run(statement: str) -> int:
+        return connection.execute(sa.text(statement), names).rowcount
+
+    run(_DROP_REJECTED)
+    rows = connection.scalar(sa.text("select count(*) from incoming")) or 0
+    if rows != batch.landed - batch.rejected:
+        expected = f"{batch.landed} landed less {batch.rejected} rejected"
+        raise ValueError(f"batch {batch.id} holds {rows} rows to load, not {expected}")
+    run(_NEWEST)
+    run("analyze newest")
+    unchanged = run(_drop_unchanged(entity))
+    run(_drop_superseded(entity))
+    placeholders = sum(
+        run(_placeholders(c.references, f"select {c.name} from newest")) for c in entity.parents
+    )
+    if entity.people:
+        placeholders += run(_placeholders("users", f"select p.user_id from {_PEOPLE}"))
+    loaded = run(_upsert(entity))
+    if entity.people:
+        run(_UNLINK)
+        run(_LINK)
+    return LoadResult(batch, loaded, unchanged, rows - unchanged - loaded, placeholders)
+
+
+def _landed_columns(entity: Entity) -> tuple[str, ...]:
+    return ("seq", *entity.content_names, "content_hash", "fetched_at")
+
+
+def _incoming_types(entity: Entity) -> dict[str, str]:
+    types = {column.name: column.kind.postgres for column in entity.columns}
+    types |= {"seq": "bigint", "people": "jsonb", "custom_fields": "jsonb", "fetched_at": "timestamptz"}
+    return {name: types.get(name, "text") for name in _landed_columns(entity)}
+
+
+def copy_landed(
+    connection: sa.Connection, table: str, types: dict[str, str], rows: Iterator[pa.Table]
+) -> None:
+    """Creates a temporary table for this transaction and streams rows into it, as CSV that Arrow writes.
+
+    Args:
+        types: Postgres type of each column, in the order of the rows' columns.
+    """
+    columns = ", ".join(f"{name} {kind}" for name, kind in types.items())
+    connection.execute(sa.text(f"create temporary table {table} ({columns}) on commit drop"))
+    driver: psycopg.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+    with driver.cursor() as cursor:
+        for part in rows:
+            sink = pa.BufferOutputStream()
+            pyarrow.csv.write_csv(part, sink, pyarrow.csv.WriteOptions(include_header=False))
+            data = sink.getvalue().to_pybytes()
+            # Servers before 18 take a line `\\.` for the end of the data, even within quotes.
+            if b"\n\\." in data or b"\r\\." in data:
+                with cursor.copy(f"copy {table} from stdin".encode()) as copy:
+                    for row in zip(*(column.to_pylist() for column in part.columns), strict=True):
+                        copy.write_row(row)
+            else:
+                with cursor.copy(f"copy {table} from stdin (format csv)".encode()) as copy:
+                    copy.write(data)
+
+
+def _reported(rows: Iterator[pa.Table], entity: str) -> Iterator[pa.Table]:
+    done = 0
+    for part in rows:
+        yield part
+        done += part.num_rows
+        progress.report("load", entity, done, "rows")
+
+
+_NEWEST = """
+create temporary table newest on commit drop as
+select distinct on (id) * from incoming
+order by id, updated_at desc nulls last, fetched_at desc, seq desc
+"""
+
+_DROP_REJECTED = """
+delete from incoming using bridge.rejections r where r.batch_id = :batch and r.seq = incoming.seq
+"""
+
+_PEOPLE = "newest n cross join lateral jsonb_to_recordset(n.people) as p (user_id text, part text)"
+
+_UNLINK = """
+delete from desk.ticket_users l using newest n where l.connection = :connection and l.ticket_id = n.id
+"""
+
+_LINK = f"""
+insert into desk.ticket_users (tenant, connection, ticket_id, user_id, part)
+select :tenant, :connection, n.id, p.user_id, p.part from {_PEOPLE}
+"""
+
+
+def _newer(row: str) -> str:
+    """Whether the incoming version `n` comes after that of `row`; a placeholder is before all."""
+    return f"""({row}.placeholder
+        or (coalesce(n.updated_at, '-infinity'), n.fetched_at)
+        > (coalesce({row}.updated_at, '-infinity'), {row}.fetched_at))"""
+
+
+def _drop_unchanged(entity: Entity) -> str:
+    """Takes out what the table holds already; a deleted row that was seen again is not unchanged."""
+    return f"""
+    delete from newest n using desk.{entity.name} d
+    where d.connection = :connection and d.id = n.id and d.content_hash = n.content_hash
+        and (d.deleted_at is null or n.fetched_at <= d.deleted_at)
+    """
+
+
+def _drop_superseded(entity: Entity) -> str:
+    """Takes out what is older than the table's version; what is left is to be written."""
+    return f"""
+    delete from newest n using desk.{entity.name} d
+    where d.connection = :connection and d.id = n.id and not {_newer("d")}
+        and not (d.deleted_at is not null and d.content_hash = n.content_hash
+            and n.fetched_at > d.deleted_at)
+    """
+
+
+def _placeholders(parent: str | None, ids: str) -> str:
+    return f"""
+    insert into desk.{parent} (tenant, connection, id, placeholder, batch_id)
+    select distinct :tenant, :connection, parent.id, true, cast(:batch as bigint)
+    from ({ids}) as parent (id) where parent.id is not null
+    on conflict (connection, id) do nothing
+    """
+
+
+def _upsert(entity: Entity) -> str:
+    content = [*entity.column_names, "custom_fields", "content_hash", "fetched_at"]
+    columns = ", ".join(content)
+    changes = ", ".join(f"{name} = excluded.{name}" for name in [*content[1:], "batch_id"])
+    return f"""
+    insert into desk.{entity.name} as d (tenant, connection, {columns}, batch_id)
+    select :tenant, :connection, {columns}, cast(:batch as bigint) from newest order by id
+    on conflict (connection, id) do update
+    set {changes}, placeholder = false, loaded_at = now(),
+        deleted_at = case when excluded.fetched_at <= d.deleted_at then d.deleted_at end
+    """

@@ -1,0 +1,18 @@
+select
+    tenant,
+    connection,
+    id as user_id,
+    name,
+    email,
+    role,
+    status,
+    created_at,
+    updated_at,
+    custom_fields,
+    placeholder as is_placeholder,
+    deleted_at is not null as is_deleted,
+    deleted_at,
+    fetched_at,
+    loaded_at,
+    batch_id
+from {{ source('desk', 'users') }}

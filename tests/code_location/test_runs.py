@@ -1,0 +1,316 @@
+"""Runs over a desk: what they materialise, what stops them, and which days the schedule asks for."""
+
+import json
+import socket
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from bridge_pipeline import naming
+from bridge_pipeline.automation.jobs import DAILY_JOB, range_tags
+from bridge_pipeline.automation.runs import prepare_instance, run_days
+from bridge_pipeline.database import ledger
+from bridge_pipeline.database.engine import advisory_lock
+from bridge_pipeline.database.registry import UnknownConnection
+from bridge_pipeline.definitions import defs
+from bridge_pipeline.steps.due import due_spans
+from tests.integration.desk import Desk, Request, account, ticket, user
+from tests.integration.flow import NAME, arrived, connect, day, execute, process, rows
+
+ENTITIES = ("accounts", "users", "tickets")
+LAYERS = ("extracted", "tables", "audit")
+FIRST, LAST = date(2024, 3, 1), date(2024, 3, 2)
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """A small instance of its own that knows the connection as a partition."""
+    with dg.instance_for_test() as instance:
+        instance.add_dynamic_partitions(naming.CONNECTION_DIMENSION, [NAME])
+        yield instance
+
+
+def fill(desk: Desk) -> None:
+    """A few records of two days; tickets of them on both."""
+    desk.records["accounts"] = [account(1, "2024-03-01T10:00:00Z")]
+    desk.records["users"] = [user(1, "2024-03-02T10:00:00Z")]
+    desk.records["tickets"] = [
+        *(ticket(number, "2024-03-01T10:00:00Z") for number in (1, 2, 3)),
+        ticket(4, "2024-03-02T10:00:00Z"),
+    ]
+
+
+def block(desk: Desk) -> None:
+    """A hundred tickets, too many of which have no id."""
+    desk.page_size = 60
+    desk.records["tickets"] = [
+        *(ticket(number, "2024-03-01T10:00:00Z") for number in range(1, 91)),
+        *(
+            json.dumps({"number": number, "updated_at": "2024-03-01T10:00:00Z"}).encode()
+            for number in range(10)
+        ),
+    ]
+
+
+def keys(*names: str) -> list[dg.AssetKey]:
+    return [dg.AssetKey(name.split("/")) for name in names]
+
+
+ALL = [f"{layer}/{entity}" for layer in LAYERS for entity in ENTITIES]
+
+
+def materialise(
+    instance: dg.DagsterInstance, names: list[str], first: date = FIRST, last: date = LAST, name: str = NAME
+) -> dg.ExecuteInProcessResult:
+    """Runs some assets with their checks over a range of days, without dbt and report."""
+    return defs.resolve_job_def(DAILY_JOB).execute_in_process(
+        instance=instance,
+        asset_selection=keys(*names),
+        tags=range_tags(name, f"{name}|{first}", f"{name}|{last}"),
+        raise_on_error=False,
+    )
+
+
+def materialised(result: dg.ExecuteInProcessResult) -> set[str]:
+    """The assets that a run materialised."""
+    return {event.asset_key.to_user_string() for event in result.get_asset_materialization_events()}
+
+
+def materialisation(instance: dg.DagsterInstance, name: str, partition: str) -> dict[str, Any]:
+    """The metadata of the last materialisation of one partition of an asset."""
+    found = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=keys(name)[0], asset_partitions=[partition]), limit=1
+    )
+    return dict(found.records[0].asset_materialization.metadata)
+
+
+def test_a_range_of_days_is_one_run_that_materialises_every_partition(installation, desk):
+    fill(desk)
+    free: list[bool] = []
+
+    def look(request: Request) -> None:
+        with installation.database.engine.begin() as connection:
+            free.append(advisory_lock(connection, f"exclusive:run:{NAME}", wait=False))
+
+    desk.before = look
+    outcome = run_days(installation, NAME, FIRST, LAST)
+    assert outcome.success, outcome.failures
+    assert set(free) == {False}, "another run of the connection could have begun"
+    instance = prepare_instance(installation)
+    (run,) = instance.get_runs()
+    assert (run.run_id, run.status) == (outcome.run_id, dg.DagsterRunStatus.SUCCESS)
+    partitions = {f"{NAME}|{FIRST}", f"{NAME}|{LAST}"}
+    for name in (*ALL, "quality/report"):
+        assert instance.get_materialized_partitions(keys(name)[0]) == partitions, name
+    assert rows(installation, "select count(*)::int as n from marts.fct_tickets") == [{"n": 4}]
+
+    counts = {
+        (layer, day): materialisation(instance, f"{layer}/tickets", f"{NAME}|{day}")[
+            "dagster/partition_row_count"
+        ]
+        for layer in ("extracted", "audit")
+        for day in (FIRST, LAST)
+    }
+    assert {key: value.value for key, value in counts.items()} == {
+        ("extracted", FIRST): 3, ("extracted", LAST): 1, ("audit", FIRST): 3, ("audit", LAST): 1
+    }  # fmt: skip
+    shown = materialisation(instance, "extracted/users", f"{NAME}|{LAST}")
+    assert (shown["landed"].value, shown["quarantined"].value) == (1, 0)
+    assert "| 1 | A… (14 characters) | u… (17 characters) | Agent | active |" in shown["sample"].value
+    assert "Lovelace" not in str(shown)
+    file = materialisation(instance, "audit/tickets", f"{NAME}|{LAST}")["file"].value
+    assert file.endswith(f"tickets/{LAST}/v0001.csv")
+    assert materialisation(instance, "tables/tickets", f"{NAME}|{FIRST}")["dagster/row_count"].value == 4
+    model = instance.get_latest_materialization_event(dg.AssetKey(["models", "fct_tickets"]))
+    assert model is not None
+    assert model.asset_materialization is not None
+    metadata = model.asset_materialization.metadata
+    assert metadata["dagster/row_count"].value == 4
+    assert "account_name" in {column.name for column in metadata["dagster/column_schema"].value.columns}
+    assert metadata["dagster/column_lineage"].value.deps_by_column["ticket_id"]
+
+
+def test_a_dead_run_is_ended_and_a_living_one_is_not(installation):
+    instance = prepare_instance(installation)
+    job = defs.resolve_job_def(DAILY_JOB)
+    runs = {}
+    for name, place in (
+        ("dead", "{host}:999999:1.00"),
+        ("elsewhere", "other-host:999999:1.00"),
+        ("unknown", None),
+    ):
+        tags = {"bridge/process": place.format(host=socket.gethostname())} if place else {}
+        runs[name] = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=tags).run_id
+    instance = prepare_instance(installation)
+    found = {name: instance.get_run_by_id(run_id).status for name, run_id in runs.items()}
+    assert found == {
+        "dead": dg.DagsterRunStatus.FAILURE,
+        "elsewhere": dg.DagsterRunStatus.STARTED,
+        "unknown": dg.DagsterRunStatus.STARTED,
+    }
+
+
+def test_a_blocked_check_fails_the_run_and_stops_what_lies_downstream(installation, desk, instance):
+    fill(desk)
+    block(desk)
+    result = materialise(instance, ALL)
+    assert not result.success
+    assert materialised(result) == set(ALL) - {"tables/tickets", "audit/tickets"}
+    assert arrived(installation, "tickets") == set()
+    failed = {check.check_name for check in result.get_asset_check_evaluations() if not check.passed}
+    assert "quarantined_share" in failed
+
+    by_hand = materialise(instance, ["tables/tickets", "audit/tickets"])
+    assert not by_hand.success
+    assert materialised(by_hand) == set()
+    assert arrived(installation, "tickets") == set()
+
+    (batch,) = rows(installation, "select id from bridge.batches where verdict = 'blocked'")
+    with installation.database.engine.begin() as connection:
+        ledger.accept(connection, batch["id"], "Grace Hopper", "looked at them")
+    assert materialise(instance, ["tables/tickets", "audit/tickets"]).success
+    assert len(arrived(installation, "tickets")) == 90
+
+
+def test_an_entity_that_the_connection_does_not_have_is_skipped(installation, desk, instance):
+    fill(desk)
+    connect(installation, desk, entities=("accounts", "tickets"))
+    result = materialise(instance, ALL)
+    assert result.success
+    assert materialised(result) == {name for name in ALL if not name.endswith("/users")}
+    assert desk.lists("users") == []
+
+
+@pytest.mark.parametrize("name", ["../../etc", "UPPER", "a b", "x" * 42])
+def test_a_partition_that_is_no_connection_name_fails_before_anything_is_touched(
+    installation, desk, instance, name
+):
+    instance.add_dynamic_partitions(naming.CONNECTION_DIMENSION, [name])
+    result = materialise(instance, ["extracted/accounts"], name=name)
+    assert not result.success
+    (failure,) = (event for event in result.all_events if event.is_step_failure)
+    assert "is not a valid name" in str(failure.step_failure_data.error)
+    assert desk.requests == []
+    assert not any(installation.home.journal.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "entities", "told"),
+    [
+        (LAST, FIRST, None, "lies before the first day"),
+        (date(2014, 12, 31), FIRST, None, "BRIDGE_FIRST_DAY"),
+        (FIRST, datetime.now(UTC).date(), None, "is not over yet"),
+        (FIRST, LAST, ("tickets", "problems"), "has no problems; it has: accounts, users, tickets"),
+    ],
+)
+def test_days_and_entities_that_cannot_be_asked_for_are_refused(
+    installation, desk, first, last, entities, told
+):
+    with pytest.raises(ValueError, match=told):
+        run_days(installation, NAME, first, last, entities)
+    assert desk.requests == []
+
+
+def test_an_unknown_connection_is_refused(installation):
+    with pytest.raises(UnknownConnection, match="there is no connection 'nobody'"):
+        run_days(installation, "nobody", FIRST, LAST)
+
+
+# --- The schedule -------------------------------------------------------------------------------
+
+# Two hours after midnight the day before has settled.
+SETTLED, NOT_YET = datetime(2024, 3, 6, 2, 0, tzinfo=UTC), datetime(2024, 3, 6, 1, 59, tzinfo=UTC)
+
+
+def tick(instance: dg.DagsterInstance, moment: datetime = SETTLED) -> list[dg.RunRequest]:
+    """What the schedule requests at a moment; a tick that requests nothing says why."""
+    repository = defs.get_repository_def()
+    context = dg.build_schedule_context(
+        instance=instance, scheduled_execution_time=moment, repository_def=repository
+    )
+    told = repository.get_schedule_def("settled_days").evaluate_tick(context)
+    assert told.run_requests or "complete or being extracted" in (told.skip_message or "")
+    return list(told.run_requests or [])
+
+
+def spans(requests: list[dg.RunRequest]) -> list[tuple[str, str]]:
+    """The ranges of days asked for."""
+    ends = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+    return [(request.tags[ends[0]], request.tags[ends[1]]) for request in requests]
+
+
+def of(first: int, last: int, name: str = NAME) -> tuple[str, str]:
+    return f"{name}|2024-03-{first:02}", f"{name}|2024-03-{last:02}"
+
+
+def test_the_schedule_requests_exactly_the_settled_days_that_the_ledger_lacks(installation, desk, instance):
+    fill(desk)
+    connect(installation, desk, first_day=FIRST)
+    assert spans(tick(instance, NOT_YET)) == [of(1, 4)]
+    assert spans(tick(instance)) == [of(1, 5)]
+    process(installation, day("2024-03-03"))
+    assert spans(tick(instance)) == [of(1, 2), of(4, 5)]
+    # One entity alone does not make a day complete, nor does one that is not audited.
+    process(installation, day("2024-03-05"), ["tickets"])
+    process(installation, day("2024-03-01"))
+    execute(
+        installation, "delete from bridge.audits where batch_id = (select max(batch_id) from bridge.audits)"
+    )
+    assert spans(tick(instance)) == [of(1, 2), of(4, 5)]
+    process(installation, day("2024-03-01", "2024-03-05"))
+    assert tick(instance) == []
+
+
+def test_a_day_extracted_before_it_settled_is_requested_again(installation, desk, instance):
+    connect(installation, desk, first_day=date(2024, 3, 4))
+    process(installation, day("2024-03-04", "2024-03-05"))
+    assert tick(instance) == []
+    execute(
+        installation, "update bridge.batches set fetched_from = '2024-03-06T01:00:00Z' where entity = 'users'"
+    )
+    assert spans(tick(instance)) == [of(5, 5)]
+
+
+def test_nothing_is_requested_while_a_run_of_the_connection_is_active_and_again_after_it_failed(
+    installation, desk, instance
+):
+    connect(installation, desk, first_day=FIRST)
+    connect(installation, desk, "other-desk", first_day=date(2024, 3, 5))
+    connect(installation, desk, "by-hand-only", first_day=FIRST, scheduled=False)
+    assert spans(tick(instance)) == [of(1, 5), of(5, 5, "other-desk")]
+    (request, _) = tick(instance)
+    job = defs.resolve_job_def(DAILY_JOB)
+    for status in ("NOT_STARTED", "STARTING", "STARTED", "CANCELING"):
+        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus[status], tags=request.tags)
+        assert spans(tick(instance)) == [of(5, 5, "other-desk")], status
+        instance.report_run_failed(run)
+    again, _ = tick(instance, SETTLED + timedelta(minutes=1))
+    assert spans([again]) == [of(1, 5)]
+    assert again.run_key != request.run_key
+
+
+def test_a_request_of_the_schedule_can_be_run_and_then_is_complete(installation, desk, instance):
+    fill(desk)
+    connect(installation, desk, first_day=date(2024, 3, 5), entities=("accounts", "tickets"))
+    (request,) = tick(instance)
+    asked = {key.to_user_string() for key in request.asset_selection or []}
+    assert {name for name in asked if name.split("/")[0] in LAYERS} == {
+        f"{layer}/{entity}" for layer in LAYERS for entity in ("accounts", "tickets")
+    }
+    assert {"quality/report", "models/fct_tickets"} <= asked
+    result = defs.resolve_job_def(DAILY_JOB).execute_in_process(
+        instance=instance,
+        asset_selection=[key for key in request.asset_selection or [] if key.path[0] in LAYERS],
+        tags=request.tags,
+    )
+    assert result.success
+    assert tick(instance) == []
+
+
+def test_days_before_the_first_partition_are_not_requested_and_a_tick_has_its_limit(installation, desk):
+    record = connect(installation, desk, first_day=date(2012, 1, 1))
+    (span,) = due_spans(installation, record, SETTLED)
+    assert span == (date(2015, 1, 1), date(2015, 1, 1) + timedelta(days=399))

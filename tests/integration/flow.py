@@ -1,0 +1,230 @@
+"""The library's flow as tests drive it: connect a desk, process windows, look at what came of it.
+
+Also what runs in processes of their own, which may be armed to die at a named point.
+"""
+
+import hashlib
+import importlib
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from datetime import date
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from bridge_pipeline.database import registry
+from bridge_pipeline.database.ledger import Batch
+from bridge_pipeline.database.registry import ConnectionRecord
+from bridge_pipeline.database.workspace import Workspace, open_workspace
+from bridge_pipeline.model import Window
+from bridge_pipeline.steps.audit import AuditFile, audit_window
+from bridge_pipeline.steps.check import check
+from bridge_pipeline.steps.extract import extract
+from bridge_pipeline.steps.tables import TableUpdate, bring_up_to_date
+from tests.integration.desk import TOKEN, Desk
+
+NAME = "acme-helpdesk"
+ENTITIES = ("accounts", "users", "tickets")
+# Not compared: whose it is, and when and by which run it came (rule 30).
+RUN_FACTS = {"connection", "loaded_at", "batch_id", "fetched_at"}
+
+# A server that has imported what is slow, and forks children without threads of the tests.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload([__name__, "great_expectations"])
+
+
+def connect(workspace: Workspace, desk: Desk | str, name: str = NAME, **changes: Any) -> ConnectionRecord:
+    """Registers a desk, or the address of one, as a connection."""
+    base = desk if isinstance(desk, str) else desk.url
+    config = {"base_url": base, "allow_private": True}
+    record = ConnectionRecord(name, "acme", "helpdesk", config, **{"entities": ENTITIES} | changes)
+    box = workspace.sealer.seal(TOKEN, record.tenant, record.name, "api_token")
+    registry.put(workspace.database.engine, record, {"api_token": box})
+    return record
+
+
+def day(first: str, last: str | None = None) -> Window:
+    """The window of a day, or of all days to `last`."""
+    return Window.of_days(date.fromisoformat(first), date.fromisoformat(last or first))
+
+
+def land(workspace: Workspace, entity: str, window: Window, name: str = NAME) -> Batch:
+    """Extracts and checks; gives the batch with its verdict."""
+    return check(workspace, extract(workspace, name, entity, window).id).batch
+
+
+def process(
+    workspace: Workspace, window: Window, entities: Iterable[str] = ENTITIES, name: str = NAME
+) -> dict[str, tuple[Batch, TableUpdate, list[AuditFile]]]:
+    """The whole flow over a window, entity by entity."""
+    done = {}
+    for entity in entities:
+        batch = land(workspace, entity, window, name)
+        update = bring_up_to_date(workspace, name, entity, window)
+        done[entity] = (batch, update, audit_window(workspace, name, entity, window))
+    return done
+
+
+def rows(workspace: Workspace, statement: str, **values: Any) -> list[dict[str, Any]]:
+    """The rows of a query."""
+    with workspace.database.engine.connect() as connection:
+        return [dict(row) for row in connection.execute(sa.text(statement), values).mappings()]
+
+
+def execute(workspace: Workspace, statement: str, **values: Any) -> None:
+    """Executes a statement in a transaction of its own."""
+    with workspace.database.engine.begin() as connection:
+        connection.execute(sa.text(statement), values)
+
+
+def table(workspace: Workspace, entity: str, name: str = NAME) -> dict[str, dict[str, Any]]:
+    """The rows of a connection in a table of `desk` by id, placeholders included."""
+    found = rows(workspace, f"select * from desk.{entity} where connection = :name", name=name)
+    return {row["id"]: row for row in found}
+
+
+def arrived(workspace: Workspace, entity: str, name: str = NAME) -> set[str]:
+    """The ids of a table that are no placeholders."""
+    return {key for key, row in table(workspace, entity, name).items() if not row["placeholder"]}
+
+
+def quarantined(workspace: Workspace, entity: str, name: str = NAME) -> dict[bytes, str]:
+    """The reasons of quarantined records by their exact bytes."""
+    query = "select raw, reason from bridge.quarantine where entity = :entity and connection = :name"
+    return {bytes(row["raw"]): row["reason"] for row in rows(workspace, query, entity=entity, name=name)}
+
+
+def content(workspace: Workspace, name: str = NAME) -> dict[str, Any]:
+    """All that neither a crash nor another order of windows may change (rule 30)."""
+    tables = {
+        entity: _sorted(rows(workspace, f"select * from desk.{entity} where connection = :name", name=name))
+        for entity in (*ENTITIES, "ticket_users")
+    }
+    rejected = {entity: quarantined(workspace, entity, name) for entity in ENTITIES}
+    return {"tables": tables, "quarantine": rejected, "files": files(workspace.home.audit / "acme" / name)}
+
+
+def _sorted(found: list[dict[str, Any]]) -> list[str]:
+    kept = ({key: value for key, value in row.items() if key not in RUN_FACTS} for row in found)
+    return sorted(json.dumps(row, default=str, sort_keys=True) for row in kept)
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Every file of an audit folder with its SHA-256; manifests without whose and which run's they are."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        if path.suffix == ".json":
+            kept = {key: value for key, value in json.loads(data).items() if key not in ("run", "connection")}
+            data = json.dumps(kept, sort_keys=True).encode()
+        found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+# --- Processes of their own ---------------------------------------------------------------------
+
+
+def start(work: Callable[..., object], *arguments: object) -> BaseProcess:
+    """Starts a function of this module in a process of its own, over the same installation."""
+    variables = {name: value for name, value in os.environ.items() if name.startswith("BRIDGE_")}
+    process = _PROCESSES.Process(target=_run, args=(variables, work, arguments), daemon=True)
+    process.start()
+    return process
+
+
+def ended(process: BaseProcess) -> int | None:
+    """Waits for a process; its exit code, negative for the signal that killed it."""
+    process.join(60)
+    return process.exitcode
+
+
+def _run(variables: dict[str, str], work: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    os.environ.update(variables)
+    work(*arguments)
+
+
+def process_and_die(first: str, last: str, entities: tuple[str, ...], point: str, times: int) -> None:
+    """The flow over some days, killed at the `times`-th call of a function.
+
+    `point` is written `before module:name` or `after module:name`.
+    """
+    workspace = open_workspace()
+    when, _, target = point.partition(" ")
+    module, _, path = target.partition(":")
+    *parents, name = path.split(".")
+    owner: Any = importlib.import_module(module)
+    for parent in parents:
+        owner = getattr(owner, parent)
+    setattr(owner, name, _armed(getattr(owner, name), when, times))
+    process(workspace, day(first, last), entities)
+
+
+def _armed(original: Callable[..., Any], when: str, times: int) -> Callable[..., Any]:
+    calls = 0
+
+    def armed(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if when == "before" and calls == times:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **kwargs)
+        if when == "after" and calls == times:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return armed
+
+
+def process_when_told(barrier: Any, first: str, last: str, entities: tuple[str, ...]) -> None:
+    """The flow over some days, begun by all processes of the barrier at once."""
+    workspace = open_workspace()
+    barrier.wait(60)
+    process(workspace, day(first, last), entities)
+
+
+def load_when_told(barrier: Any, entity: str, first: str, last: str) -> None:
+    """Loads and audits what is landed, begun by all processes of the barrier at once."""
+    workspace = open_workspace()
+    barrier.wait(60)
+    bring_up_to_date(workspace, NAME, entity, day(first, last))
+    audit_window(workspace, NAME, entity, day(first, last))
+
+
+def barrier(parties: int) -> Any:
+    """What `…_when_told` waits at."""
+    return _PROCESSES.Barrier(parties)
+
+
+def main(first: str, last: str, entity: str) -> None:
+    """The flow over some days; prints the landed records, and the peak of memory after each step."""
+    workspace, window, peaks = open_workspace(), day(first, last), {}
+    batch = extract(workspace, NAME, entity, window)
+    peaks["extract"] = _peak()
+    check(workspace, batch.id)
+    peaks["check"] = _peak()
+    bring_up_to_date(workspace, NAME, entity, window)
+    peaks["tables"] = _peak()
+    audit_window(workspace, NAME, entity, window)
+    peaks["audit"] = _peak()
+    sys.stdout.write(json.dumps([batch.landed, peaks]) + "\n")
+
+
+def _peak() -> float:
+    """The most memory that this process has held, in MiB."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # Where there is one: Linux lets a new program begin with the peak of the one that started it.
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**10
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

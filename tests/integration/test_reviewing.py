@@ -1,0 +1,185 @@
+"""What reviewers see: summaries, the report, a record's history, the quarantine."""
+
+import json
+import re
+
+import pytest
+
+from bridge_pipeline import cli, redaction
+from bridge_pipeline.database import ledger
+from bridge_pipeline.steps.history import UnknownEntity, UnknownRecord, find_record
+from bridge_pipeline.steps.quarantine import UnknownQuarantined, find_quarantined, list_quarantined
+from bridge_pipeline.steps.report import last_day_read, write_report
+from bridge_pipeline.steps.summary import NothingExtracted, summarise_connection, summarise_run
+from tests.integration.desk import TOKEN, account, ticket, user
+from tests.integration.flow import NAME, day, execute, land, process
+
+DAY = "2024-03-01"
+NUL = b'{"id":7,"subject":"a\\u0000b \\u001b[31m","updated_at":"2024-03-01T10:00:00Z"}'
+MARKUP = "<script>alert('x')</script>"
+
+
+@pytest.fixture
+def filled(desk, workspace):
+    desk.records["accounts"] = [account(1, f"{DAY}T01:00:00Z")]
+    desk.records["users"] = [user(1, f"{DAY}T01:00:00Z", email=MARKUP)]
+    desk.records["tickets"] = [
+        ticket(1, f"{DAY}T01:00:00Z"),
+        ticket(2, f"{DAY}T02:00:00Z", account={"id": 5, "_type": "Account"}),
+        ticket(3, "2024-03-02T01:00:00Z"),
+        NUL,
+    ]
+    process(workspace, day(DAY))
+    return workspace
+
+
+def by_name(summary):
+    return {each.entity: each for each in summary.entities}
+
+
+def test_a_summary_accounts_for_every_record(filled):
+    summary = summarise_connection(filled, NAME)
+    tickets = by_name(summary)["tickets"]
+    assert (tickets.loaded, tickets.quarantined, tickets.waiting) == (2, 1, 0)
+    assert all(entity.equation_holds for entity in summary.entities)
+    assert (tickets.table_rows, tickets.audit_files, tickets.audit_rows) == (2, 1, 2)
+    assert by_name(summary)["accounts"].placeholders == 1
+    assert [(each.entity, each.reason, each.records) for each in summary.quarantine] == [
+        ("tickets", "nul_character", 1)
+    ]
+    assert summary.outcomes()["warned"] == 1
+    assert json.dumps(summary.document(), default=str)
+
+
+def test_a_batch_that_waits_for_a_reviewer_is_shown_as_waiting(filled):
+    batch = land(filled, "tickets", day(DAY))
+    execute(filled, "update bridge.batches set verdict = 'blocked' where id = :id", id=batch.id)
+    execute(
+        filled,
+        "update bridge.checks set passed = false where batch_id = :id and name = 'equation'",
+        id=batch.id,
+    )
+    summary = summarise_connection(filled, NAME)
+    (blocked,) = summary.blocked
+    assert (blocked.batch, blocked.checks) == (batch.id, ("equation",))
+    assert by_name(summary)["tickets"].waiting == 2
+    assert by_name(summary)["tickets"].equation_holds
+
+
+def test_what_was_never_extracted_cannot_be_summed_up(workspace, desk):
+    with pytest.raises(NothingExtracted):
+        summarise_connection(workspace, NAME)
+    with pytest.raises(NothingExtracted):
+        summarise_run(workspace, "no such run")
+    with pytest.raises(NothingExtracted):
+        last_day_read(workspace, NAME)
+
+
+def test_the_report_is_one_safe_page(filled):
+    redaction.remember(TOKEN)
+    path = write_report(filled, NAME, last_day_read(filled, NAME))
+    page = path.read_text()
+    assert path == filled.home.report_of("acme", NAME, day(DAY).start.date())
+    assert "<script" not in page
+    assert not re.search(r"(?:src|href|url)\s*[=(]", page)
+    assert MARKUP not in page
+    assert TOKEN not in page
+    assert "Complete and usable, with remarks" in page
+    assert "E-mail addresses look like name@host.domain." in page
+    assert f"bridge run {NAME} --from {DAY} --to {DAY} --entities tickets" in page
+
+
+def test_the_same_data_gives_the_same_report_but_for_the_run_facts(filled, desk):
+    def without_facts(page: str) -> list[str]:
+        lines = page.splitlines()
+        facts = [line for line in lines if line.startswith('<p class="facts">Run facts:')]
+        assert len(facts) == 1
+        return [line for line in lines if line not in facts]
+
+    first = write_report(filled, NAME, day(DAY).start.date()).read_text()
+    assert write_report(filled, NAME, day(DAY).start.date()).read_text() == first
+    process(filled, day(DAY))
+    again = write_report(filled, NAME, day(DAY).start.date()).read_text()
+    process(filled, day(DAY))
+    third = write_report(filled, NAME, day(DAY).start.date()).read_text()
+    assert third != again
+    assert without_facts(third) == without_facts(again)
+
+
+def test_the_report_says_when_not_to_rely_on_the_data(filled):
+    batch = land(filled, "tickets", day(DAY))
+    execute(filled, "update bridge.batches set verdict = 'blocked' where id = :id", id=batch.id)
+    page = write_report(filled, NAME, day(DAY).start.date()).read_text()
+    assert "Do not rely on this data yet" in page
+    assert f"bridge accept {batch.id}" in page
+    with filled.database.engine.begin() as connection:
+        ledger.accept(connection, batch.id, "Ann <b>Lee</b>", "the vendor confirmed")
+    page = write_report(filled, NAME, day(DAY).start.date()).read_text()
+    assert "Accepted by Ann &lt;b&gt;Lee&lt;/b&gt;" in page
+    assert "the vendor confirmed" in page
+
+
+def test_a_record_is_shown_with_its_versions_and_their_batches(filled, desk):
+    desk.find("tickets", 1)["subject"] = "Put out"
+    desk.find("tickets", 1)["updated_at"] = f"{DAY}T05:00:00Z"
+    process(filled, day(DAY), ("tickets",))
+    found = find_record(filled, NAME, "tickets", "1")
+    assert found.row
+    assert found.row["subject"] == "Put out"
+    assert json.loads(found.payload or "")["subject"] == "Put out"
+    assert [version.updated_at.hour for version in found.versions if version.updated_at] == [1, 5]
+    assert found.versions[0].batch < found.versions[1].batch
+
+
+def test_a_record_in_quarantine_is_found_by_its_id(filled):
+    found = find_record(filled, NAME, "tickets", "7")
+    assert (found.row, found.versions) == (None, ())
+    assert [each["reason"] for each in found.quarantined] == ["nul_character"]
+
+
+def test_what_nobody_knows_is_said_so(filled):
+    with pytest.raises(UnknownRecord):
+        find_record(filled, NAME, "tickets", "999")
+    with pytest.raises(UnknownEntity, match="accounts, users, tickets"):
+        find_record(filled, NAME, "dogs", "1")
+
+
+def test_quarantined_bytes_come_back_exactly(filled):
+    (listed,) = list_quarantined(filled, NAME, "nul_character")
+    assert list_quarantined(filled, NAME, "other_reason") == []
+    ((record, raw),) = find_quarantined(filled, listed.sha256[:8])
+    assert raw == NUL
+    assert (record.pointer, record.record_id, record.size) == ("/subject", "7", len(NUL))
+    for prefix in ("ffffffff", "%", "xyz"):
+        with pytest.raises(UnknownQuarantined):
+            find_quarantined(filled, prefix)
+
+
+def test_the_commands_answer_with_one_document_and_steer_no_terminal(filled, capsys, monkeypatch):
+    monkeypatch.setattr("bridge_pipeline.logs.configure", lambda *_: None)
+    digest = list_quarantined(filled, NAME)[0].sha256
+    for arguments in (
+        ["show", NAME, "tickets", "1"],
+        ["quarantine", "list", NAME],
+        ["quarantine", "show", digest[:8]],
+        ["connections", "list"],
+        ["connections", "test", NAME],
+        ["report", NAME],
+        ["status"],
+    ):
+        assert cli.execute([*arguments, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)
+        assert cli.execute(arguments) == 0
+        assert "\x1b" not in capsys.readouterr().out
+
+
+def test_accepting_what_is_not_blocked_is_wrong_usage(filled, capsys, monkeypatch):
+    monkeypatch.setattr("bridge_pipeline.logs.configure", lambda *_: None)
+    batch = land(filled, "tickets", day(DAY))
+    assert cli.execute(["accept", str(batch.id), "--by", "Ann", "--reason", "fine"]) == 2
+    assert "only a blocked batch" in capsys.readouterr().err
+    execute(filled, "update bridge.batches set verdict = 'blocked' where id = :id", id=batch.id)
+    assert cli.execute(["accept", str(batch.id), "--by", "Ann", "--reason", "fine", "--json"]) == 0
+    # The workspace of this test has no log set up, so that log lines stand before the document.
+    out = capsys.readouterr().out
+    assert json.loads(out[out.index("{") :])["verdict"] == "accepted"

@@ -1,0 +1,175 @@
+"""The command line: every command explains itself, answers as JSON, and fails in one line."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import typer
+
+from bridge_pipeline import cli
+
+# They serve until they are stopped and answer nothing.
+SERVING = {("up",), ("simulate",)}
+
+
+def _walk(group, path=()):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _walk(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+COMMANDS = dict(_walk(typer.main.get_command(cli.app)))
+
+
+@pytest.fixture(autouse=True)
+def _unlogged(monkeypatch):
+    """Commands set up logging for their process; these run in the tests'."""
+    monkeypatch.setattr("bridge_pipeline.logs.configure", lambda *_: None)
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    code = cli.execute(list(arguments))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_the_commands_are_those_of_the_design():
+    assert {" ".join(path) for path in COMMANDS} == {
+        "demo",
+        "up",
+        "down",
+        "status",
+        "doctor",
+        "simulate",
+        "run",
+        "show",
+        "accept",
+        "report",
+        "connections list",
+        "connections add",
+        "connections apply",
+        "connections test",
+        "connections remove",
+        "quarantine list",
+        "quarantine show",
+    }
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example(path, capsys):
+    code, out, _ = run(capsys, *path, "--help")
+    assert code == 0
+    assert COMMANDS[path].help
+    assert f"bridge {' '.join(path)}" in COMMANDS[path].epilog
+    assert "Examples:" in out
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_option_says_what_it_is_for(path):
+    assert [each.name for each in COMMANDS[path].params if not each.help] == []
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_that_answers_does_so_as_json(path):
+    has_json = any("--json" in parameter.opts for parameter in COMMANDS[path].params)
+    assert has_json == (path not in SERVING)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing"], "No such command"),
+        (["run", "acme", "--from", "2025-02-30", "--to", "2025-03-01"], "not a day"),
+        (["run", "acme", "--from", "20250201", "--to", "2025-03-01"], "not a day"),
+        (["run", "acme"], "--from"),
+        (["simulate", "nothing"], "there is no connector 'nothing'"),
+        (["simulate", "helpdesk", "--faults", "many"], "calm"),
+        (["simulate", "helpdesk", "--event-log", "log.csv"], "clock"),
+        (
+            ["connections", "add", "acme", "--tenant", "a", "--connector", "helpdesk", "--set", "x"],
+            "KEY=VALUE",
+        ),
+        (["connections", "apply", "missing.yaml"], "missing.yaml"),
+        (["accept", "1", "--by", " ", "--reason", "because"], "must say something"),
+    ],
+)
+def test_wrong_usage_is_told_in_words(arguments, said, capsys):
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_an_error_is_one_json_document_where_one_is_asked_for(capsys):
+    code, out, err = run(capsys, "connections", "apply", "missing.yaml", "--json")
+    assert code == 2
+    assert "missing.yaml" in json.loads(out)["error"]
+    assert "missing.yaml" in err
+
+
+def test_a_setting_that_cannot_be_is_named(capsys, monkeypatch):
+    monkeypatch.setenv("BRIDGE_ATTEMPTS", "none")
+    code, _, err = run(capsys, "status")
+    assert code == 2
+    assert "BRIDGE_ATTEMPTS" in err
+
+
+def test_an_unreachable_database_is_told_without_its_password(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("BRIDGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", "postgresql://ann:hunter2hunter2@127.0.0.1:1/bridge")
+    code, out, err = run(capsys, "status", "--json")
+    assert code == 1
+    assert "127.0.0.1:1" in json.loads(out)["error"]
+    assert "hunter2" not in out + err
+
+
+def test_an_error_nobody_expected_shows_no_traceback(capsys, monkeypatch):
+    monkeypatch.setattr("bridge_pipeline.settings.load", lambda: 1 / 0)
+    code, out, err = run(capsys, "status", "--json")
+    assert code == 1
+    assert "not expected" in err
+    assert "Traceback" not in out + err
+
+
+def test_status_answers_with_one_document(capsys, workspace):
+    code, out, _ = run(capsys, "status", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["home"] == str(workspace.home.root)
+    assert document["database_url"] == workspace.database.libpq(show_secrets=False)
+    assert document["connections"] == []
+    assert {"journal", "landing", "audit", "reports", "dagster_home", "logs"} <= document.keys()
+
+
+def test_help_comes_at_once():
+    command = [sys.executable, "-m", "bridge_pipeline.cli", "--help"]
+    subprocess.run(command, check=True, capture_output=True)
+    fastest = min(_seconds(command) for _ in range(3))
+    # Half a second on a machine that does nothing else.
+    assert fastest < 1.0
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, bridge_pipeline.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    loaded = {module.partition(".")[0] for module in done.stdout.split()}
+    assert not loaded & {
+        "dagster",
+        "dlt",
+        "sqlalchemy",
+        "pyarrow",
+        "pandas",
+        "pydantic",
+        "great_expectations",
+    }
+
+
+def _seconds(command: list[str]) -> float:
+    start = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.monotonic() - start

@@ -1,0 +1,82 @@
+"""Child processes inherit no credential, and only our own processes are ever stopped."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import orjson
+import psutil
+import pytest
+
+from bridge_pipeline import processes
+from bridge_pipeline.database import registry
+from bridge_pipeline.database.registry import ConnectionRecord
+from bridge_pipeline.naming import Home
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+@pytest.fixture
+def home(tmp_path) -> Home:
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def sleeper():
+    process = subprocess.Popen(SLEEP)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_children_inherit_settings_and_no_credential(workspace, monkeypatch):
+    record = ConnectionRecord("acme", "acme", "helpdesk", {}, ("tickets",))
+    registry.put(workspace.database.engine, record, {}, ("ACME_TOKEN", "BRIDGE_ACME_TOKEN"))
+    for name in ("ACME_TOKEN", "BRIDGE_ACME_TOKEN", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD"):
+        monkeypatch.setenv(name, "hidden")
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setenv("BRIDGE_ATTEMPTS", "7")
+    environment = processes.child_environment(workspace)
+    assert "hidden" not in environment.values()
+    assert environment["LC_ALL"] == "C"
+    assert environment["BRIDGE_ATTEMPTS"] == "7"
+    assert environment["PATH"] == os.environ["PATH"]
+    assert environment["BRIDGE_HOME"] == str(workspace.home.root)
+
+
+def test_a_recorded_process_is_found_until_it_ends(home, sleeper):
+    with processes.recorded(home, "daemon", sleeper.pid, port=3000):
+        found = processes.facts_of(home, "daemon")
+        assert found
+        assert (found["pid"], found["port"]) == (sleeper.pid, 3000)
+        sleeper.kill()
+        sleeper.wait()
+        assert processes.facts_of(home, "daemon") is None
+    assert processes.facts_of(home, "webserver") is None
+
+
+def test_a_recorded_process_can_be_stopped_by_another(home, sleeper):
+    with processes.recorded(home, "daemon", sleeper.pid):
+        assert processes.stop_recorded(home, "daemon")
+        assert sleeper.wait(5) is not None
+        assert not processes.stop_recorded(home, "daemon")
+
+
+def test_a_process_that_got_the_number_of_an_old_one_is_left_alone(home, sleeper):
+    started = psutil.Process(sleeper.pid).create_time() - 1_000
+    record = home.work / "processes" / "daemon.json"
+    record.parent.mkdir(parents=True)
+    record.write_bytes(orjson.dumps({"pid": sleeper.pid, "started": started}))
+    assert not processes.stop_recorded(home, "daemon")
+    assert sleeper.poll() is None
+
+
+def test_a_taken_port_is_refused():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(processes.PortTaken, match=str(port)):
+            processes.refuse_taken_port(port)
+    processes.refuse_taken_port(port)
