@@ -3,7 +3,10 @@
 Gives the verdict that everything downstream asks the ledger for.
 """
 
+import functools
+import gc
 import hashlib
+import importlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 # Rows that Great Expectations sees at a time: large enough that its own cost per call is small.
-_AT_ONCE = 10_000
+_AT_ONCE = 4_000
 _EXAMPLES = 10
 
 
@@ -123,6 +126,9 @@ def _validate(batch: Batch, folder: Path, suite: tuple[Expectation, ...]) -> dic
         found = {_name(result): result for result in outcome.results}
         for expectation in suite:
             _add(tallies[expectation.name], expectation, entity, found[expectation.name], rows.num_rows)
+        # A context and its frame refer to each other in circles: they go when asked to (L9).
+        del outcome, found, rows
+        gc.collect()
     return tallies
 
 
@@ -132,19 +138,25 @@ def _name(outcome: Any) -> str:
 
 def _definition(entity: str, suite: tuple[Expectation, ...]) -> "ValidationDefinition":
     """The suite as Great Expectations runs it, on data frames handed to it one by one."""
-    # Its import takes seconds, so only a check pays for it; and it must not call home.
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    import great_expectations as gx
-    from great_expectations import expectations
-    from great_expectations.data_context.types.base import ProgressBarsConfig
-
+    gx = _great_expectations()
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    context.variables.progress_bars = gx.data_context.types.base.ProgressBarsConfig(globally=False)
     asset = context.data_sources.add_pandas("landing").add_dataframe_asset(entity)
     data = asset.add_batch_definition_whole_dataframe("rows")
-    rules = [getattr(expectations, e.kind)(**e.arguments, meta={"name": e.name}) for e in suite]
+    rules = [getattr(gx.expectations, e.kind)(**e.arguments, meta={"name": e.name}) for e in suite]
     gx_suite = context.suites.add(gx.ExpectationSuite(name=entity, expectations=rules))
     return context.validation_definitions.add(gx.ValidationDefinition(name=entity, data=data, suite=gx_suite))
+
+
+@functools.cache
+def _great_expectations() -> Any:
+    """The library. Its import takes seconds, so only a check pays for it; and it must not call home."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    gx = importlib.import_module("great_expectations")
+    # What an import leaves is there to stay; collections need not look at it each time.
+    gc.collect()
+    gc.freeze()
+    return gx
 
 
 def _chunks(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

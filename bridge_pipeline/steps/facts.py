@@ -67,7 +67,7 @@ def _versions_unique(batch: Batch, folder: Path) -> CheckResult:
         select coalesce(sum(n), 0)::bigint, count(*) from (
             select count(*) as n from read_parquet($paths) group by id, content_hash
         )"""
-    with duckdb.connect(config={"memory_limit": "256MB", "temp_directory": str(folder)}) as db:
+    with duckdb.connect(config={"memory_limit": "64MB", "threads": 1, "temp_directory": str(folder)}) as db:
         found = db.execute(query, {"paths": paths}).fetchone()
     rows, versions = found or (0, 0)
     return _result("versions_unique", rows == versions, rows, rows - versions, repeated=rows - versions)
