@@ -116,6 +116,9 @@ def _validate(batch: Batch, folder: Path, suite: tuple[Expectation, ...]) -> dic
         return tallies
     entity = ENTITIES[batch.entity]
     columns = tuple(dict.fromkeys(["seq", "id", *(c for e in suite for c in e.columns)]))
+    _great_expectations()
+    # What lives now outlives the chunks; the collections after each need not look at it.
+    gc.freeze()
     for rows in _chunks(read_landed(folder, batch.files, batch.entity, columns)):
         # A context keeps all results it ever had, so each chunk has one of its own (L9).
         outcome: Any = _definition(batch.entity, suite).run(
@@ -129,6 +132,7 @@ def _validate(batch: Batch, folder: Path, suite: tuple[Expectation, ...]) -> dic
         # A context and its frame refer to each other in circles: they go when asked to (L9).
         del outcome, found, rows
         gc.collect()
+    gc.unfreeze()
     return tallies
 
 
@@ -152,11 +156,7 @@ def _definition(entity: str, suite: tuple[Expectation, ...]) -> "ValidationDefin
 def _great_expectations() -> Any:
     """The library. Its import takes seconds, so only a check pays for it; and it must not call home."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    gx = importlib.import_module("great_expectations")
-    # What an import leaves is there to stay; collections need not look at it each time.
-    gc.collect()
-    gc.freeze()
-    return gx
+    return importlib.import_module("great_expectations")
 
 
 def _chunks(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
