@@ -65,12 +65,13 @@ def _show(workspace: "Workspace", summary: "Summary", console: "Console") -> Non
 
 
 def _is_complete(workspace: "Workspace") -> bool:
+    from bridge_pipeline import connectors
     from bridge_pipeline.database import ledger
-    from bridge_pipeline.model import ENTITIES
 
+    entities = connectors.get(CONNECTOR).entities
     days = {FIRST_DAY + timedelta(days=n) for n in range((LAST_DAY - FIRST_DAY).days + 1)}
     with workspace.database.engine.connect() as connection:
-        done = ledger.complete_days(connection, NAME, tuple(ENTITIES), workspace.settings.settle_lag)
+        done = ledger.complete_days(connection, NAME, entities, workspace.settings.settle_lag)
     return days <= done
 
 
@@ -89,9 +90,9 @@ def _extract(workspace: "Workspace") -> tuple[str, ...]:
 
 def _connect(workspace: "Workspace", address: str) -> None:
     """Applies the connection; one that an interrupted demo made keeps its credential."""
+    from bridge_pipeline import connectors
     from bridge_pipeline.database import registry
     from bridge_pipeline.database.registry import ConnectionRecord
-    from bridge_pipeline.model import ENTITIES
     from bridge_pipeline.steps import connect
 
     try:
@@ -104,7 +105,7 @@ def _connect(workspace: "Workspace", address: str) -> None:
         tenant=TENANT,
         connector=CONNECTOR,
         config={"base_url": address, "allow_private": True},
-        entities=tuple(ENTITIES),
+        entities=connectors.get(CONNECTOR).entities,
         # Its server lives as long as the demo, so the schedule would only fail.
         scheduled=False,
     )

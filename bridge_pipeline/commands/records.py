@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
 
 def show(
     connection: ConnectionName,
-    entity: Annotated[str, typer.Argument(help="accounts, users or tickets.")],
+    entity: Annotated[str, typer.Argument(help="Such as tickets, users or accounts.")],
     record_id: Annotated[str, typer.Argument(metavar="ID", help="The source's key of the record.")],
     json_output: Json = False,
 ) -> None:

@@ -178,6 +178,11 @@ class Connector:
                 return stream
         raise KeyError(f"the connector {self.name} has no {entity}")
 
+    @property
+    def entities(self) -> tuple[str, ...]:
+        """The entities that the connector has, parents before children."""
+        return tuple(stream.entity.name for stream in self.streams)
+
     def has(self, entity: str) -> bool:
         """Whether the connector has that entity."""
-        return any(stream.entity.name == entity for stream in self.streams)
+        return entity in self.entities

@@ -262,9 +262,9 @@ def _secrets(config: BaseModel) -> dict[str, str]:
 
 def _entities(entry: _Entry, connector: Connector, place: str) -> tuple[str, ...]:
     """The entities asked for, in the connector's order: parents before children."""
-    offered = [stream.entity.name for stream in connector.streams]
+    offered = connector.entities
     if entry.entities is None:
-        return tuple(offered)
+        return offered
     if unknown := [name for name in entry.entities if name not in offered]:
         raise InvalidConnections(
             f"{place}: entities: the connector {connector.name} has no {', '.join(unknown)}; "

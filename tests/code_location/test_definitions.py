@@ -15,7 +15,7 @@ from bridge_pipeline.settings import PROJECT_ROOT
 from bridge_pipeline.steps import facts
 from resources.dbt import MANIFEST
 
-ENTITIES = ("accounts", "users", "tickets")
+ENTITIES = ("accounts", "users", "groups", "tickets", "comments", "assets", "problems", "changes")
 MODELS = (
     "dim_accounts",
     "dim_users",
@@ -24,6 +24,11 @@ MODELS = (
     "fct_resolution_times",
     "fct_tickets",
     "stg_accounts",
+    "stg_assets",
+    "stg_changes",
+    "stg_comments",
+    "stg_groups",
+    "stg_problems",
     "stg_ticket_users",
     "stg_tickets",
     "stg_users",
@@ -70,7 +75,56 @@ CHECKS = {
         "subject_length",
         "subject_present",
     },
+    "extracted/groups": FACTS
+    | {
+        "created_at_before_updated_at",
+        "created_at_present",
+        "name_length",
+        "name_present",
+        "updated_at_present",
+    },
+    "extracted/comments": FACTS
+    | {
+        "author_id_present",
+        "body_length",
+        "body_present",
+        "created_at_before_updated_at",
+        "created_at_present",
+        "ticket_id_present",
+    },
+    "extracted/assets": FACTS
+    | {
+        "created_at_before_updated_at",
+        "created_at_present",
+        "name_length",
+        "name_present",
+        "type_present",
+    },
+    "extracted/problems": FACTS
+    | {
+        "created_at_before_resolved_at",
+        "created_at_before_updated_at",
+        "created_at_present",
+        "resolved_at_before_closed_at",
+        "status_present",
+        "subject_length",
+        "subject_present",
+    },
+    "extracted/changes": FACTS
+    | {
+        "created_at_before_closed_at",
+        "created_at_before_updated_at",
+        "created_at_present",
+        "planned_start_at_before_planned_end_at",
+        "status_present",
+        "subject_length",
+        "subject_present",
+    },
     "tables/tickets": {"accounts_known", "users_known"},
+    "tables/comments": {"tickets_known", "users_known"},
+    "tables/assets": {"accounts_known", "users_known"},
+    "tables/problems": {"accounts_known"},
+    "tables/changes": {"accounts_known"},
 }
 LIBRARY = ("connector_kit", "connectors", "database", "model", "steps")
 

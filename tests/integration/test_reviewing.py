@@ -140,7 +140,7 @@ def test_a_record_in_quarantine_is_found_by_its_id(filled):
 def test_what_nobody_knows_is_said_so(filled):
     with pytest.raises(UnknownRecord):
         find_record(filled, NAME, "tickets", "999")
-    with pytest.raises(UnknownEntity, match="accounts, users, tickets"):
+    with pytest.raises(UnknownEntity, match="accounts, users, groups, tickets"):
         find_record(filled, NAME, "dogs", "1")
 
 

@@ -1,0 +1,20 @@
+select
+    tenant,
+    connection,
+    id as asset_id,
+    name,
+    type,
+    status,
+    serial_number,
+    account_id,
+    user_id,
+    created_at,
+    updated_at,
+    custom_fields,
+    placeholder as is_placeholder,
+    deleted_at is not null as is_deleted,
+    deleted_at,
+    fetched_at,
+    loaded_at,
+    batch_id
+from {{ source('desk', 'assets') }}

@@ -1,0 +1,22 @@
+select
+    tenant,
+    connection,
+    id as problem_id,
+    subject,
+    description,
+    status,
+    priority,
+    account_id,
+    created_at,
+    updated_at,
+    resolved_at,
+    closed_at,
+    is_closed,
+    custom_fields,
+    placeholder as is_placeholder,
+    deleted_at is not null as is_deleted,
+    deleted_at,
+    fetched_at,
+    loaded_at,
+    batch_id
+from {{ source('desk', 'problems') }}
