@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from bridge_pipeline.connector_kit.fields import Field, Record
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.pages import PageContent
+from bridge_pipeline.connector_kit.quota import Metering
 from bridge_pipeline.connector_kit.session import SourceContext
 from bridge_pipeline.model import Entity, Window
 from bridge_pipeline.model.expectation import Expectation
@@ -156,7 +157,8 @@ class Connector:
 
     `config` is a pydantic model whose `SecretStr` fields are the credentials. `open` takes
     such a config and a `SourceContext` and returns a `Client`. `simulate` serves a double of the API.
-    `expectations` adds to the entities' own suites, by entity.
+    `expectations` adds to the entities' own suites, by entity. `metering` says how the source counts
+    requests, where it publishes that.
     """
 
     name: str
@@ -166,6 +168,7 @@ class Connector:
     open: Callable[[Any, SourceContext], Client]
     simulate: "Callable[[SimulatorOptions], None]"
     expectations: dict[str, tuple[Expectation, ...]]
+    metering: Metering | None = None
 
     def stream(self, entity: str) -> Stream:
         """The stream of an entity.

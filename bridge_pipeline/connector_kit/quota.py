@@ -1,8 +1,12 @@
-"""What a session needs of a quota; the one that all processes share is in `database.quota`."""
+"""What a session needs of a quota, and what a connector says of its source's limits.
 
-import time
-from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+The quota that all processes share is in `database.quota`.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 
 class HeldBack(RuntimeError):
@@ -12,8 +16,8 @@ class HeldBack(RuntimeError):
 class Quota(Protocol):
     """Permission to send requests with one credential."""
 
-    def request(self) -> AbstractContextManager[None]:
-        """Waits until a request may be sent; the context ends with its answer.
+    def request(self, path: str, params: Mapping[str, str]) -> AbstractContextManager[None]:
+        """Waits until this request may be sent; the context ends with its answer.
 
         Raises:
             HeldBack: the source holds the credential back for longer than a request may wait.
@@ -25,11 +29,34 @@ class Quota(Protocol):
         ...
 
 
-class NoQuota:
-    """A quota without a limit, for a single request by hand."""
+@dataclass(frozen=True)
+class Bucket:
+    """One limit that a source counts: at most `units` within `seconds`."""
 
-    def request(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    name: str
+    units: int
+    seconds: float = 60.0
 
-    def hold(self, seconds: float) -> None:
-        time.sleep(seconds)
+
+@dataclass(frozen=True)
+class Observed:
+    """What an answer's headers say of a bucket: its limit, what is left, and the seconds until it is full."""
+
+    bucket: str
+    units: int | None = None
+    left: int | None = None
+    resets_in: float | None = None
+
+
+@dataclass(frozen=True)
+class Metering:
+    """How a source counts requests.
+
+    `buckets` gives the published limits of a connection's config (its plan). `cost` gives the units
+    that a request takes from each bucket by name. `observed` reads the limits out of an answer's
+    headers, whose names are in lower case.
+    """
+
+    buckets: Callable[[Any], tuple[Bucket, ...]]
+    cost: Callable[[str, Mapping[str, str]], Mapping[str, int]]
+    observed: Callable[[Mapping[str, str]], tuple[Observed, ...]] = lambda headers: ()

@@ -8,12 +8,12 @@ import logging
 import random
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
@@ -57,6 +57,22 @@ class AddressRefused(SourceError):
     """The source's address is private, loopback or plain http, and that is not allowed."""
 
 
+class Credentials(Protocol):
+    """What a request proves itself with, in headers; the helpdesk's token stands in the URL instead."""
+
+    def headers(self) -> Mapping[str, str]:
+        """The headers of the next request; their values are never shown.
+
+        Raises:
+            SourceError: there is no valid credential, and none can be had.
+        """
+        ...
+
+    def renew(self) -> bool:
+        """Gets another credential after a 401; False where there is none to get."""
+        ...
+
+
 @dataclass(frozen=True)
 class SourceContext:
     """What a connector's client works with: who asks, how patiently, and with which quota."""
@@ -69,12 +85,16 @@ class SourceContext:
 
 @dataclass(frozen=True)
 class Answer(Generic[T]):
-    """A decoded answer; `url` is what was asked, credentials included, and never written as it is."""
+    """A decoded answer; `url` is what was asked, credentials included, and never written as it is.
+
+    Names of `headers` are looked up without regard to case.
+    """
 
     url: str = field(repr=False)
     body: bytes = field(repr=False)
     content: T = field(repr=False)
     fetched_at: datetime
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -87,14 +107,24 @@ class _Failure:
 class Session:
     """GET requests to the origin of `base_url`.
 
+    Args:
+        params: part of every request's query.
+        credentials: what stands in every request's headers.
+
     Raises:
         AddressRefused: `base_url` is not https to a public address, without `allow_private`.
     """
 
     def __init__(
-        self, context: SourceContext, base_url: str, params: dict[str, str], allow_private: bool
+        self,
+        context: SourceContext,
+        base_url: str,
+        params: dict[str, str],
+        allow_private: bool,
+        credentials: Credentials | None = None,
     ) -> None:
         self.context = context
+        self._credentials = credentials
         self._base = base_url.rstrip("/")
         self._params = params
         scheme = _scheme(self._base)
@@ -130,9 +160,16 @@ class Session:
             SourceError: refused (4xx, redirect) at once, or failed after the last attempt.
         """
         settings = self.context.settings
-        attempt, patience = 1, settings.retry_after_budget
+        attempt, patience, renewed = 1, settings.retry_after_budget, False
         while True:
-            outcome = self._attempt(path, params, decode, attempt)
+            try:
+                outcome = self._attempt(path, params, decode, attempt)
+            except SourceError as error:
+                # Tokens expire in the middle of an extraction; one that is refused anew is no good.
+                if error.status != 401 or renewed or not (self._credentials and self._credentials.renew()):
+                    raise
+                renewed = True
+                continue
             if isinstance(outcome, Answer):
                 return outcome
             self._log_failure(path, params, outcome, attempt)
@@ -158,9 +195,10 @@ class Session:
     ) -> "Answer[T] | _Failure":
         url = self._url(path, params)
         try:
-            with self.context.quota.request():
+            with self.context.quota.request(path, params):
                 self._deadline.begin(self.context.settings.read_timeout)
-                with self._http.stream("GET", url) as response:
+                headers = self._credentials.headers() if self._credentials else None
+                with self._http.stream("GET", url, headers=headers) as response:
                     body = self._body(response) if response.is_success else _beginning(response)
                     fetched_at = datetime.now(UTC)
         except HeldBack as error:
@@ -174,7 +212,7 @@ class Session:
             return _Failure(f"{type(error).__name__.lstrip('_')}: {error}")
         if response.is_success:
             try:
-                return Answer(url, body, decode(body), fetched_at)
+                return Answer(url, body, decode(body), fetched_at, response.headers)
             except UnreadableBody as error:
                 return _Failure(f"unreadable answer: {error}", response.status_code)
         failure = _Failure(_describe(response, body), response.status_code, _retry_after(response))

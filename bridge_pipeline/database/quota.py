@@ -8,7 +8,7 @@ slot only until its lease ends.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -107,8 +107,8 @@ class SharedQuota:
             self._run(_MAKE, slots=self._slots)
 
     @contextmanager
-    def request(self) -> Iterator[None]:
-        """Waits for a slot; its minute begins when the context ends."""
+    def request(self, path: str, params: Mapping[str, str]) -> Iterator[None]:
+        """Waits for a slot, whatever is asked for; its minute begins when the context ends."""
         slot = self._wait_for_slot()
         try:
             yield

@@ -28,7 +28,7 @@ quota = SharedQuota(engine, "credential", limit, longest, minute)
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(requests):
-    with quota.request():
+    with quota.request("/", {}):
         started = time.monotonic()
         if mode == "hang":
             print("under way", flush=True)
@@ -108,19 +108,19 @@ def test_a_known_credential_is_limited_and_others_are_not_slowed(quota):
     mine, other = quota(2), quota(2, credential="other")
     started = time.monotonic()
     for shared in (mine, mine, other, other):
-        with shared.request():
+        with shared.request("/", {}):
             pass
     assert time.monotonic() - started < MINUTE
-    with mine.request():
+    with mine.request("/", {}):
         assert time.monotonic() - started >= MINUTE
 
 
 def test_a_request_that_fails_gives_its_slot_back_a_minute_later(quota):
     shared = quota(1)
-    with pytest.raises(OSError, match="broken"), shared.request():
+    with pytest.raises(OSError, match="broken"), shared.request("/", {}):
         raise OSError("broken")
     ended = time.monotonic()
-    with shared.request():
+    with shared.request("/", {}):
         assert MINUTE <= time.monotonic() - ended < 4 * MINUTE
 
 
@@ -131,16 +131,16 @@ def test_a_process_that_dies_keeps_its_slot_only_for_its_lease(start, quota):
     taken = time.monotonic()
     child.send_signal(signal.SIGKILL)
     child.wait()
-    with quota(1, longest=0.4).request():
+    with quota(1, longest=0.4).request("/", {}):
         # What it sent may have been answered as late as its longest request lasts.
         assert 0.3 + MINUTE <= time.monotonic() - taken < 5
 
 
 def test_one_that_slept_beyond_its_lease_gives_back_nothing_of_others(quota, workspace):
     # A lease that ends at once, as that of a process that was stopped for long.
-    sleeper = quota(1, longest=-1.0).request()
+    sleeper = quota(1, longest=-1.0).request("/", {})
     sleeper.__enter__()
-    with quota(1, longest=30.0).request():
+    with quota(1, longest=30.0).request("/", {}):
         lease = free_at(workspace)
         sleeper.__exit__(None, None, None)
         assert free_at(workspace) == lease
@@ -167,7 +167,7 @@ def test_a_hold_also_holds_where_slots_are_free(quota):
     shared = quota(100)
     held = time.monotonic()
     shared.hold(0.5)
-    with shared.request():
+    with shared.request("/", {}):
         assert time.monotonic() - held >= 0.5
 
 
@@ -176,7 +176,7 @@ def test_a_shorter_hold_does_not_end_a_longer_one(quota):
     held = time.monotonic()
     shared.hold(0.5)
     shared.hold(0.01)
-    with shared.request():
+    with shared.request("/", {}):
         assert time.monotonic() - held >= 0.5
 
 
@@ -184,7 +184,7 @@ def test_without_a_limit_nothing_waits(quota):
     shared = quota(None)
     started = time.monotonic()
     for _ in range(50):
-        with shared.request():
+        with shared.request("/", {}):
             pass
     assert time.monotonic() - started < 2
 
@@ -195,7 +195,7 @@ def test_a_changed_limit_counts_from_now_on(limits, free, quota):
     together, arrivals = threading.Barrier(free), itertools.count()
 
     def request(_):
-        with changed.request():
+        with changed.request("/", {}):
             started = time.monotonic()
             if next(arrivals) < free:
                 # Passes only when as many are under way at once as are allowed.
@@ -209,7 +209,7 @@ def test_a_changed_limit_counts_from_now_on(limits, free, quota):
 def test_many_threads_that_begin_at_once_share_the_slots(workspace):
     def request(number):
         quota = SharedQuota(workspace.database.engine, "credential", 4, 10.0, MINUTE)
-        with quota.request():
+        with quota.request("/", {}):
             started = time.monotonic()
             threading.Event().wait(0.005 * number)
             return started, time.monotonic()
@@ -221,11 +221,11 @@ def test_many_threads_that_begin_at_once_share_the_slots(workspace):
 
 def test_who_waits_for_a_slot_under_way_does_not_wait_for_the_end_of_its_lease(quota):
     def request():
-        with quota(1).request():
+        with quota(1).request("/", {}):
             return time.monotonic()
 
     with ThreadPoolExecutor(1) as pool:
-        with quota(1).request():
+        with quota(1).request("/", {}):
             waiting = pool.submit(request)
             threading.Event().wait(0.2)
         ended = time.monotonic()

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import http.server
 import json
 import logging
 import socket
@@ -21,7 +22,6 @@ import zstandard
 from bridge_pipeline import redaction
 from bridge_pipeline.connector_kit import pages
 from bridge_pipeline.connector_kit.journal import Journal
-from bridge_pipeline.connector_kit.quota import NoQuota
 from bridge_pipeline.connector_kit.session import (
     AddressRefused,
     Session,
@@ -127,7 +127,7 @@ class Held:
         self.holds, self.open, self.entered = [], 0, 0
 
     @contextlib.contextmanager
-    def request(self):
+    def request(self, path, params):
         self.open += 1
         self.entered += 1
         try:
@@ -395,13 +395,6 @@ def test_the_budget_is_for_all_waits_of_a_request_together(open_session, quota):
             get(open_session(server.url, retry_after_budget=10))
         assert len(server.requests) == 3
     assert quota.holds == [4, 4, 4]
-
-
-def test_a_quota_without_limit_waits_itself():
-    started = time.monotonic()
-    NoQuota().hold(0.05)
-    with NoQuota().request():
-        assert time.monotonic() - started >= 0.05
 
 
 # --- Time and size ------------------------------------------------------------------------------
@@ -716,3 +709,63 @@ def test_a_failed_request_leaves_nothing_in_the_journal(open_session, tmp_path):
     with Server([reply(b"<html>")]) as server, pytest.raises(SourceError):
         fetch(open_session(server.url), Journal(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+# --- Credentials in headers ---------------------------------------------------------------------
+
+
+class Tokens:
+    """Credentials whose tokens the source takes one after the other."""
+
+    def __init__(self, *tokens):
+        self.tokens = list(tokens)
+
+    def headers(self):
+        return {"Authorization": f"Bearer {self.tokens[0]}"}
+
+    def renew(self):
+        self.tokens.pop(0)
+        return bool(self.tokens)
+
+
+@pytest.fixture
+def accepting():
+    """A server that takes the token `good` alone, and the tokens it was shown."""
+    shown = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            shown.append(self.headers["Authorization"])
+            self.send_response(200 if shown[-1] == "Bearer good" else 401)
+            self.end_headers()
+            self.wfile.write(b"[]")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", shown
+        server.shutdown()
+
+
+def asking(address, *tokens):
+    session = Session(SourceContext("acme", Settings(), Held()), address, {}, True, Tokens(*tokens))
+    try:
+        return session.get("/a", {}, lambda body: body).content
+    finally:
+        session.close()
+
+
+def test_a_token_that_expired_is_renewed_and_the_request_sent_again(accepting):
+    address, shown = accepting
+    assert asking(address, "stale", "good") == b"[]"
+    assert shown == ["Bearer stale", "Bearer good"]
+
+
+@pytest.mark.parametrize("tokens", [("stale",), ("stale", "worse", "good")])
+def test_a_source_that_takes_neither_the_token_nor_a_new_one_ends_the_reading(accepting, tokens):
+    address, shown = accepting
+    with pytest.raises(SourceError, match="the credential was not accepted"):
+        asking(address, *tokens)
+    assert shown == [f"Bearer {token}" for token in tokens[:2]]
