@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import sqlalchemy as sa
 
+from bridge_pipeline.connector_kit.quota import HeldBack
 from bridge_pipeline.database.quota import SharedQuota
 
 MINUTE = 0.5
@@ -178,6 +179,15 @@ def test_a_shorter_hold_does_not_end_a_longer_one(quota):
     shared.hold(0.01)
     with shared.request("/", {}):
         assert time.monotonic() - held >= 0.5
+
+
+def test_who_is_held_for_longer_than_a_request_may_wait_is_told_so_at_once(workspace):
+    shared = SharedQuota(workspace.database.engine, "credential", None, 0.1, MINUTE, patience=5)
+    shared.hold(60)
+    started = time.monotonic()
+    with pytest.raises(HeldBack, match=r"no requests within the next (59|60) s"), shared.request("/", {}):
+        pass
+    assert time.monotonic() - started < 5
 
 
 def test_without_a_limit_nothing_waits(quota):

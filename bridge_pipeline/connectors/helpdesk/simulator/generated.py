@@ -109,6 +109,22 @@ _BILLING = (
 _CAUSES = ({"id": 374, "name": "Other", "_type": 370}, {"id": 375, "name": "User error", "_type": 370})
 _PHASES = (None, None, None, {"id": 611, "name": "Realise", "_type": 610})
 
+# What is the same in all tickets.
+_BLANK: Record = {
+    "reported_version": None,
+    "reported_build": None,
+    "target_version": None,
+    "target_build": None,
+    "email_watchers": [],
+    "users_blocked": [],
+    "sla": None,
+    "original_locale": None,
+    "approved_time": 0,
+    "offering_accesses": [],
+    "related_tickets": [],
+    "visible_to_customer": True,
+}
+
 
 class _Generated:
     """Builds generated records from their row numbers; equal seeds give equal records."""
@@ -201,54 +217,46 @@ class _Generated:
         responded = created + (300 + dice.below(60_000)) * SECOND
         spent = dice.below(30) * 30
         events = self._events(row)
-        return {
-            "id": identity,
-            "_type": "Ticket",
-            "type": dice.of((stub("TicketType", 21), stub("TicketType", 22), stub("TicketType", 23))),
-            "project": stub("TicketProject", dice.of((20, 22))),
-            "workspace": stub("Workspace", dice.of((47, 49))),
-            "created_by_user": None if by_mail else customer,
-            "status": stub("TicketStatus", status),
-            "priority": stub("TicketPriority", dice.of(_PRIORITIES)),
-            "account": account,
-            "customer_user": customer,
-            "assignee": state.of((agent, agent, agent, stub("Role", 12744), None)),
-            "reported_version": None,
-            "reported_build": None,
-            "target_version": None,
-            "target_build": None,
-            "sla_policy": stub("ServiceLevelAgreement::Policy", dice.of((80, 81))),
-            "events": events,
-            "attachments": [stub("Attachment", identity * 10)] if dice.one_in(4) else [],
-            "user_watchers": [stub("User", self._any_user(dice)) for _ in range(dice.below(3))],
-            "role_watchers": [stub("Role", 12741)] if dice.one_in(10) else [],
-            "email_watchers": [],
-            "users_blocked": [],
-            "sla": None,
-            "time_log_entries": [stub("TimeLogEntry", identity * 10)] if spent else [],
-            "original_locale": None,
-            "subject": f"{dice.of(_PROBLEMS)} {dice.of(_SYSTEMS)}",
-            "description": f"<div>{dice.of(_SENTENCES)}</div><p>{dice.of(_SENTENCES)}</p>",
-            "internal": dice.one_in(20),
-            "created_at": instant(created, style),
-            "updated_at": instant(updated, style),
-            "created_by_name": f"{dice.of(_FIRST_NAMES)} {dice.of(_LAST_NAMES)}" if by_mail else None,
-            "created_by_email": f"sender{row}@mail.example.com" if by_mail else None,
-            "responded_at": instant(responded, style) if responded <= updated else None,
-            "resolved_at": instant(updated, style) if status in _CLOSED else None,
-            "approved_time": 0,
-            "spent_time": spent,
-            "spent_approved_time": spent,
-            "time_log_entries_duration": spent,
-            "assignee_roles": [stub("Role", 12744)],
-            "last_event": events[-1],
-            "last_user_event": events[0],
-            "offering_accesses": [],
-            "previous_assignee": agent if dice.one_in(3) else None,
-            "previous_status": stub("TicketStatus", 1),
-            "related_tickets": [],
-            "visible_to_customer": True,
-        } | self._custom_fields(dice, row)
+        return (
+            {
+                "id": identity,
+                "_type": "Ticket",
+                "type": dice.of((stub("TicketType", 21), stub("TicketType", 22), stub("TicketType", 23))),
+                "project": stub("TicketProject", dice.of((20, 22))),
+                "workspace": stub("Workspace", dice.of((47, 49))),
+                "created_by_user": None if by_mail else customer,
+                "status": stub("TicketStatus", status),
+                "priority": stub("TicketPriority", dice.of(_PRIORITIES)),
+                "account": account,
+                "customer_user": customer,
+                "assignee": state.of((agent, agent, agent, stub("Role", 12744), None)),
+                "sla_policy": stub("ServiceLevelAgreement::Policy", dice.of((80, 81))),
+                "events": events,
+                "attachments": [stub("Attachment", identity * 10)] if dice.one_in(4) else [],
+                "user_watchers": [stub("User", self._any_user(dice)) for _ in range(dice.below(3))],
+                "role_watchers": [stub("Role", 12741)] if dice.one_in(10) else [],
+                "time_log_entries": [stub("TimeLogEntry", identity * 10)] if spent else [],
+                "subject": f"{dice.of(_PROBLEMS)} {dice.of(_SYSTEMS)}",
+                "description": f"<div>{dice.of(_SENTENCES)}</div><p>{dice.of(_SENTENCES)}</p>",
+                "internal": dice.one_in(20),
+                "created_at": instant(created, style),
+                "updated_at": instant(updated, style),
+                "created_by_name": f"{dice.of(_FIRST_NAMES)} {dice.of(_LAST_NAMES)}" if by_mail else None,
+                "created_by_email": f"sender{row}@mail.example.com" if by_mail else None,
+                "responded_at": instant(responded, style) if responded <= updated else None,
+                "resolved_at": instant(updated, style) if status in _CLOSED else None,
+                "spent_time": spent,
+                "spent_approved_time": spent,
+                "time_log_entries_duration": spent,
+                "assignee_roles": [stub("Role", 12744)],
+                "last_event": events[-1],
+                "last_user_event": events[0],
+                "previous_assignee": agent if dice.one_in(3) else None,
+                "previous_status": stub("TicketStatus", 1),
+            }
+            | _BLANK
+            | self._custom_fields(dice, row)
+        )
 
     def _custom_fields(self, dice: Dice, row: int) -> Record:
         """Fields of one tenant's own, among the vendor's at the top level (A.3)."""

@@ -1,0 +1,68 @@
+"""The run launcher notices that what executed a run is dead, and leaves living runs alone."""
+
+import os
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+from dagster._core.launcher import WorkerStatus
+from dagster._core.remote_origin import (
+    GrpcServerCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.test_utils import create_run_for_test
+
+from bridge_pipeline.automation.launcher import PROCESS_TAG, HealthCheckedRunLauncher, process_tag
+
+
+@pytest.fixture
+def instance():
+    """An instance whose runs are launched, and looked after, by the launcher of `dagster.yaml`."""
+    launcher = {"module": HealthCheckedRunLauncher.__module__, "class": HealthCheckedRunLauncher.__name__}
+    with dg.instance_for_test(overrides={"run_launcher": launcher}) as instance:
+        yield instance
+
+
+@pytest.fixture
+def dead():
+    """The tag of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        tag = process_tag(process.pid)
+        process.communicate(b"\n")
+    return tag
+
+
+def health(instance, tags, status=dg.DagsterRunStatus.STARTED, **details):
+    run = create_run_for_test(instance, job_name="daily", status=status, tags=tags, **details)
+    launcher = instance.run_launcher
+    assert isinstance(launcher, HealthCheckedRunLauncher)
+    assert launcher.supports_check_run_worker_health
+    return launcher.check_run_worker_health(run).status
+
+
+def test_a_run_whose_process_lives_is_healthy(instance):
+    assert health(instance, {PROCESS_TAG: process_tag(os.getpid())}) == WorkerStatus.RUNNING
+
+
+def test_a_run_whose_process_ended_is_not(instance, dead):
+    assert health(instance, {PROCESS_TAG: dead}) == WorkerStatus.FAILED
+
+
+def test_another_process_with_the_same_number_is_not_the_runs(instance):
+    host, pid, started = process_tag(os.getpid()).split(":")
+    assert health(instance, {PROCESS_TAG: f"{host}:{pid}:{float(started) - 60:.2f}"}) == WorkerStatus.FAILED
+
+
+def test_of_a_process_on_another_machine_nothing_is_known(instance):
+    assert health(instance, {PROCESS_TAG: "elsewhere:1:0.00"}) == WorkerStatus.RUNNING
+
+
+def test_a_run_whose_code_server_is_gone_is_not_healthy(instance):
+    # Nothing listens there: worker and code server died together.
+    origin = RemoteJobOrigin(
+        RemoteRepositoryOrigin(GrpcServerCodeLocationOrigin(host="127.0.0.1", port=1), "bridge"), "daily"
+    )
+    tags = {"dagster/grpc_info": '{"host": "127.0.0.1", "port": 1}'}
+    assert health(instance, tags, remote_job_origin=origin) == WorkerStatus.FAILED
