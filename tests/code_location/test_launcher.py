@@ -7,11 +7,6 @@ import sys
 import dagster as dg
 import pytest
 from dagster._core.launcher import WorkerStatus
-from dagster._core.remote_origin import (
-    GrpcServerCodeLocationOrigin,
-    RemoteJobOrigin,
-    RemoteRepositoryOrigin,
-)
 from dagster._core.test_utils import create_run_for_test
 
 from bridge_pipeline.automation.launcher import PROCESS_TAG, HealthCheckedRunLauncher, process_tag
@@ -34,8 +29,8 @@ def dead():
     return tag
 
 
-def health(instance, tags, status=dg.DagsterRunStatus.STARTED, **details):
-    run = create_run_for_test(instance, job_name="daily", status=status, tags=tags, **details)
+def health(instance, tags, status=dg.DagsterRunStatus.STARTED):
+    run = create_run_for_test(instance, job_name="daily", status=status, tags=tags)
     launcher = instance.run_launcher
     assert isinstance(launcher, HealthCheckedRunLauncher)
     assert launcher.supports_check_run_worker_health
@@ -61,8 +56,5 @@ def test_of_a_process_on_another_machine_nothing_is_known(instance):
 
 def test_a_run_whose_code_server_is_gone_is_not_healthy(instance):
     # Nothing listens there: worker and code server died together.
-    origin = RemoteJobOrigin(
-        RemoteRepositoryOrigin(GrpcServerCodeLocationOrigin(host="127.0.0.1", port=1), "bridge"), "daily"
-    )
-    tags = {"dagster/grpc_info": '{"host": "127.0.0.1", "port": 1}'}
-    assert health(instance, tags, remote_job_origin=origin) == WorkerStatus.FAILED
+    tags = {".dagster/grpc_info": '{"host": "127.0.0.1", "port": 1}'}
+    assert health(instance, tags) == WorkerStatus.FAILED
