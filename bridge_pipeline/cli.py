@@ -10,7 +10,17 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from bridge_pipeline.commands import connections, demo, doctor, quarantine, records, run, service, simulate
+from bridge_pipeline.commands import (
+    audit,
+    connections,
+    demo,
+    doctor,
+    quarantine,
+    records,
+    run,
+    service,
+    simulate,
+)
 
 app = typer.Typer(
     name="bridge",
@@ -25,6 +35,7 @@ for _group in (demo, service, doctor, run, records, simulate):
     _group.register(app)
 app.add_typer(connections.app, name="connections")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(audit.app, name="audit")
 
 
 def main() -> NoReturn:

@@ -15,6 +15,9 @@ DESK_SCHEMA = "desk"
 BRIDGE_SCHEMA = "bridge"
 MARTS_SCHEMA = "marts"
 
+# A connection's name has no dot, so the chain is never taken for one.
+CHAIN_NAME = "chain.jsonl"
+
 CONNECTION_DIMENSION = "connection"
 DAY_DIMENSION = "day"
 EXTRACTED, TABLES, AUDIT, MODELS, QUALITY = "extracted", "tables", "audit", "models", "quality"
@@ -89,6 +92,16 @@ class Home:
         return self.root / "keys"
 
     @property
+    def signing(self) -> Path:
+        """The private keys that sign the audit chains, one file each, named by its fingerprint."""
+        return self.keys / "signing"
+
+    @property
+    def heads(self) -> Path:
+        """The last entry of each tenant's audit chain, kept apart from the audit folder."""
+        return self.root / "heads"
+
+    @property
     def work(self) -> Path:
         """Scratch space; whatever lies here may be deleted when no process of this home runs."""
         return self.root / "work"
@@ -113,6 +126,18 @@ class Home:
     def audit_of(self, tenant: str, connection: str, entity: str, day: date) -> Path:
         """Folder of the audit versions of one day."""
         return _under(self.audit, tenant, connection, entity) / day.isoformat()
+
+    def audit_tenant(self, tenant: str) -> Path:
+        """Folder of all audit files of a tenant: it can be handed over and verified alone."""
+        return self.audit / checked_key("tenant", tenant)
+
+    def chain_of(self, tenant: str) -> Path:
+        """The audit chain of a tenant."""
+        return self.audit_tenant(tenant) / CHAIN_NAME
+
+    def head_of(self, tenant: str) -> Path:
+        """The kept head of a tenant's audit chain."""
+        return self.heads / f"{checked_key('tenant', tenant)}.json"
 
     def report_of(self, tenant: str, connection: str, day: date) -> Path:
         """The data-quality report of one connection up to `day`."""

@@ -55,6 +55,18 @@ def get(engine: sa.Engine, name: str) -> ConnectionRecord:
     return _record(_row(engine, name))
 
 
+def tenant_of(connection: sa.Connection, name: str) -> str:
+    """The tenant that owns a connection, which may have been removed.
+
+    Raises:
+        UnknownConnection: there is no such connection.
+    """
+    tenant = connection.scalar(sa.select(connections.c.tenant).where(connections.c.name == name))
+    if tenant is None:
+        raise UnknownConnection(f"there is no connection {name!r}")
+    return tenant
+
+
 def list_connections(engine: sa.Engine, include_removed: bool = False) -> list[ConnectionRecord]:
     """All connections by name, without the removed ones unless asked for."""
     query = sa.select(connections).order_by(connections.c.name)

@@ -8,15 +8,14 @@ import base64
 import binascii
 import hashlib
 import hmac
-import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from bridge_pipeline.database.keyfile import write_key
 from bridge_pipeline.database.locks import file_lock
 from bridge_pipeline.naming import Home
 from bridge_pipeline.redaction import remember
@@ -93,25 +92,8 @@ def open_sealer(settings: Settings, home: Home) -> Sealer:
     if not path.exists():
         with file_lock(home.keys / "lock"):
             if not path.exists():
-                _make_key(path)
+                write_key(path, base64.b64encode(secrets.token_bytes(_KEY_BYTES)) + b"\n")
     return Sealer(_decoded(path.read_text(), str(path)))
-
-
-def _make_key(path: Path) -> None:
-    """Writes a new key so that after a crash there is a whole one or none."""
-    draft = path.with_suffix(".new")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(base64.b64encode(secrets.token_bytes(_KEY_BYTES)) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _decoded(text: str, place: str) -> bytes:

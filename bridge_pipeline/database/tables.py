@@ -201,6 +201,22 @@ audit_files = _bridge(
     _now("created_at"),
 )
 
+# The audit chains as they are committed; `<tenant>/chain.jsonl` in the audit folder follows.
+chain = _bridge(
+    "chain",
+    sa.Column("tenant", sa.ForeignKey(tenants.c.name), primary_key=True),
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    _text("kind"),
+    # The entry as it stands in the file, without its line break, and the SHA-256 of that.
+    _text("line"),
+    _text("sha256"),
+    # Fingerprint of the key that signs the next entry.
+    _text("next_key"),
+    # Where the next entry begins in the file, in bytes.
+    sa.Column("ends", sa.BigInteger, nullable=False),
+    _time("at", nullable=False),
+)
+
 # Ids that were asked for one by one, so that a re-run does not ask for those that did not arrive again.
 lookups = _bridge(
     "lookups",

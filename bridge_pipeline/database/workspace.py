@@ -8,6 +8,7 @@ from bridge_pipeline.database.engine import Database, resolve
 from bridge_pipeline.database.locks import file_lock
 from bridge_pipeline.database.migrate import migrate
 from bridge_pipeline.database.sealing import Sealer, open_sealer
+from bridge_pipeline.database.signing import ensure_signing_key
 from bridge_pipeline.naming import Home
 from bridge_pipeline.settings import Settings
 
@@ -48,12 +49,13 @@ def open_workspace(settings: Settings | None = None) -> Workspace:
     with file_lock(home.work / "open.lock"):
         database = resolve(settings, home)
         migrate(database.engine)
+    ensure_signing_key(home)
     return Workspace(settings, home, database, open_sealer(settings, home))
 
 
 def make_folders(home: Home) -> None:
     """Makes the folders of a home, for its owner only."""
     home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for folder in (home.journal, home.landing, home.audit, home.reports, home.logs, home.keys, home.work):
+    state = (home.journal, home.landing, home.audit, home.heads, home.reports)
+    for folder in (*state, home.logs, home.keys, home.signing, home.work, home.dagster):
         folder.mkdir(mode=0o700, exist_ok=True)
-    home.dagster.mkdir(mode=0o700, exist_ok=True)

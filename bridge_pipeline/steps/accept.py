@@ -1,9 +1,10 @@
-"""A reviewer lets a blocked batch through: the ledger says who and why, and the batch goes on."""
+"""A reviewer lets a blocked batch through: ledger and audit chain say who and why, and it goes on."""
 
 from bridge_pipeline.database import ledger
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.steps.audit import audit_window
+from bridge_pipeline.steps.chain import Draft, append
 from bridge_pipeline.steps.load import load
 
 
@@ -20,6 +21,9 @@ def accept_batch(workspace: Workspace, batch_id: int, by: str, reason: str) -> B
     """
     with workspace.database.engine.begin() as connection:
         accepted = ledger.accept(connection, batch_id, by, reason)
+        facts = {"connection": accepted.connection, "entity": accepted.entity, "window": str(accepted.window)}
+        facts |= {"batch": accepted.id, "by": by, "reason": reason}
+        append(workspace, connection, accepted.tenant, [Draft("accept", facts=facts)])
     load(workspace, accepted)
     audit_window(workspace, accepted.connection, accepted.entity, accepted.window)
     return accepted

@@ -1,15 +1,16 @@
 """Audit: CSV files that anyone can verify, one per connection, entity and day.
 
-Versions are only ever added. A file exists once the ledger lists it; what a killed run
-left beside is removed by the next. The exact values stay in landing: cells that a
-spreadsheet would run are disarmed.
+Versions are only ever added, and each is an entry of the tenant's signed chain. A file exists
+once the ledger lists it; what a killed run left beside is removed by the next. A record that is
+deleted at the source stays in its day as a tombstone: id, time, and nothing else. The exact
+values stay in landing: cells that a spreadsheet would run are disarmed.
 """
 
 import csv
 import hashlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import chain, groupby
@@ -22,13 +23,14 @@ import sqlalchemy as sa
 import structlog
 
 from bridge_pipeline import naming, progress
-from bridge_pipeline.connector_kit.journal import write_durably, written_durably
-from bridge_pipeline.database import ledger
+from bridge_pipeline.connector_kit.journal import written_durably
+from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.engine import advisory_lock
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import ENTITIES, Entity, Kind, Window
+from bridge_pipeline.steps import chain as audit_chain
 from bridge_pipeline.steps.extract import landing_of
 from bridge_pipeline.steps.land import read_landed
 from bridge_pipeline.steps.load import copy_landed, refuse_unreadable
@@ -43,9 +45,24 @@ GUARD_NOTE = (
     "Cells that begin with = + - @ (also full-width or after blanks), tab, line break or ' have one ' "
     "put before them. Times are UTC. Null is an empty cell without quotes."
 )
+TOMBSTONE_NOTE = (
+    "A row with deleted_at is a tombstone: the record is gone from the source, as found at that time. "
+    "Its content_hash is the SHA-256 of `deleted`, that time and the id, with a blank between."
+)
+# Of a manifest: where the ids that left stand, one a line.
+_LEFT = b'  "left": []'
 _FILE = re.compile(r"v\d{4,}\.(csv|json)")
 # A SHA-256 in hexadecimal and its line break.
 _HASH_LINE = 65
+
+
+def _iso(column: str) -> str:
+    return f"""to_char({column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
+
+
+def _disarmed(column: str) -> str:
+    pattern = GUARD.replace("'", "''")
+    return f"case when {column} ~ '{pattern}' then '''' || {column} else {column} end"
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,8 @@ class AuditFile:
     path: Path
     rows: int
     added: bool
+    sha256: str
+    manifest_sha256: str
 
 
 def audit_window(
@@ -68,55 +87,141 @@ def audit_window(
 
     Raises:
         BatchBlocked: the newest batch of the window may not be read.
+        SigningError: the key that must sign is not in the home; nothing is written.
+        ChainFileAltered: the files are written and committed, but the chain's file is not what
+            it was.
     """
     files: list[AuditFile] = []
     with workspace.database.engine.begin() as connection:
-        advisory_lock(connection, f"audit:{name}:{entity}", long=True)
+        _lock(connection, name, entity)
         refuse_unreadable(ledger.newest_batch(connection, name, entity, window, run_id, settled=True))
         found = [(day, ledger.batch_of_day(connection, name, entity, day)) for day in window.days()]
         for batch, days in groupby(found, key=lambda pair: pair[1]):
             if batch is not None:
-                files += _audit_batch(workspace, connection, batch, [day for day, _ in days])
+                written = _write_days(workspace, connection, batch, [day for day, _ in days])
+                ledger.record_audit(connection, batch.id, len(written), sum(file.added for file in written))
+                files += written
+        tenant = registry.tenant_of(connection, name)
+        _chain(workspace, connection, tenant, files)
+    audit_chain.export_chain(workspace, tenant)
     progress.report("audit", entity, len(files), "files", finished=True)
     return files
 
 
-def _audit_batch(
+def audit_deletions(
+    workspace: Workspace, connection: sa.Connection, name: str, entity: str, ids: Sequence[str]
+) -> list[AuditFile]:
+    """Adds versions with tombstones to the days of deleted records, in the caller's transaction.
+
+    The records have `deleted_at` in `desk`, perhaps by this very transaction: so both become
+    visible together or not at all. Each version is made of the batch of the day's current one. A
+    day without an audit file stays without. The caller calls `export_chain` after the commit, and
+    does this for one entity in a transaction.
+
+    Raises:
+        SigningError: the key that must sign is not in the home.
+    """
+    _lock(connection, name, entity)
+    files: list[AuditFile] = []
+    for batch_id, days in groupby(_days_of(connection, name, entity, ids), key=lambda row: row.batch_id):
+        batch = ledger.batch(connection, batch_id)
+        files += _write_days(workspace, connection, batch, [row.day for row in days])
+    _chain(workspace, connection, registry.tenant_of(connection, name), files)
+    return files
+
+
+def _lock(connection: sa.Connection, name: str, entity: str) -> None:
+    advisory_lock(connection, f"audit:{name}:{entity}", long=True)
+
+
+def _days_of(connection: sa.Connection, name: str, entity: str, ids: Sequence[str]) -> Sequence[sa.Row]:
+    """The days of deleted records that have an audit file, with the batch of the current version."""
+    statement = f"""
+    select distinct on (a.day) a.day, a.batch_id
+    from bridge.audit_files a
+    join desk.{ENTITIES[entity].name} d
+        on d.connection = a.connection and (d.updated_at at time zone 'UTC')::date = a.day
+    where a.connection = :name and a.entity = :entity and d.deleted_at is not null and d.id = any(:ids)
+    order by a.day, a.version desc
+    """
+    query = sa.text(f"select * from ({statement}) as current order by batch_id, day")
+    return connection.execute(query, {"name": name, "entity": entity, "ids": list(ids)}).all()
+
+
+def _chain(workspace: Workspace, connection: sa.Connection, tenant: str, files: Iterable[AuditFile]) -> None:
+    """Signs the versions that were added: an entry each, all at once."""
+    root = workspace.home.audit_tenant(tenant)
+    drafts = []
+    for file in files:
+        if file.added:
+            csv_path = str(file.path.relative_to(root))
+            manifest_path = str(file.path.with_suffix(".json").relative_to(root))
+            hashes = {csv_path: file.sha256, manifest_path: file.manifest_sha256}
+            drafts.append(audit_chain.Draft(audit_chain.AUDIT, files=hashes))
+    audit_chain.append(workspace, connection, tenant, drafts)
+
+
+def _write_days(
     workspace: Workspace, connection: sa.Connection, batch: Batch, days: list[date]
 ) -> list[AuditFile]:
     files = []
-    _fill(workspace, connection, batch)
+    _fill(workspace, connection, batch, days)
     for day in days:
         files.append(_Day(workspace, connection, batch, day).write())
         progress.report("audit", batch.entity, len(files), "files")
     connection.execute(sa.text("drop table landed, picked"))
-    ledger.record_audit(connection, batch.id, len(days), sum(file.added for file in files))
     return files
 
 
-def _fill(workspace: Workspace, connection: sa.Connection, batch: Batch) -> None:
-    """Puts the batch into `landed`, and the newest version of each id of each day into `picked`."""
+def _fill(workspace: Workspace, connection: sa.Connection, batch: Batch, days: list[date]) -> None:
+    """Puts the batch into `landed`, and the rows of each day's file into `picked`.
+
+    Those are the newest version of each id, and the tombstones.
+    """
     entity = ENTITIES[batch.entity]
-    columns = ("seq", *_columns(entity), "fetched_at")
+    columns = ("seq", *entity.content_names, "content_hash", "fetched_at")
     # JSON stays the text that was landed; jsonb would order and space it its own way.
     types = {column.name: column.kind.postgres for column in entity.columns if column.kind is not Kind.JSON}
     types |= {"seq": "bigint", "fetched_at": Kind.TIMESTAMP.postgres}
     rows = read_landed(landing_of(workspace, batch), batch.files, batch.entity, columns)
     copy_landed(connection, "landed", {name: types.get(name, "text") for name in columns}, rows)
+    values = {"batch": batch.id, "connection": batch.connection, "first": min(days), "last": max(days)}
     for statement in _PICK:
-        connection.execute(sa.text(statement), {"batch": batch.id})
+        connection.execute(sa.text(statement.format(entity=entity.name)), values)
 
 
-# Records without a change time belong to no day.
+# Records without a change time belong to no day. A record is deleted for a batch that has it if its
+# page was fetched before the deletion was observed.
 _PICK = (
     """
     create temporary table picked on commit drop as
-    select distinct on (day, id) (updated_at at time zone 'UTC')::date as day, id, seq
+    select distinct on (day, id) (updated_at at time zone 'UTC')::date as day, id, seq,
+        fetched_at, null::timestamptz as deleted_at, content_hash as mark
     from landed
     where updated_at is not null
         and seq not in (select seq from bridge.rejections where batch_id = :batch)
     order by day, id, updated_at desc, fetched_at desc, seq desc
     """,
+    """
+    create temporary table deleted on commit drop as
+    select (updated_at at time zone 'UTC')::date as day, id, deleted_at
+    from desk.{entity}
+    where connection = :connection and deleted_at is not null
+        and updated_at >= cast(:first as date)::timestamp at time zone 'UTC'
+        and updated_at < (cast(:last as date) + 1)::timestamp at time zone 'UTC'
+    """,
+    """
+    delete from deleted d using picked p
+    where p.day = d.day and p.id = d.id and p.fetched_at > d.deleted_at
+    """,
+    "delete from picked p using deleted d where p.day = d.day and p.id = d.id",
+    f"""
+    insert into picked (day, id, deleted_at, mark)
+    select day, id, deleted_at,
+        encode(sha256(convert_to('deleted ' || {_iso("deleted_at")} || ' ' || id, 'UTF8')), 'hex')
+    from deleted
+    """,
+    "drop table deleted",
     'create index on picked (day, length(id), id collate "C")',
     "create index on landed (seq)",
     "analyze picked, landed",
@@ -124,18 +229,18 @@ _PICK = (
 
 
 def _columns(entity: Entity) -> tuple[str, ...]:
-    return (*entity.content_names, "content_hash")
+    return (*entity.content_names, "content_hash", "deleted_at")
 
 
 def _cell(entity: Entity, name: str) -> str:
-    """A column as it is written: times in ISO 8601, texts disarmed."""
+    """A column as it is written: times in ISO 8601, texts disarmed. All but three are null in a tombstone."""
+    own = {"id": _disarmed("p.id"), "content_hash": "p.mark", "deleted_at": _iso("p.deleted_at")}
+    if name in own:
+        return own[name]
     kind = next((column.kind for column in entity.columns if column.name == name), Kind.TEXT)
     if kind is Kind.TIMESTAMP:
-        return f"""to_char(l.{name} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
-    if kind is Kind.BOOLEAN:
-        return f"l.{name}::text"
-    pattern = GUARD.replace("'", "''")
-    return f"case when l.{name} ~ '{pattern}' then '''' || l.{name} else l.{name} end"
+        return _iso(f"l.{name}")
+    return f"l.{name}::text" if kind is Kind.BOOLEAN else _disarmed(f"l.{name}")
 
 
 class _Day:
@@ -156,21 +261,23 @@ class _Day:
         if current is not None and (
             current.rows_sha256 == rows_sha256 or current.fetched_to > self._batch.fetched_to
         ):
-            return AuditFile(self._day, current.version, self._root / current.path, current.rows, False)
+            return self._file(current, added=False)
         self._folder.mkdir(parents=True, exist_ok=True)
         version = current.version + 1 if current is not None else 1
         target = self._folder / f"{naming.audit_name(version)}.csv"
-        sha256 = self._export(target)
-        manifest = self._manifest(version, rows, sha256, rows_sha256)
-        data = orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
-        write_durably(target.with_suffix(".json"), data)
-        self._list(target, version, rows, sha256, rows_sha256, hashlib.sha256(data).hexdigest())
-        return AuditFile(self._day, version, target, rows, True)
+        told = {"version": version, "rows": rows, "rows_sha256": rows_sha256, "sha256": self._export(target)}
+        manifest_sha256 = self._write_manifest(target.with_suffix(".json"), self._manifest(told))
+        path = str(target.relative_to(self._root))
+        return self._file(self._list(told | {"path": path, "manifest_sha256": manifest_sha256}), added=True)
+
+    def _file(self, row: sa.Row, added: bool) -> AuditFile:
+        path = self._root / row.path
+        return AuditFile(self._day, row.version, path, row.rows, added, row.sha256, row.manifest_sha256)
 
     def _digest(self) -> tuple[int, str]:
         """Number of rows, and SHA-256 of their content hashes, one a line, in the file's order."""
         digest, size = hashlib.sha256(), 0
-        for part in self._rows("l.content_hash"):
+        for part in self._rows("p.mark"):
             digest.update(part)
             size += len(part)
         return size // _HASH_LINE, digest.hexdigest()
@@ -178,43 +285,40 @@ class _Day:
     def _rows(self, columns: str, options: str = "") -> Iterator[bytes]:
         """The day's rows as the server writes them, in the file's order: by length of id, then id."""
         statement = f"""
-        copy (select {columns} from picked p join landed l on l.seq = p.seq where p.day = '{self._day}'
+        copy (select {columns} from picked p left join landed l on l.seq = p.seq where p.day = '{self._day}'
             order by length(p.id), p.id collate "C") to stdout {options}
         """
-        driver: psycopg.Connection = self._connection.connection.driver_connection  # type: ignore[assignment]
-        with driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
+        with self._driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
             for part in copy:
                 yield bytes(part)
+
+    @property
+    def _driver(self) -> psycopg.Connection:
+        return self._connection.connection.driver_connection  # type: ignore[return-value]
 
     def _export(self, target: Path) -> str:
         """Writes the file; returns its SHA-256."""
         columns = _columns(ENTITIES[self._batch.entity])
         cells = ", ".join(_cell(ENTITIES[self._batch.entity], name) for name in columns)
         header = ",".join(f'"{name}"' for name in columns) + "\n"
-        digest = hashlib.sha256()
-        with written_durably(target) as file:
-            for part in chain([header.encode()], self._rows(cells, "(format csv, force_quote *)")):
-                digest.update(part)
-                file.write(part)
-        return digest.hexdigest()
+        rows = self._rows(cells, "(format csv, force_quote *)")
+        return _write_hashed(target, chain([header.encode()], rows))
 
-    def _manifest(self, version: int, rows: int, sha256: str, rows_sha256: str) -> dict[str, Any]:
+    def _manifest(self, told: dict[str, Any]) -> dict[str, Any]:
         batch, current = self._batch, self._current
-        return {
+        return told | {
             "format": 1,
             "tenant": batch.tenant,
             "connection": batch.connection,
             "entity": batch.entity,
             "day": self._day,
-            "version": version,
             "columns": list(_columns(ENTITIES[batch.entity])),
-            "rows": rows,
-            "sha256": sha256,
-            "rows_sha256": rows_sha256,
+            "tombstones": self._tombstones(),
             "previous": None if current is None else {"version": current.version, "sha256": current.sha256},
-            "left": self._left(),
+            # Filled in while it is written: there may be as many as there were rows.
+            "left": [],
             "excluded": batch.excluded,
-            "note": GUARD_NOTE,
+            "note": f"{GUARD_NOTE} {TOMBSTONE_NOTE}",
             # What differs between two runs over the same data stands here alone.
             "run": {
                 "batch": batch.id,
@@ -226,22 +330,43 @@ class _Day:
             },
         }
 
-    def _left(self) -> list[dict[str, Any]]:
+    def _tombstones(self) -> int:
+        query = sa.text("select count(*) from picked where day = :day and deleted_at is not null")
+        return self._connection.scalar(query, {"day": self._day}) or 0
+
+    def _write_manifest(self, path: Path, manifest: dict[str, Any]) -> str:
+        """Writes the manifest with the ids that left, one a line; returns its SHA-256."""
+        data = orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
+        # Deeper keys are indented further, and a text holds no line break: it stands there once.
+        before, after = data.split(b"\n" + _LEFT)
+        before += b"\n" + _LEFT.removesuffix(b"]")
+        lines = (b"    " + orjson.dumps(each) for each in self._left())
+        first = next(lines, None)
+        if first is None:
+            return _write_hashed(path, [before, b"]", after])
+        others = (b",\n" + line for line in lines)
+        return _write_hashed(path, chain([before, b"\n", first], others, [b"\n  ]", after]))
+
+    def _left(self) -> Iterator[dict[str, Any]]:
         """The ids of the previous version that are no longer of this day, and why (rule 21)."""
         if self._current is None:
-            return []
-        staying = {line for part in self._rows("p.id") for line in part.decode().splitlines()}
-        # A description may well be longer than the 128 KiB that the reader allows by itself.
-        csv.field_size_limit(sys.maxsize)
-        with (self._root / self._current.path).open(encoding="utf-8", newline="") as file:
-            gone = [row["id"] for row in csv.DictReader(file) if row["id"] not in staying]
-        table = t.desk_table(ENTITIES[self._batch.entity])
-        query = sa.select(table.c.id, table.c.updated_at, table.c.deleted_at).where(
-            table.c.connection == self._batch.connection,
-            table.c.id == sa.any_(sa.literal(gone, sa.ARRAY(sa.Text))),
-        )
-        known = {row.id: row for row in self._connection.execute(query)}
-        return [{"id": record_id} | _reason(known.get(record_id), self._day) for record_id in gone]
+            return
+        self._connection.execute(sa.text("create temporary table previous (id text) on commit drop"))
+        with self._driver.cursor() as cursor, cursor.copy("copy previous from stdin") as copy:
+            for record_id in live_ids(self._root / self._current.path):
+                copy.write_row((record_id,))
+        statement = f"""
+        copy (select v.id, (d.updated_at at time zone 'UTC')::date, d.deleted_at is not null from previous v
+            left join picked p on p.day = '{self._day}' and p.id = v.id and p.deleted_at is null
+            left join desk.{ENTITIES[self._batch.entity].name} d
+                on d.connection = '{self._batch.connection}' and d.id = v.id
+            where p.id is null order by length(v.id), v.id collate "C") to stdout
+        """
+        with self._driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
+            copy.set_types(["text", "date", "bool"])
+            for record_id, changed, deleted in copy.rows():
+                yield {"id": record_id} | _reason(changed, deleted, self._day)
+        self._connection.execute(sa.text("drop table previous"))
 
     def _remove_unlisted(self) -> None:
         if not self._folder.is_dir():
@@ -257,31 +382,42 @@ class _Day:
             if path.suffix == ".tmp" or (_FILE.fullmatch(path.name) and path.stem not in listed):
                 path.unlink()
 
-    def _list(
-        self, target: Path, version: int, rows: int, sha256: str, rows_sha256: str, manifest_sha256: str
-    ) -> None:
+    def _list(self, told: dict[str, Any]) -> sa.Row:
         batch = self._batch
-        self._connection.execute(
-            t.audit_files.insert().values(
-                connection=batch.connection,
-                entity=batch.entity,
-                day=self._day,
-                version=version,
-                tenant=batch.tenant,
-                path=str(target.relative_to(self._root)),
-                rows=rows,
-                sha256=sha256,
-                rows_sha256=rows_sha256,
-                manifest_sha256=manifest_sha256,
-                batch_id=batch.id,
-                fetched_to=batch.fetched_to,
-            )
-        )
+        values = told | {
+            "connection": batch.connection,
+            "entity": batch.entity,
+            "day": self._day,
+            "tenant": batch.tenant,
+            "batch_id": batch.id,
+            "fetched_to": batch.fetched_to,
+        }
+        return self._connection.execute(t.audit_files.insert().values(values).returning(t.audit_files)).one()
 
 
-def _reason(row: sa.Row | None, day: date) -> dict[str, Any]:
-    if row is not None and row.deleted_at is not None:
+def live_ids(path: Path) -> Iterator[str]:
+    """The ids of an audit file's rows that are no tombstones, in order."""
+    # A description may well be longer than the 128 KiB that the reader allows by itself.
+    csv.field_size_limit(sys.maxsize)
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if not row.get("deleted_at"):
+                yield row["id"].removeprefix("'")
+
+
+def _write_hashed(path: Path, parts: Iterable[bytes]) -> str:
+    """Writes a file, durable and whole or not at all; returns its SHA-256."""
+    digest = hashlib.sha256()
+    with written_durably(path) as file:
+        for part in parts:
+            digest.update(part)
+            file.write(part)
+    return digest.hexdigest()
+
+
+def _reason(changed: date | None, deleted: bool, day: date) -> dict[str, Any]:
+    if changed is not None and changed != day:
+        return {"why": "moved", "to": changed}
+    if deleted:
         return {"why": "deleted"}
-    if row is not None and row.updated_at is not None and row.updated_at.date() != day:
-        return {"why": "moved", "to": row.updated_at.date()}
     return {"why": "changed after the days that are extracted so far, or gone"}

@@ -24,6 +24,7 @@ from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace, open_workspace
 from bridge_pipeline.model import Window
+from bridge_pipeline.steps import chain
 from bridge_pipeline.steps.audit import AuditFile, audit_window
 from bridge_pipeline.steps.check import check
 from bridge_pipeline.steps.extract import extract
@@ -156,6 +157,25 @@ def process_and_die(first: str, last: str, entities: tuple[str, ...], point: str
     `point` is written `before module:name` or `after module:name`.
     """
     workspace = open_workspace()
+    _arm(point, times)
+    process(workspace, day(first, last), entities)
+
+
+def audit_and_die(first: str, last: str, entity: str, point: str, times: int) -> None:
+    """The audit of what is landed, killed at the `times`-th call of a function."""
+    workspace = open_workspace()
+    _arm(point, times)
+    audit_window(workspace, NAME, entity, day(first, last))
+
+
+def rotate_and_die(point: str) -> None:
+    """A change of the signing key, killed at the first call of a function."""
+    workspace = open_workspace()
+    _arm(point, 1)
+    chain.rotate_key(workspace)
+
+
+def _arm(point: str, times: int) -> None:
     when, _, target = point.partition(" ")
     module, _, path = target.partition(":")
     *parents, name = path.split(".")
@@ -163,7 +183,6 @@ def process_and_die(first: str, last: str, entities: tuple[str, ...], point: str
     for parent in parents:
         owner = getattr(owner, parent)
     setattr(owner, name, _armed(getattr(owner, name), when, times))
-    process(workspace, day(first, last), entities)
 
 
 def _armed(original: Callable[..., Any], when: str, times: int) -> Callable[..., Any]:
@@ -195,6 +214,13 @@ def load_when_told(barrier: Any, entity: str, first: str, last: str) -> None:
     barrier.wait(60)
     bring_up_to_date(workspace, NAME, entity, day(first, last))
     audit_window(workspace, NAME, entity, day(first, last))
+
+
+def audit_when_told(barrier: Any, name: str, entity: str, first: str, last: str) -> None:
+    """Audits what is landed for a connection, begun by all processes of the barrier at once."""
+    workspace = open_workspace()
+    barrier.wait(60)
+    audit_window(workspace, name, entity, day(first, last))
 
 
 def barrier(parties: int) -> Any:

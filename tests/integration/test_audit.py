@@ -196,8 +196,10 @@ def test_ids_that_left_a_day_are_named_with_the_reason(workspace, desk):
         {"id": "3", "why": "deleted"},
         {"id": "4", "why": "changed after the days that are extracted so far, or gone"},
     ]
-    assert ([row["id"] for row in cells(first)], [row["id"] for row in cells(third)]) == (["1"], ["2"])
+    assert ([row["id"] for row in cells(first)], [row["id"] for row in cells(third)]) == (["1", "3"], ["2"])
+    assert (manifest(first)["rows"], manifest(first)["tombstones"]) == (2, 1)
     assert manifest(third)["left"] == []
+    assert_true(workspace, first)
 
 
 def test_a_batch_fetched_earlier_never_replaces_the_current_file(workspace, desk):

@@ -350,7 +350,7 @@ KILLS = [
     (f"before {STEPS}.parents:check", 1),
     (f"before {STEPS}.parents:_remember", 1),
     (f"after {STEPS}.audit:_Day._export", 4),
-    (f"after {STEPS}.audit:write_durably", 4),
+    (f"after {STEPS}.audit:_Day._write_manifest", 4),
     (f"after {LEDGER}:record_audit", 2),
 ]
 KILLED = ("accounts", "tickets")

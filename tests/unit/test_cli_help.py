@@ -56,6 +56,9 @@ def test_the_commands_are_those_of_the_design():
         "connections remove",
         "quarantine list",
         "quarantine show",
+        "audit verify",
+        "audit head",
+        "audit rotate-key",
     }
 
 
@@ -94,6 +97,9 @@ def test_every_command_that_answers_does_so_as_json(path):
             "KEY=VALUE",
         ),
         (["connections", "apply", "missing.yaml"], "missing.yaml"),
+        (["audit", "verify", "no-such-folder"], "no folder"),
+        (["audit", "verify", "--head", "123"], "--head takes 64"),
+        (["audit", "verify", "--key", "x" * 20], "--key takes 16"),
         (["accept", "1", "--by", " ", "--reason", "because"], "must say something"),
     ],
 )

@@ -92,7 +92,7 @@ def test_the_home_gets_a_key_that_only_its_owner_reads(home):
 
 def test_a_draft_of_a_killed_process_is_no_key(home):
     home.keys.mkdir()
-    (home.keys / "secret.new").write_text("half")
+    (home.keys / "draft.new").write_text("half")
     assert len(open_sealer(settings.load(home=home.root), home).key) == 32
 
 
