@@ -11,8 +11,8 @@ from assets import keys, runs, shown
 from assets.partitions import scope_of
 from bridge_pipeline import connectors, naming
 from bridge_pipeline.model import Entity
-from bridge_pipeline.steps import facts
-from bridge_pipeline.steps.check import check_newest, expectations_of
+from bridge_pipeline.steps.check import check_newest
+from bridge_pipeline.steps.suites import declared
 from resources.workspace import WorkspaceResource
 
 
@@ -29,24 +29,18 @@ def entity_checks(entity: Entity) -> dg.AssetChecksDefinition:
         scope, opened = scope_of(context.run), workspace.open()
         with runs.bound(context, scope, entity) as run_id:
             verdict = check_newest(opened, scope.connection, entity.name, scope.window, run_id)
-            yield from shown.check_results(specs, entity, verdict)
+            found, batch = (verdict.results, verdict.batch) if verdict else ([], None)
+            yield from shown.check_results(opened, scope.connection, entity, specs, found, batch)
 
     return checks
 
 
 def _specs(entity: Entity) -> list[dg.AssetCheckSpec]:
-    """Every expectation that any connector has of the entity, and the facts."""
-    descriptions = {
-        expectation.name: expectation.description
-        for connector in connectors.all_connectors()
-        for expectation in expectations_of(connector, entity.name)
+    """Every expectation that any connector has of the entity's batches and their rows."""
+    expected = {
+        expectation.name: expectation
+        for connector in connectors.all_connectors().values()
+        for expectation in declared(connector, entity.name)
+        if expectation.subject in ("rows", "batch")
     }
-    return [
-        dg.AssetCheckSpec(
-            name,
-            asset=keys.key(naming.EXTRACTED, entity.name),
-            description=description,
-            blocking=name in facts.DESCRIPTIONS,
-        )
-        for name, description in (descriptions | facts.DESCRIPTIONS).items()
-    ]
+    return [shown.check_spec(naming.EXTRACTED, entity, each) for each in expected.values()]

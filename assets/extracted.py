@@ -22,7 +22,8 @@ def extracted_asset(entity: Entity, partitions: dg.PartitionsDefinition) -> dg.A
         scope, opened = scope_of(context.run), workspace.open()
         with runs.bound(context, scope, entity) as run_id:
             if runs.offers(opened, scope.connection, entity, context.log):
-                batch = extract(opened, scope.connection, entity.name, scope.window, run_id)
+                asked = (scope.connection, entity.name, scope.window)
+                batch = extract(opened, *asked, run_id, scope.scheduled)
                 yield shown.batch(context, opened, batch)
 
     return extracted

@@ -8,6 +8,8 @@ import dagster as dg
 from bridge_pipeline import naming
 from bridge_pipeline.model import Window
 
+# On the runs that the schedule requested: the time of its tick.
+SCHEDULED_TAG = "bridge/scheduled"
 CONNECTIONS = dg.DynamicPartitionsDefinition(name=naming.CONNECTION_DIMENSION)
 
 
@@ -21,10 +23,11 @@ def connection_days(first_day: date) -> dg.MultiPartitionsDefinition:
 
 @dataclass(frozen=True)
 class Scope:
-    """What a run is about: one connection and one window of whole days."""
+    """What a run is about: one connection and one window of whole days; `scheduled`: nobody asked by hand."""
 
     connection: str
     window: Window
+    scheduled: bool = False
 
     @property
     def days(self) -> list[date]:
@@ -50,7 +53,7 @@ def scope_of(run: dg.DagsterRun) -> Scope:
     (first_connection, first), (last_connection, last) = _split(start), _split(end)
     if first_connection != last_connection:
         raise ValueError(f"a run is about days of one connection, not {start!r} to {end!r}")
-    return Scope(first_connection, Window.of_days(first, last))
+    return Scope(first_connection, Window.of_days(first, last), SCHEDULED_TAG in run.tags)
 
 
 def _split(key: str) -> tuple[str, date]:

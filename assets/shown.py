@@ -14,15 +14,18 @@ import pyarrow as pa
 from assets import keys
 from assets.partitions import Scope
 from bridge_pipeline import naming
+from bridge_pipeline.database import registry
 from bridge_pipeline.database.ledger import Batch, CheckResult
+from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.masking import masked
 from bridge_pipeline.model import ENTITIES, Entity
+from bridge_pipeline.model.expectation import LOADED, Expectation, of_tables
 from bridge_pipeline.steps.audit import AuditFile
-from bridge_pipeline.steps.check import Verdict
 from bridge_pipeline.steps.extract import landing_of
 from bridge_pipeline.steps.land import read_landed
-from bridge_pipeline.steps.parents import parents_of
+from bridge_pipeline.steps.links import record_url
+from bridge_pipeline.steps.load import EquationBroken
 from bridge_pipeline.steps.tables import TableUpdate
 
 _SAMPLE = 5
@@ -70,27 +73,32 @@ def table_update(
             "database": workspace.database.libpq(show_secrets=False),
         },
         check_results=[
-            dg.AssetCheckResult(
-                check_name=f"{parent}_known",
-                passed=missing == 0,
-                severity=dg.AssetCheckSeverity.WARN,
-                metadata={"placeholders": missing, "connection": scope.connection},
-            )
-            for parent, missing in update.placeholders.items()
+            *check_results(workspace, scope.connection, entity, table_specs(entity), update.checks)
         ],
     )
 
 
-def reference_specs(entity: Entity) -> list[dg.AssetCheckSpec]:
-    """The checks that a table's materialisation brings: are all parents known?"""
-    return [
-        dg.AssetCheckSpec(
-            f"{parent}_known",
-            asset=keys.key(naming.TABLES, entity.name),
-            description=f"Every one of the {parent} that {entity.name} refer to has arrived.",
-        )
-        for parent in parents_of(entity.name)
-    ]
+def table_specs(entity: Entity) -> list[dg.AssetCheckSpec]:
+    """The checks that a table's materialisation brings: of its load, and of the tables afterwards."""
+    return [check_spec(naming.TABLES, entity, expectation) for expectation in (LOADED, *of_tables(entity))]
+
+
+def check_spec(layer: str, entity: Entity, expectation: Expectation) -> dg.AssetCheckSpec:
+    """An expectation as Dagster declares it."""
+    return dg.AssetCheckSpec(
+        expectation.name,
+        asset=keys.key(layer, entity.name),
+        description=expectation.sentence,
+        blocking=expectation.severity == "block",
+    )
+
+
+def broken_equation(
+    workspace: Workspace, scope: Scope, entity: Entity, broken: EquationBroken
+) -> Iterator[dg.AssetCheckResult]:
+    """The equation of a load that was undone."""
+    specs = [check_spec(naming.TABLES, entity, LOADED)]
+    return check_results(workspace, scope.connection, entity, specs, [broken.result])
 
 
 def audit_files(
@@ -117,45 +125,76 @@ def audit_files(
 
 
 def check_results(
-    specs: list[dg.AssetCheckSpec], entity: Entity, verdict: Verdict | None
+    workspace: Workspace,
+    name: str,
+    entity: Entity,
+    specs: list[dg.AssetCheckSpec],
+    found: list[CheckResult],
+    batch: Batch | None = None,
 ) -> Iterator[dg.AssetCheckResult]:
     """A result for every declared check; one that does not apply to the connection passes as such."""
-    found = {result.name: result for result in verdict.results} if verdict else {}
-    accepted = verdict is not None and verdict.batch.verdict == "accepted"
+    record = registry.get(workspace.database.engine, name)
+    by_name = {result.name: result for result in found}
     for spec in specs:
-        result = found.get(spec.name)
+        result = by_name.get(spec.name)
         if result is None:
             metadata: dict[str, Any] = {"applies": "not to this connection or batch"}
-            yield _check(entity, spec.name, True, "warn", metadata)
+            yield _check(spec, True, "warn", metadata)
         else:
-            passed = result.passed or (accepted and result.severity == "block")
-            yield _check(entity, spec.name, passed, result.severity, _evidence(result, verdict))
+            # What a reviewer accepted no longer stops anything.
+            accepted = batch is not None and batch.verdict == "accepted" and result.severity == "block"
+            evidence = _evidence(workspace, record, entity, result) | (_batch_facts(batch) if batch else {})
+            yield _check(spec, result.passed or accepted, result.severity, evidence, result.note)
 
 
 def _check(
-    entity: Entity, name: str, passed: bool, severity: str, metadata: dict[str, Any]
+    spec: dg.AssetCheckSpec, passed: bool, severity: str, metadata: dict[str, Any], note: str = ""
 ) -> dg.AssetCheckResult:
     blocks = severity == "block"
     return dg.AssetCheckResult(
-        asset_key=keys.key(naming.EXTRACTED, entity.name),
-        check_name=name,
+        asset_key=spec.asset_key,
+        check_name=spec.name,
         passed=passed,
         severity=dg.AssetCheckSeverity.ERROR if blocks else dg.AssetCheckSeverity.WARN,
+        description=note or None,
         metadata=metadata,
     )
 
 
-def _evidence(result: CheckResult, verdict: Verdict | None) -> dict[str, Any]:
+def _batch_facts(batch: Batch) -> dict[str, Any]:
+    accepted = {"accepted_by": batch.accepted_by, "accept_reason": batch.accept_reason}
+    return {"batch": batch.id} | (accepted if batch.verdict == "accepted" else {})
+
+
+def _evidence(
+    workspace: Workspace, record: ConnectionRecord, entity: Entity, result: CheckResult
+) -> dict[str, Any]:
+    """Counts, share, threshold and who set it, masked examples, and where to look further."""
     share = 100 * result.unexpected / result.evaluated if result.evaluated else 0.0
+    replaced = {"replaced_by_tenant": dg.MetadataValue.json(result.replaced)} if result.replaced else {}
     return {
-        "batch": verdict.batch.id if verdict else None,
+        "judged": result.judged,
         "evaluated": result.evaluated,
         "unexpected": result.unexpected,
         "percent": round(share, 3),
         "severity": result.severity,
         "owner": result.owner,
+        "source": result.source,
+        "threshold": dg.MetadataValue.json(result.threshold),
+        **replaced,
         "examples": dg.MetadataValue.json(result.examples),
+        "link": _link(workspace, record, entity, result),
     }
+
+
+def _link(
+    workspace: Workspace, record: ConnectionRecord, entity: Entity, result: CheckResult
+) -> dg.MetadataValue:
+    """The first example's page at the source where that is known, else the folder of the reports."""
+    ids = [str(example["id"]) for example in result.examples if "id" in example]
+    page = record_url(record, entity.name, ids[0]) if ids else None
+    reports = workspace.home.reports / record.tenant / record.name
+    return dg.MetadataValue.url(page) if page else dg.MetadataValue.path(str(reports))
 
 
 def _rows_by_day(workspace: Workspace, landed: Batch) -> Counter[date]:

@@ -8,12 +8,13 @@ from assets import keys, runs, shown
 from assets.partitions import scope_of
 from bridge_pipeline import naming
 from bridge_pipeline.model import Entity
+from bridge_pipeline.steps.load import EquationBroken
 from bridge_pipeline.steps.tables import bring_up_to_date
 from resources.workspace import WorkspaceResource
 
 
 def table_asset(entity: Entity, partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
-    """The asset that loads one entity; its check warns of parents that are not known."""
+    """The asset that loads one entity; its checks are those of the load and of the tables."""
 
     @keys.layer_asset(
         naming.TABLES,
@@ -21,14 +22,18 @@ def table_asset(entity: Entity, partitions: dg.PartitionsDefinition) -> dg.Asset
         partitions,
         deps=[keys.key(naming.EXTRACTED, entity.name)],
         automation_condition=keys.follows_upstream(),
-        check_specs=shown.reference_specs(entity),
+        check_specs=shown.table_specs(entity),
     )
     def tables(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource
-    ) -> Iterator[dg.MaterializeResult]:
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         scope, opened = scope_of(context.run), workspace.open()
         with runs.bound(context, scope, entity) as run_id:
-            update = bring_up_to_date(opened, scope.connection, entity.name, scope.window, run_id)
+            try:
+                update = bring_up_to_date(opened, scope.connection, entity.name, scope.window, run_id)
+            except EquationBroken as broken:
+                yield from shown.broken_equation(opened, scope, entity, broken)
+                raise
             yield shown.table_update(entity, opened, scope, update)
 
     return tables

@@ -15,6 +15,7 @@ from bridge_pipeline.commands import (
     connections,
     demo,
     doctor,
+    expectations,
     quarantine,
     records,
     run,
@@ -33,9 +34,10 @@ app = typer.Typer(
 )
 for _group in (demo, service, doctor, run, records, simulate):
     _group.register(app)
-app.add_typer(connections.app, name="connections")
-app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(audit.app, name="audit")
+app.add_typer(connections.app, name="connections")
+app.add_typer(expectations.app, name="expectations")
+app.add_typer(quarantine.app, name="quarantine")
 
 
 def main() -> NoReturn:

@@ -139,6 +139,10 @@ class Home:
         """The kept head of a tenant's audit chain."""
         return self.heads / f"{checked_key('tenant', tenant)}.json"
 
+    def expectations_of(self, tenant: str) -> Path:
+        """Where a tenant's own thresholds are read from, if there are any."""
+        return self.root / "expectations" / f"{checked_key('tenant', tenant)}.yaml"
+
     def report_of(self, tenant: str, connection: str, day: date) -> Path:
         """The data-quality report of one connection up to `day`."""
         return _under(self.reports, tenant, connection) / f"{day.isoformat()}.html"

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from assets.partitions import SCHEDULED_TAG
 from bridge_pipeline import naming
 from bridge_pipeline.automation.jobs import CONNECTION_TAG, DAILY_JOB, keys_for, range_tags
 from bridge_pipeline.database import registry
@@ -48,7 +49,7 @@ def _requests(
         yield dg.RunRequest(
             # The tick is part of the key: a span that failed is asked for again by the next.
             run_key=f"{start}--{end}--{now.isoformat()}",
-            tags=range_tags(record.name, start, end),
+            tags=range_tags(record.name, start, end) | {SCHEDULED_TAG: now.isoformat()},
             asset_selection=keys,
         )
 

@@ -47,6 +47,11 @@ class Stream:
     fields: tuple[Field, ...]
     people: Callable[[Record], list[Person]] | None = None
 
+    @property
+    def keys(self) -> dict[str, tuple[str, ...]]:
+        """The record's keys that each canonical column is read from, where its field names them."""
+        return {field.column: found for field in self.fields if (found := field.reads or field.consumes)}
+
     def __post_init__(self) -> None:
         covered = tuple(field.column for field in self.fields)
         if covered != self.entity.column_names:
@@ -158,7 +163,8 @@ class Connector:
     `config` is a pydantic model whose `SecretStr` fields are the credentials. `open` takes
     such a config and a `SourceContext` and returns a `Client`. `simulate` serves a double of the API.
     `expectations` adds to the entities' own suites, by entity. `metering` says how the source counts
-    requests, where it publishes that.
+    requests, where it publishes that. `record_url` takes the source's address, an entity and an id and
+    gives the page on which people look at the record, where that is known.
     """
 
     name: str
@@ -169,6 +175,7 @@ class Connector:
     simulate: "Callable[[SimulatorOptions], None]"
     expectations: dict[str, tuple[Expectation, ...]]
     metering: Metering | None = None
+    record_url: Callable[[str, str, str], str | None] | None = None
 
     def stream(self, entity: str) -> Stream:
         """The stream of an entity.

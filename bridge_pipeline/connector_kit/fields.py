@@ -31,12 +31,14 @@ class Refused(ValueError):
 class Field:
     """One canonical column: how it is read, and the record's keys that it holds entirely.
 
-    What `consumes` does not name stays in `custom_fields`.
+    What `consumes` does not name stays in `custom_fields`. `reads` names the keys that the column is
+    read from where they are not those: any one of them is enough.
     """
 
     column: str
     read: Callable[[Record], Any]
     consumes: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
 
 
 def identity(column: str = "id", key: str = "id") -> Field:

@@ -179,4 +179,6 @@ class Listing:
             yield page
 
     def _conclude(self, sweeps: int, filtered: bool) -> None:
+        # A filter that the source refused was left out of every request since.
+        filtered = filtered and not self.proof.get("filter_refused")
         self.proof |= {"method": "filtered listing" if filtered else "whole listing", "sweeps": sweeps}

@@ -5,8 +5,8 @@ together.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from datetime import date, datetime, timedelta
+from dataclasses import dataclass, field, fields
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -57,6 +57,7 @@ class Batch:
     verdict: str = "pending"
     accepted_by: str | None = None
     accept_reason: str | None = None
+    first_read_of: date | None = None
 
     @property
     def window(self) -> Window:
@@ -71,7 +72,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The outcome of one check of a batch; `examples` hold no personal value in clear."""
+    """The outcome of one check of a batch; `examples` hold no personal value in clear.
+
+    `stage`: `batch` (taken of what landed), `load` (in the load's transaction) or `tables` (after it).
+    `source`: who set the `threshold`: `suite`, `connector` or `tenant`; what a tenant's file replaced
+    is in `replaced`. What is not `judged` counts as passed, and `note` says why it was not.
+    """
 
     name: str
     severity: str
@@ -81,6 +87,28 @@ class CheckResult:
     evaluated: int
     unexpected: int
     examples: list[dict[str, Any]]
+    stage: str = "batch"
+    source: str = "suite"
+    threshold: dict[str, Any] = field(default_factory=dict)
+    replaced: dict[str, Any] = field(default_factory=dict)
+    judged: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The fields of a batch's payload: JSON pointer -> JSON type -> how many records of the sample.
+
+    `absent` names the canonical columns whose keys none of all `records` had.
+    """
+
+    records: int
+    sampled: int
+    absent: list[str]
+    fields: dict[str, dict[str, int]]
+
+
+_INVENTORY = [each.name for each in fields(Inventory)]
 
 
 def next_batch_id(connection: sa.Connection) -> int:
@@ -117,20 +145,49 @@ def newest_batch(
     entity: str,
     window: Window,
     run_id: str | None = None,
-    settled: bool = False,
 ) -> Batch | None:
-    """The batch that speaks for a window: the run's own, else the newest.
-
-    With `settled` one that has a verdict goes before one that has not: another run's batch that is
-    not checked yet is that run's business.
-    """
+    """The batch that speaks for a window: the run's own, else the newest."""
     b = t.batches
     own = [sa.func.coalesce(b.c.run_id == run_id, False).desc()] if run_id else []
-    order = [*own, *([(b.c.verdict != "pending").desc()] if settled else []), b.c.id.desc()]
+    order = [*own, b.c.id.desc()]
     row = connection.execute(
         _of(name, entity).where(b.c.kind != "lookup", *_covers(window)).order_by(*order).limit(1)
     ).one_or_none()
     return Batch(**row._mapping) if row else None
+
+
+def unreadable_batch(
+    connection: sa.Connection, name: str, entity: str, window: Window, run_id: str | None = None
+) -> Batch | None:
+    """The batch that keeps the window from being read, or None.
+
+    Each day is spoken for by the run's own batch, else by the newest one that has a verdict (another
+    run's that is not checked yet is that run's business), else by the newest: a blocked day of a range
+    blocks the range, unless a better read of that day came later.
+    """
+    b = t.batches
+    own = [sa.func.coalesce(b.c.run_id == run_id, False).desc()] if run_id else []
+    query = (
+        sa.select(b.c.id, b.c.window_start, b.c.window_end, b.c.verdict.in_(READABLE).label("readable"))
+        .where(
+            b.c.connection == name,
+            b.c.entity == entity,
+            b.c.kind != "lookup",
+            b.c.window_start < window.end,
+            b.c.window_end > window.start,
+        )
+        .order_by(*own, (b.c.verdict != "pending").desc(), b.c.id.desc())
+    )
+    open_days = set(window.days())
+    for row in connection.execute(query):
+        shared = Window(max(row.window_start, window.start), min(row.window_end, window.end))
+        covered = open_days.intersection(shared.days())
+        if covered and not row.readable:
+            return batch(connection, row.id)
+        open_days -= covered
+        if not open_days:
+            break
+    return None
 
 
 def batches_to_load(connection: sa.Connection, name: str, entity: str, window: Window) -> list[Batch]:
@@ -207,15 +264,13 @@ def filter_proven(connection: sa.Connection, name: str, entity: str) -> bool:
 def record_checks(
     connection: sa.Connection, batch_id: int, results: Iterable[CheckResult], rejected: int
 ) -> None:
-    """Stores the results and the verdict they give.
+    """Stores the results of the stage `batch` and the verdict they give.
 
     A batch that a reviewer accepted stays accepted.
     """
-    rows = [vars(result) | {"batch_id": batch_id} for result in results]
-    connection.execute(t.checks.delete().where(t.checks.c.batch_id == batch_id))
-    if rows:
-        connection.execute(t.checks.insert(), rows)
-    blocked = any(not row["passed"] and row["severity"] == "block" for row in rows)
+    found = list(results)
+    record_stage(connection, batch_id, "batch", found)
+    blocked = any(not result.passed and result.severity == "block" for result in found)
     verdict = sa.case(
         (t.batches.c.verdict == "accepted", "accepted"), else_="blocked" if blocked else "passed"
     )
@@ -224,6 +279,113 @@ def record_checks(
         .where(t.batches.c.id == batch_id)
         .values(verdict=verdict, verdict_at=sa.func.now(), rejected=rejected)
     )
+
+
+def record_stage(
+    connection: sa.Connection, batch_id: int, stage: str, results: Iterable[CheckResult]
+) -> None:
+    """Stores the results of one stage in place of those it had; the verdict stays."""
+    of_stage = sa.and_(t.checks.c.batch_id == batch_id, t.checks.c.stage == stage)
+    connection.execute(t.checks.delete().where(of_stage))
+    rows = [vars(result) | {"batch_id": batch_id, "stage": stage} for result in results]
+    if rows:
+        connection.execute(t.checks.insert(), rows)
+
+
+def block(connection: sa.Connection, batch_id: int) -> None:
+    """Takes a batch out of what may be read, also one that was accepted: it cannot be loaded."""
+    connection.execute(
+        t.batches.update()
+        .where(t.batches.c.id == batch_id)
+        .values(verdict="blocked", verdict_at=sa.func.now(), accepted_by=None, accept_reason=None)
+    )
+
+
+def pending_before(connection: sa.Connection, name: str, entity: str, batch_id: int) -> list[int]:
+    """Batches that were listed earlier and never checked, in the order of extraction."""
+    b = t.batches
+    query = sa.select(b.c.id).where(
+        b.c.connection == name, b.c.entity == entity, b.c.verdict == "pending", b.c.id < batch_id
+    )
+    return list(connection.scalars(query.order_by(b.c.id)))
+
+
+def record_day_counts(connection: sa.Connection, batch_id: int, counts: dict[date, int]) -> None:
+    """Stores how many rows a batch holds of each day of its window."""
+    connection.execute(t.day_counts.delete().where(t.day_counts.c.batch_id == batch_id))
+    if counts:
+        rows = [{"batch_id": batch_id, "day": day, "rows": number} for day, number in counts.items()]
+        connection.execute(t.day_counts.insert(), rows)
+
+
+def day_counts(
+    connection: sa.Connection, batch: Batch, first: date, last: date
+) -> list[tuple[date, int, datetime]]:
+    """Day, rows and fetch time of what readable batches before this one counted, oldest batch first."""
+    b, c = t.batches, t.day_counts
+    query = (
+        sa.select(c.c.day, c.c.rows, b.c.fetched_from)
+        .join(b, b.c.id == c.c.batch_id)
+        .where(
+            b.c.connection == batch.connection,
+            b.c.entity == batch.entity,
+            b.c.kind != "lookup",
+            b.c.verdict.in_(READABLE),
+            b.c.id < batch.id,
+            c.c.day.between(first, last),
+        )
+        .order_by(b.c.id)
+    )
+    return [(row.day, row.rows, row.fetched_from) for row in connection.execute(query)]
+
+
+def was_read_settled(connection: sa.Connection, name: str, entity: str, day: date, lag: timedelta) -> bool:
+    """Whether a checked batch covers the day that was fetched after the day had settled."""
+    b = t.batches
+    query = (
+        _of(name, entity)
+        .where(
+            b.c.kind != "lookup",
+            b.c.verdict != "pending",
+            b.c.fetched_from >= settled_at(day, lag),
+            *_covers(Window.of_days(day, day)),
+        )
+        .limit(1)
+    )
+    return connection.execute(query).first() is not None
+
+
+def record_inventory(connection: sa.Connection, batch_id: int, inventory: Inventory) -> None:
+    """Stores which fields the payload of a batch had."""
+    connection.execute(t.inventories.insert().values(batch_id=batch_id, **vars(inventory)))
+
+
+def inventory_of(connection: sa.Connection, batch_id: int) -> Inventory | None:
+    """The fields of a batch's payload; None for a batch of a time without inventories."""
+    columns = [t.inventories.c[key] for key in _INVENTORY]
+    row = connection.execute(sa.select(*columns).where(t.inventories.c.batch_id == batch_id)).one_or_none()
+    return Inventory(**row._mapping) if row else None
+
+
+def inventories_before(connection: sa.Connection, batch: Batch, limit: int) -> list[tuple[Inventory, bool]]:
+    """Inventories of readable batches before this one, newest first, and whether it had to be accepted."""
+    i, b = t.inventories, t.batches
+    query = (
+        sa.select(*(i.c[key] for key in _INVENTORY), (b.c.verdict == "accepted").label("accepted"))
+        .join(b, b.c.id == i.c.batch_id)
+        .where(
+            b.c.connection == batch.connection,
+            b.c.entity == batch.entity,
+            b.c.kind != "lookup",
+            b.c.verdict.in_(READABLE),
+            b.c.id < batch.id,
+            i.c.records > 0,
+        )
+        .order_by(b.c.id.desc())
+        .limit(limit)
+    )
+    found = connection.execute(query).mappings()
+    return [(Inventory(**{key: row[key] for key in _INVENTORY}), row["accepted"]) for row in found]
 
 
 def checks_of(connection: sa.Connection, batch_id: int) -> list[CheckResult]:
@@ -303,6 +465,41 @@ def complete_days(connection: sa.Connection, name: str, entities: Sequence[str],
 def settled_at(day: date, lag: timedelta) -> datetime:
     """When no record of the day can still be on its way."""
     return midnight(day) + timedelta(days=1) + lag
+
+
+def complete_until(connection: sa.Connection, name: str, entity: str, lag: timedelta) -> datetime | None:
+    """The end of the newest day that was extracted after it settled, readable and loaded; None for none."""
+    b = t.batches
+    # Of a window read before its last day settled, the days that had settled count.
+    settled = sa.func.date_trunc("day", b.c.fetched_from - lag, "UTC")
+    query = (
+        sa.select(sa.func.max(sa.func.least(b.c.window_end, settled)))
+        .join(t.loads, t.loads.c.batch_id == b.c.id)
+        .where(
+            b.c.connection == name,
+            b.c.entity == entity,
+            b.c.kind != "lookup",
+            b.c.verdict.in_(READABLE),
+            settled > b.c.window_start,
+        )
+    )
+    return connection.scalar(query)
+
+
+def newest_change(connection: sa.Connection, name: str, entity: str) -> datetime | None:
+    """The newest change time in a table that a listing brought; a lookup by id says nothing of the rest."""
+    table, b = t.desk_table(ENTITIES[entity]), t.batches
+    query = (
+        sa.select(sa.func.max(table.c.updated_at))
+        .join(b, b.c.id == table.c.batch_id)
+        .where(table.c.connection == name, ~table.c.placeholder, b.c.kind != "lookup")
+    )
+    return connection.scalar(query)
+
+
+def newest_settled(moment: datetime, lag: timedelta) -> date:
+    """The last day that has settled at `moment`."""
+    return (moment.astimezone(UTC) - lag).date() - timedelta(days=1)
 
 
 def first_day_read(connection: sa.Connection, name: str) -> date | None:

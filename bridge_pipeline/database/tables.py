@@ -114,6 +114,8 @@ batches = _bridge(
     _text("accept_reason", nullable=True),
     _text("run_id", nullable=True),
     _now("created_at"),
+    # The newest settled day, where the schedule read it here for the first time (rule 16).
+    sa.Column("first_read_of", sa.Date),
     sa.CheckConstraint("kind in ('window', 'whole', 'lookup')", name="kind"),
     sa.CheckConstraint("verdict in ('pending', 'passed', 'accepted', 'blocked')", name="verdict"),
     sa.CheckConstraint("window_end > window_start", name="window"),
@@ -132,7 +134,38 @@ checks = _bridge(
     _count("unexpected"),
     # Up to ten {id, value} with personal values masked.
     sa.Column("examples", JSONB, nullable=False, server_default="[]"),
+    # Which step took it: the check of the landed batch, its load, or the look at the tables after it.
+    _text("stage", server_default="batch"),
+    # Who set the threshold, what it was, and what a tenant's file replaced in it.
+    _text("source", server_default="suite"),
+    sa.Column("threshold", JSONB, nullable=False, server_default="{}"),
+    sa.Column("replaced", JSONB, nullable=False, server_default="{}"),
+    # Not judged: switched off, or nothing to compare with; the note says which.
+    sa.Column("judged", sa.Boolean, nullable=False, server_default="true"),
+    _text("note", server_default=""),
     sa.CheckConstraint("severity in ('block', 'quarantine', 'warn')", name="severity"),
+    sa.CheckConstraint("stage in ('batch', 'load', 'tables')", name="stage"),
+    sa.CheckConstraint("source in ('suite', 'connector', 'tenant')", name="source"),
+)
+
+# Rows per day of a batch's window: with the batch's fetch time, the history of volumes at equal lag.
+day_counts = _bridge(
+    "day_counts",
+    sa.Column("batch_id", sa.ForeignKey(batches.c.id), primary_key=True),
+    sa.Column("day", sa.Date, primary_key=True),
+    _count("rows"),
+)
+
+# Which fields the payload of a batch had, and of which JSON types; never their values.
+inventories = _bridge(
+    "inventories",
+    sa.Column("batch_id", sa.ForeignKey(batches.c.id), primary_key=True),
+    _count("records"),
+    _count("sampled"),
+    # Canonical columns whose keys no record had.
+    sa.Column("absent", JSONB, nullable=False, server_default="[]"),
+    # JSON pointer -> JSON type -> records of the sample.
+    sa.Column("fields", JSONB, nullable=False, server_default="{}"),
 )
 
 quarantine = _bridge(

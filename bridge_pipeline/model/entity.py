@@ -71,6 +71,12 @@ class Entity:
         return tuple(column for column in self.columns if column.references)
 
     @property
+    def parent_entities(self) -> tuple[str, ...]:
+        """The entities whose ids the records hold, each once."""
+        referred = [column.references for column in self.parents if column.references]
+        return tuple(dict.fromkeys([*referred, *(["users"] if self.people else [])]))
+
+    @property
     def landing_schema(self) -> pa.Schema:
         """The schema of landing Parquet: content, hash, and where and when each record was read.
 

@@ -94,7 +94,7 @@ def audit_window(
     files: list[AuditFile] = []
     with workspace.database.engine.begin() as connection:
         _lock(connection, name, entity)
-        refuse_unreadable(ledger.newest_batch(connection, name, entity, window, run_id, settled=True))
+        refuse_unreadable(ledger.unreadable_batch(connection, name, entity, window, run_id))
         found = [(day, ledger.batch_of_day(connection, name, entity, day)) for day in window.days()]
         for batch, days in groupby(found, key=lambda pair: pair[1]):
             if batch is not None:

@@ -3,18 +3,12 @@
 Gives the verdict that everything downstream asks the ledger for.
 """
 
-import functools
-import gc
 import hashlib
-import importlib
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 import structlog
@@ -26,20 +20,15 @@ from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.engine import advisory_lock
 from bridge_pipeline.database.ledger import Batch, CheckResult
 from bridge_pipeline.database.workspace import Workspace
-from bridge_pipeline.masking import masked
-from bridge_pipeline.model import ENTITIES, Entity, Window
-from bridge_pipeline.model.expectation import SUITES, Expectation
+from bridge_pipeline.model import Window
+from bridge_pipeline.model.expectation import Expectation
 from bridge_pipeline.steps import facts
 from bridge_pipeline.steps.extract import add_to_quarantine, journal_of, landing_of
 from bridge_pipeline.steps.land import read_landed
-
-if TYPE_CHECKING:
-    from great_expectations import ValidationDefinition
+from bridge_pipeline.steps.rows import Tally, judge
+from bridge_pipeline.steps.suites import suite_of
 
 log = structlog.get_logger(__name__)
-# Rows that Great Expectations sees at a time: large enough that its own cost per call is small.
-_AT_ONCE = 4_000
-_EXAMPLES = 10
 
 
 @dataclass(frozen=True)
@@ -50,23 +39,6 @@ class Verdict:
     results: list[CheckResult]
 
 
-@dataclass
-class _Tally:
-    """What one expectation found so far."""
-
-    evaluated: int = 0
-    unexpected: int = 0
-    examples: list[dict[str, Any]] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-
-
-def expectations_of(connector: str, entity: str) -> tuple[Expectation, ...]:
-    """The suite of an entity with the connector's additions, which replace those of the same name."""
-    added = connectors.get(connector).expectations.get(entity, ())
-    names = {expectation.name for expectation in added}
-    return (*(e for e in SUITES[entity] if e.name not in names), *added)
-
-
 def check(workspace: Workspace, batch_id: int) -> Verdict:
     """Runs all checks of a batch, takes rejected rows out, and records results and verdict.
 
@@ -74,28 +46,27 @@ def check(workspace: Workspace, batch_id: int) -> Verdict:
 
     Raises:
         UnknownBatch: the ledger lists no such batch.
+        InvalidExpectations: the tenant's file of expectations is wrong; the batch stays unchecked.
     """
     with workspace.database.engine.connect() as connection:
         batch = ledger.batch(connection, batch_id)
-        record = registry.get(workspace.database.engine, batch.connection)
-    folder = landing_of(workspace, batch)
-    suite = expectations_of(record.connector, batch.entity)
+    record = registry.get(workspace.database.engine, batch.connection)
+    suite = suite_of(workspace, record, batch.entity)
+    rows = tuple(e for e in suite if e.subject == "rows" and e.enabled)
+    evidence = facts.gather(workspace, batch, connectors.get(record.connector).stream(batch.entity))
     # Rows of files that were tampered with say nothing.
-    tallies = _validate(batch, folder, suite) if facts.landing_intact(batch, folder).passed else {}
-    rejected = {
-        row: e.name
-        for e in suite
-        if e.severity == "quarantine" and e.name in tallies
-        for row in tallies[e.name].rows
-    }
+    tallies = judge(batch, evidence.folder, rows) if evidence.intact else {}
+    rejected = {row: e.name for e in rows if e.name in tallies for row in tallies[e.name].rows}
     results = [
-        *(_result(e, tallies[e.name]) for e in suite if e.name in tallies),
-        *facts.facts(batch, folder, len(rejected), workspace.settings),
+        *(_judged(e, tallies[e.name]) for e in rows if e.name in tallies),
+        *(facts.switched_off(e) for e in suite if e.subject in ("rows", "batch") and not e.enabled),
+        *facts.facts(evidence, len(rejected), [e for e in suite if e.subject == "batch" and e.enabled]),
     ]
     with workspace.database.engine.begin() as connection:
         advisory_lock(connection, f"check:{batch_id}")
         _take_out(workspace, connection, batch, rejected)
         ledger.record_checks(connection, batch_id, results, len(rejected))
+        ledger.record_day_counts(connection, batch_id, evidence.days)
         batch = ledger.batch(connection, batch_id)
     log.info("batch checked", batch=batch_id, verdict=batch.verdict)
     return Verdict(batch, results)
@@ -104,100 +75,26 @@ def check(workspace: Workspace, batch_id: int) -> Verdict:
 def check_newest(
     workspace: Workspace, name: str, entity: str, window: Window, run_id: str | None = None
 ) -> Verdict | None:
-    """Checks the run's own batch of a window, else the newest; None where there is none."""
+    """Checks the run's own batch of a window, else the newest; None where there is none.
+
+    Then those that earlier runs left unchecked because they died: what they landed is as good as any.
+    """
     with workspace.database.engine.connect() as connection:
         batch = ledger.newest_batch(connection, name, entity, window, run_id)
-    return check(workspace, batch.id) if batch else None
+    if batch is None:
+        return None
+    verdict = check(workspace, batch.id)
+    with workspace.database.engine.connect() as connection:
+        orphans = ledger.pending_before(connection, name, entity, batch.id)
+    for orphan in orphans:
+        log.warning("checking a batch that its run left unchecked", batch=orphan)
+        check(workspace, orphan)
+    return verdict
 
 
-def _validate(batch: Batch, folder: Path, suite: tuple[Expectation, ...]) -> dict[str, _Tally]:
-    tallies = {expectation.name: _Tally() for expectation in suite}
-    if not batch.landed:
-        return tallies
-    entity = ENTITIES[batch.entity]
-    columns = tuple(dict.fromkeys(["seq", "id", *(c for e in suite for c in e.columns)]))
-    _great_expectations()
-    # What lives now outlives the chunks; the collections after each need not look at it.
-    gc.freeze()
-    for rows in _chunks(read_landed(folder, batch.files, batch.entity, columns)):
-        # A context keeps all results it ever had, so each chunk has one of its own (L9).
-        outcome: Any = _definition(batch.entity, suite).run(
-            batch_parameters={"dataframe": rows.to_pandas()},
-            result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["seq", "id"]},
-        )
-        # Great Expectations groups the results by column: their order is not that of the suite.
-        found = {_name(result): result for result in outcome.results}
-        for expectation in suite:
-            _add(tallies[expectation.name], expectation, entity, found[expectation.name], rows.num_rows)
-        # A context and its frame refer to each other in circles: they go when asked to (L9).
-        del outcome, found, rows
-        gc.collect()
-    gc.unfreeze()
-    return tallies
-
-
-def _name(outcome: Any) -> str:
-    return outcome.expectation_config.meta["name"]
-
-
-def _definition(entity: str, suite: tuple[Expectation, ...]) -> "ValidationDefinition":
-    """The suite as Great Expectations runs it, on data frames handed to it one by one."""
-    gx = _great_expectations()
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = gx.data_context.types.base.ProgressBarsConfig(globally=False)
-    asset = context.data_sources.add_pandas("landing").add_dataframe_asset(entity)
-    data = asset.add_batch_definition_whole_dataframe("rows")
-    rules = [getattr(gx.expectations, e.kind)(**e.arguments, meta={"name": e.name}) for e in suite]
-    gx_suite = context.suites.add(gx.ExpectationSuite(name=entity, expectations=rules))
-    return context.validation_definitions.add(gx.ValidationDefinition(name=entity, data=data, suite=gx_suite))
-
-
-@functools.cache
-def _great_expectations() -> Any:
-    """The library. Its import takes seconds, so only a check pays for it; and it must not call home."""
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    return importlib.import_module("great_expectations")
-
-
-def _chunks(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of about `_AT_ONCE`."""
-    held: list[pa.Table] = []
-    for table in tables:
-        held.append(table)
-        if sum(part.num_rows for part in held) >= _AT_ONCE:
-            yield pa.concat_tables(held)
-            held = []
-    if held:
-        yield pa.concat_tables(held)
-
-
-def _add(tally: _Tally, expectation: Expectation, entity: Entity, outcome: Any, rows: int) -> None:
-    result = outcome.result
-    if "unexpected_count" not in result:
-        raise RuntimeError(
-            f"the expectation {expectation.name} could not be evaluated: {outcome.exception_info}"
-        )
-    tally.evaluated += rows
-    tally.unexpected += result["unexpected_count"]
-    found = result["unexpected_index_list"] or []
-    if expectation.severity == "quarantine":
-        tally.rows += [int(row["seq"]) for row in found]
-    for row in found[: _EXAMPLES - len(tally.examples)]:
-        values = {column: masked(entity, column, row.get(column)) for column in expectation.columns}
-        tally.examples.append({"id": str(row["id"])} | values)
-
-
-def _result(expectation: Expectation, tally: _Tally) -> CheckResult:
-    return CheckResult(
-        name=expectation.name,
-        severity=expectation.severity,
-        description=expectation.description,
-        owner=expectation.owner,
-        passed=tally.unexpected == 0,
-        evaluated=tally.evaluated,
-        unexpected=tally.unexpected,
-        examples=tally.examples,
-    )
+def _judged(expectation: Expectation, tally: Tally) -> CheckResult:
+    passed = tally.unexpected <= expectation.allowed_share * tally.evaluated
+    return facts.result(expectation, passed, tally.evaluated, tally.unexpected, tally.examples)
 
 
 def _take_out(

@@ -22,6 +22,7 @@ from bridge_pipeline.connector_kit.pages import Rejected
 from bridge_pipeline.model import Window
 from bridge_pipeline.model.entity import TIMESTAMP
 from bridge_pipeline.steps.census import DiskCensus, RejectedRecord, Sighting
+from bridge_pipeline.steps.inventory import FieldInventory
 from bridge_pipeline.steps.parse import RecordParser, Row
 
 # A source whose clock runs ahead by more than this does not tell the time.
@@ -51,6 +52,7 @@ class Collector:
         self, stream: Stream, window: Window | None, census: DiskCensus, journal: Journal, chunk: int
     ) -> None:
         self.counts = Counts()
+        self.inventory = FieldInventory(stream.keys)
         self._stream = stream
         self._window = window
         self._census = census
@@ -75,6 +77,7 @@ class Collector:
 
     def _take(self, page: Page) -> None:
         counts = self.counts
+        self.inventory.add(page.content.records)
         latest = _micros(page.fetched_at + _AHEAD)
         parsed = [self._parse(page, position, latest) for position in range(len(page.content.records))]
         fresh = self._census.enter([self._sighting(item, latest) for item in parsed])

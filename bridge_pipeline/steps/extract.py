@@ -9,8 +9,8 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,18 @@ def open_source(workspace: Workspace, name: str) -> Iterator[Source]:
         client.close()
 
 
-def extract(workspace: Workspace, name: str, entity: str, window: Window, run_id: str | None = None) -> Batch:
+def extract(
+    workspace: Workspace,
+    name: str,
+    entity: str,
+    window: Window,
+    run_id: str | None = None,
+    scheduled: bool = False,
+) -> Batch:
     """Extracts the records of a window and lists them as a batch.
 
-    The first extraction of a reference entity reads all its records (rule 8).
+    The first extraction of a reference entity reads all its records (rule 8). What the schedule asked
+    for (`scheduled`) may be the first read of the newest settled day (rule 16).
 
     Raises:
         SourceError: the source could not be read whole; nothing becomes visible.
@@ -88,7 +96,8 @@ def extract(workspace: Workspace, name: str, entity: str, window: Window, run_id
         advisory_lock(connection, f"extract:{name}:{entity}", long=True)
         stream = source.connector.stream(entity)
         whole = stream.entity.reference and not ledger.was_read_whole(connection, name, entity)
-        extraction = _Extraction(workspace, source, stream, window, "whole" if whole else "window", run_id)
+        kind = "whole" if whole else "window"
+        extraction = _Extraction(workspace, source, stream, window, kind, run_id, scheduled=scheduled)
         return extraction.run(connection)
 
 
@@ -120,6 +129,7 @@ class _Extraction:
         kind: str,
         run_id: str | None,
         ids: tuple[str, ...] = (),
+        scheduled: bool = False,
     ) -> None:
         self._workspace = workspace
         self._source = source
@@ -128,6 +138,7 @@ class _Extraction:
         self._kind = kind
         self._run_id = run_id
         self._ids = ids
+        self._scheduled = scheduled
         self._proof: dict[str, Any] = {}
 
     def run(self, connection: sa.Connection) -> Batch:
@@ -152,8 +163,10 @@ class _Extraction:
             pages = self._reported(self._pages(connection, census, journal), collector)
             files = land(entity, lambda: collector.tables(pages), folder, work / "dlt")
             batch = self._batch(batch_id, number, collector, journal, files)
+            batch = replace(batch, first_read_of=self._first_read(connection, batch))
             if batch.fetched or self._kind != "lookup":
                 ledger.add_batch(connection, batch)
+                ledger.record_inventory(connection, batch.id, collector.inventory.found)
                 _quarantine(connection, batch, census.rejected())
         finally:
             census.close()
@@ -227,6 +240,15 @@ class _Extraction:
             fetched_to=counts.fetched_to or now,
             run_id=self._run_id,
         )
+
+    def _first_read(self, connection: sa.Connection, batch: Batch) -> date | None:
+        """The newest settled day, if the schedule reads it here for the first time (rule 16)."""
+        lag = self._workspace.settings.settle_lag
+        newest = ledger.newest_settled(batch.fetched_from, lag)
+        if not self._scheduled or newest not in batch.window.days():
+            return None
+        known = ledger.was_read_settled(connection, batch.connection, batch.entity, newest, lag)
+        return None if known else newest
 
     def _last_number(self, connection: sa.Connection) -> int:
         name, entity = self._source.record.name, self._stream.entity.name

@@ -1,54 +1,213 @@
 """Facts of a batch as a whole: the checks that may block it (rule 14).
 
-The rows themselves are the business of the expectations in `check`.
+The rows themselves are the business of the expectations in `rows`. How volumes and fields are
+compared with those of earlier batches is in `volume` and `drift`.
 """
 
 import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
+import pyarrow as pa
 
-from bridge_pipeline.database.ledger import Batch, CheckResult
-from bridge_pipeline.settings import Settings
-
-OWNER = "data-platform"
-
-DESCRIPTIONS = {
-    "equation": "Every record fetched is outside the window, a duplicate, quarantined or landed.",
-    "landing_intact": "The landing files are those the ledger lists, to the byte.",
-    "versions_unique": "No version of a record is landed twice.",
-    "quarantined_share": "Not more of the records are rejected than may be.",
-}
+from bridge_pipeline.connector_kit.connector import Stream
+from bridge_pipeline.database import ledger
+from bridge_pipeline.database.ledger import Batch, CheckResult, Inventory
+from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.model.expectation import Expectation
+from bridge_pipeline.steps import drift, volume
+from bridge_pipeline.steps.extract import landing_of
+from bridge_pipeline.steps.land import read_landed
 
 
-def facts(batch: Batch, folder: Path, rejected: int, settings: Settings) -> list[CheckResult]:
-    """Checks the facts of a batch; `rejected` rows were taken out by expectations."""
-    return [
-        _equation(batch),
-        landing_intact(batch, folder),
-        _versions_unique(batch, folder),
-        _quarantined_share(batch, rejected, settings),
-    ]
+@dataclass(frozen=True)
+class Evidence:
+    """What the facts of a batch are judged by.
+
+    `damaged` are landing files that are not what the ledger lists. `days` are the rows per day of the
+    window, `usual` what earlier batches held, `fields` and `before` the payload's fields now and then.
+    """
+
+    batch: Batch
+    folder: Path
+    damaged: list[str]
+    rows: int
+    versions: int
+    days: dict[date, int]
+    usual: volume.History
+    fields: Inventory | None
+    before: list[tuple[Inventory, bool]]
+    stream: Stream
+    lag: timedelta
+
+    @property
+    def intact(self) -> bool:
+        """Whether the landing files are those of the ledger."""
+        return not self.damaged
 
 
-def _result(name: str, passed: bool, evaluated: int, unexpected: int, **example: object) -> CheckResult:
-    examples = [] if passed else [example]
-    return CheckResult(name, "block", DESCRIPTIONS[name], OWNER, passed, evaluated, unexpected, examples)
+def gather(workspace: Workspace, batch: Batch, stream: Stream) -> Evidence:
+    """Reads what the facts of a batch are judged by; judges nothing."""
+    folder = landing_of(workspace, batch)
+    damaged = [file["path"] for file in batch.files if _digest(folder / file["path"]) != file["sha256"]]
+    rows, versions = (0, 0) if damaged else _versions(batch, folder)
+    days = {} if damaged or batch.kind == "lookup" else _days(batch, folder)
+    with workspace.database.engine.connect() as connection:
+        return Evidence(
+            batch=batch,
+            folder=folder,
+            damaged=damaged,
+            rows=rows,
+            versions=versions,
+            days=days,
+            usual=volume.history(connection, batch),
+            fields=ledger.inventory_of(connection, batch.id),
+            before=ledger.inventories_before(connection, batch, drift.MOST_BATCHES),
+            stream=stream,
+            lag=workspace.settings.settle_lag,
+        )
 
 
-def _equation(batch: Batch) -> CheckResult:
-    # `fetched` counts what the journal holds, `landed` the rows in the Parquet files.
-    accounted = batch.outside + batch.duplicate + batch.quarantined + batch.landed
+def facts(evidence: Evidence, rejected: int, expected: list[Expectation]) -> list[CheckResult]:
+    """Judges what is expected of a batch; `rejected` rows were taken out by expectations of rows."""
+    judges: dict[str, Callable[[Expectation], CheckResult]] = {
+        "equation": lambda e: _equation(e, evidence),
+        "landing_intact": lambda e: _landing_intact(e, evidence),
+        "versions_unique": lambda e: _versions_unique(e, evidence),
+        "quarantined_share": lambda e: _quarantined_share(e, evidence.batch, rejected),
+        "declared_fields": lambda e: _compared(e, evidence, drift.declared(evidence.stream)),
+        "other_fields": lambda e: _compared(e, evidence, drift.others(evidence.stream)),
+        "day_volume": lambda e: _day_volume(e, evidence),
+        "newest_day_filled": lambda e: _newest_day_filled(e, evidence),
+    }
+    return [judges[expectation.name](expectation) for expectation in expected]
+
+
+def result(
+    expectation: Expectation,
+    passed: bool,
+    evaluated: int,
+    unexpected: int,
+    examples: list[dict[str, Any]],
+    **more: Any,
+) -> CheckResult:
+    """The outcome of an expectation, with what it held the data to and who said so."""
+    stage = expectation.subject if expectation.subject in ("load", "tables") else "batch"
+    known = {
+        "name": expectation.name,
+        "severity": expectation.severity,
+        "description": expectation.sentence,
+        "owner": expectation.owner,
+        "stage": stage,
+        "source": expectation.source,
+        "threshold": expectation.thresholds,
+        "replaced": dict(expectation.replaced),
+        "note": expectation.reason,
+    }
+    counts = {"passed": passed, "evaluated": evaluated, "unexpected": unexpected, "examples": examples}
+    return CheckResult(**known | counts | more)
+
+
+def not_judged(expectation: Expectation, why: str) -> CheckResult:
+    """The outcome of an expectation that has nothing to go by."""
+    return result(expectation, True, 0, 0, [], judged=False, note=f"not judged: {why}")
+
+
+def switched_off(expectation: Expectation) -> CheckResult:
+    """The outcome of an expectation that the tenant's file switched off."""
+    reason = f": {expectation.reason}" if expectation.reason else ""
+    return result(expectation, True, 0, 0, [], judged=False, note=f"switched off by the tenant{reason}")
+
+
+def _fact(
+    expectation: Expectation, passed: bool, evaluated: int, unexpected: int, **example: Any
+) -> CheckResult:
+    return result(expectation, passed, evaluated, unexpected, [] if passed else [example])
+
+
+def _equation(expectation: Expectation, evidence: Evidence) -> CheckResult:
+    batch = evidence.batch
+    # `fetched` counts what the journal holds, the rows are those in the Parquet files.
+    landed = batch.landed if evidence.damaged else evidence.rows
+    accounted = batch.outside + batch.duplicate + batch.quarantined + landed
     difference = abs(batch.fetched - accounted)
-    return _result(
-        "equation", not difference, batch.fetched, difference, fetched=batch.fetched, accounted=accounted
+    note = (
+        f"{batch.fetched} fetched (journal) = {batch.outside} outside + {batch.duplicate} duplicate + "
+        f"{batch.quarantined} quarantined (parser) + {landed} landed (Parquet)"
     )
+    examples = [{"fetched": batch.fetched, "accounted": accounted}] if difference else []
+    return result(expectation, not difference, batch.fetched, difference, examples, note=note)
 
 
-def landing_intact(batch: Batch, folder: Path) -> CheckResult:
-    """Whether the batch's files are those that the ledger lists."""
-    wrong = [file["path"] for file in batch.files if _digest(folder / file["path"]) != file["sha256"]]
-    return _result("landing_intact", not wrong, len(batch.files), len(wrong), files=wrong)
+def _landing_intact(expectation: Expectation, evidence: Evidence) -> CheckResult:
+    wrong = evidence.damaged
+    return _fact(expectation, not wrong, len(evidence.batch.files), len(wrong), files=wrong)
+
+
+def _versions_unique(expectation: Expectation, evidence: Evidence) -> CheckResult:
+    repeated = evidence.rows - evidence.versions
+    return _fact(expectation, not repeated, evidence.rows, repeated, repeated=repeated)
+
+
+def _quarantined_share(expectation: Expectation, batch: Batch, rejected: int) -> CheckResult:
+    most, minimum = expectation.arguments["max_share"], expectation.arguments["minimum"]
+    distinct = batch.fetched - batch.duplicate
+    bad = batch.quarantined + rejected
+    share = bad / distinct if distinct else 0.0
+    passed = distinct < minimum or share <= most
+    return _fact(expectation, passed, distinct, bad, share=round(share, 4), most=most)
+
+
+def _compared(expectation: Expectation, evidence: Evidence, wanted: drift.Fields) -> CheckResult:
+    if evidence.batch.kind == "lookup":
+        return not_judged(expectation, "single records have fields of their own")
+    if evidence.fields is None or not evidence.fields.records:
+        return not_judged(expectation, "no records to look at")
+    if not evidence.before:
+        return not_judged(expectation, "no earlier batch to compare with")
+    found = drift.compare(evidence.fields, evidence.before, wanted)
+    records, sampled = evidence.fields.records, evidence.fields.sampled
+    note = (
+        f"types from a sample of {sampled} of {records} records" if sampled < records else expectation.reason
+    )
+    examples = [vars(change) for change in found.changes[: drift.MOST_NAMED]]
+    return result(expectation, not found.changes, found.fields, len(found.changes), examples, note=note)
+
+
+def _day_volume(expectation: Expectation, evidence: Evidence) -> CheckResult:
+    judged = volume.judged(evidence.batch, evidence.days, evidence.usual, expectation.arguments, evidence.lag)
+    if not judged:
+        return not_judged(expectation, volume.too_little(expectation.arguments))
+    low = [day for day in judged if day.rows <= (1 - expectation.arguments["drop"]) * day.usual]
+    examples = [{"day": str(day.day), "records": day.rows, "usual": day.usual} for day in low[:10]]
+    return result(expectation, not low, len(judged), len(low), examples)
+
+
+def _newest_day_filled(expectation: Expectation, evidence: Evidence) -> CheckResult:
+    newest = ledger.newest_settled(evidence.batch.fetched_from, evidence.lag)
+    if newest not in evidence.days:
+        return not_judged(expectation, "the newest settled day is not in the window")
+    days = {newest: evidence.days[newest]}
+    judged = volume.judged(evidence.batch, days, evidence.usual, expectation.arguments, evidence.lag)
+    if not judged:
+        return not_judged(expectation, volume.too_little(expectation.arguments))
+    # Who reads a day again, or long after, finds what has moved on since (rule 16).
+    first = evidence.batch.first_read_of == newest
+    empty = not days[newest]
+    return result(
+        expectation,
+        not empty,
+        1,
+        int(empty),
+        [{"day": str(newest), "records": 0, "usual": judged[0].usual}] if empty else [],
+        severity=expectation.severity if first else "warn",
+        note=expectation.reason if first else "not the schedule's first read of the day: warns at most",
+    )
 
 
 def _digest(path: Path) -> str | None:
@@ -58,10 +217,11 @@ def _digest(path: Path) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _versions_unique(batch: Batch, folder: Path) -> CheckResult:
+def _versions(batch: Batch, folder: Path) -> tuple[int, int]:
+    """How many rows the landing files hold, and how many different versions of records."""
     paths = [str(folder / file["path"]) for file in batch.files]
-    if not paths or not landing_intact(batch, folder).passed:
-        return _result("versions_unique", True, 0, 0)
+    if not paths:
+        return 0, 0
     # Grouping spills to disk where it must; counting distinct values does not.
     query = """
         select coalesce(sum(n), 0)::bigint, count(*) from (
@@ -69,15 +229,13 @@ def _versions_unique(batch: Batch, folder: Path) -> CheckResult:
         )"""
     with duckdb.connect(config={"memory_limit": "64MB", "threads": 1, "temp_directory": str(folder)}) as db:
         found = db.execute(query, {"paths": paths}).fetchone()
-    rows, versions = found or (0, 0)
-    return _result("versions_unique", rows == versions, rows, rows - versions, repeated=rows - versions)
+    return found or (0, 0)
 
 
-def _quarantined_share(batch: Batch, rejected: int, settings: Settings) -> CheckResult:
-    distinct = batch.fetched - batch.duplicate
-    bad = batch.quarantined + rejected
-    share = bad / distinct if distinct else 0.0
-    passed = distinct < settings.quarantine_minimum or share <= settings.max_quarantined_share
-    return _result(
-        "quarantined_share", passed, distinct, bad, share=round(share, 4), most=settings.max_quarantined_share
-    )
+def _days(batch: Batch, folder: Path) -> dict[date, int]:
+    """Rows per day of the window, also of days without any."""
+    counts: Counter[date] = Counter()
+    for rows in read_landed(folder, batch.files, batch.entity, ("updated_at",)):
+        for day in rows["updated_at"].cast(pa.date32()).value_counts().to_pylist():
+            counts[day["values"]] += day["counts"]
+    return {day: counts[day] for day in batch.window.days()}

@@ -16,9 +16,11 @@ import structlog
 from bridge_pipeline import progress
 from bridge_pipeline.database import ledger
 from bridge_pipeline.database.engine import advisory_lock
-from bridge_pipeline.database.ledger import Batch
+from bridge_pipeline.database.ledger import Batch, CheckResult
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import ENTITIES, Entity, Window
+from bridge_pipeline.model.expectation import LOADED
+from bridge_pipeline.steps import facts
 from bridge_pipeline.steps.extract import landing_of
 from bridge_pipeline.steps.land import read_landed
 
@@ -27,6 +29,17 @@ log = structlog.get_logger(__name__)
 
 class BatchBlocked(RuntimeError):
     """A check blocks the newest batch of the window, and nobody has accepted it."""
+
+
+class EquationBroken(RuntimeError):
+    """Rows went missing or were doubled on their way into the table; nothing of the load stayed."""
+
+    def __init__(self, batch: Batch, result: CheckResult) -> None:
+        super().__init__(
+            f"batch {batch.id} of {batch.connection} {batch.entity} {batch.window} was not loaded, because "
+            f"its rows do not add up: {result.note}; extract it again"
+        )
+        self.result = result
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,28 @@ class LoadResult:
     placeholders: int
 
 
+@dataclass(frozen=True)
+class _Counts:
+    """What Postgres counted in the load's transaction, each number by a statement of its own.
+
+    `copied` rows came from Parquet; `rejected` of them were taken out, `older` were not the newest of
+    their id in the batch, `unchanged` and `superseded` were compared with the table, `loaded` written.
+    """
+
+    copied: int
+    rejected: int
+    older: int
+    unchanged: int
+    superseded: int
+    loaded: int
+    placeholders: int
+
+    def result(self, batch: Batch) -> LoadResult:
+        """The counts as the ledger keeps them: a row is superseded by the table's or by its own batch."""
+        superseded = self.older + self.superseded
+        return LoadResult(batch, self.loaded, self.unchanged, superseded, self.placeholders)
+
+
 def load_window(
     workspace: Workspace, name: str, entity: str, window: Window, run_id: str | None = None
 ) -> list[LoadResult]:
@@ -49,8 +84,7 @@ def load_window(
         BatchBlocked: the newest batch of the window may not be read.
     """
     with workspace.database.engine.connect() as connection:
-        newest = ledger.newest_batch(connection, name, entity, window, run_id, settled=True)
-        refuse_unreadable(newest)
+        refuse_unreadable(ledger.unreadable_batch(connection, name, entity, window, run_id))
         pending = ledger.batches_to_load(connection, name, entity, window)
     return [load(workspace, batch, run_id) for batch in pending]
 
@@ -80,38 +114,86 @@ def load(workspace: Workspace, batch: Batch, run_id: str | None = None) -> LoadR
 
     Raises:
         BatchBlocked: the ledger does not let the batch through.
+        EquationBroken: its rows do not add up; the load is undone and the batch blocked.
     """
+    try:
+        result = _load(workspace, batch, run_id)
+    except EquationBroken as broken:
+        with workspace.database.engine.begin() as connection:
+            ledger.record_stage(connection, batch.id, "load", [broken.result])
+            ledger.block(connection, batch.id)
+        log.error("load undone: its rows do not add up", batch=batch.id)
+        raise
+    progress.report("load", batch.entity, result.loaded, "rows", finished=True)
+    return result
+
+
+def _load(workspace: Workspace, batch: Batch, run_id: str | None) -> LoadResult:
     entity = ENTITIES[batch.entity]
     with workspace.database.engine.begin() as connection:
         advisory_lock(connection, f"load:{batch.connection}", long=True)
-        refuse_unreadable(ledger.batch(connection, batch.id))
+        # As the ledger has it now: checks may have taken rows out since the caller looked.
+        listed = ledger.batch(connection, batch.id)
+        refuse_unreadable(listed)
         if done := ledger.load_counts(connection, batch.id):
             return LoadResult(batch, **done)
         rows = read_landed(landing_of(workspace, batch), batch.files, batch.entity, _landed_columns(entity))
         copy_landed(connection, "incoming", _incoming_types(entity), _reported(rows, entity.name))
-        result = _apply(connection, entity, batch)
-        counts = {key: value for key, value in vars(result).items() if key != "batch"}
-        ledger.record_load(connection, batch.id, run_id, counts)
-    log.info("batch loaded", batch=batch.id, **counts)
-    progress.report("load", entity.name, result.loaded, "rows", finished=True)
+        counts = _apply(connection, entity, batch)
+        check = _equation(listed, counts)
+        if not check.passed and not _accepted(listed, counts):
+            raise EquationBroken(listed, check)
+        result = counts.result(batch)
+        terms = {key: value for key, value in vars(result).items() if key != "batch"}
+        ledger.record_load(connection, batch.id, run_id, terms)
+        ledger.record_stage(connection, batch.id, "load", [check])
+    log.info("batch loaded", batch=batch.id, **terms)
     return result
 
 
-def _apply(connection: sa.Connection, entity: Entity, batch: Batch) -> LoadResult:
+def _equation(batch: Batch, counts: _Counts) -> CheckResult:
+    """The equation of rule 2, from counts that the journal, Parquet and Postgres took by themselves."""
+    became = counts.rejected + counts.older + counts.superseded + counts.unchanged + counts.loaded
+    accounted = batch.outside + batch.duplicate + batch.quarantined + became
+    wrong = max(
+        abs(batch.fetched - accounted),
+        abs(batch.landed - counts.copied),
+        abs(batch.rejected - counts.rejected),
+        abs(counts.copied - became),
+    )
+    note = (
+        f"{batch.fetched} fetched (journal) = {batch.outside} outside + {batch.duplicate} duplicate + "
+        f"{batch.quarantined} quarantined (parser) + {counts.rejected} quarantined (checks) + "
+        f"{counts.loaded} loaded + {counts.unchanged} unchanged + {counts.older + counts.superseded} "
+        f"superseded (Postgres), of {batch.landed} landed (Parquet) and {counts.copied} copied"
+    )
+    examples = [vars(counts) | {"fetched": batch.fetched, "accounted": accounted}] if wrong else []
+    return facts.result(LOADED, not wrong, batch.fetched, wrong, examples, note=note)
+
+
+def _accepted(batch: Batch, counts: _Counts) -> bool:
+    """Whether a reviewer let it through although it does not add up; every row that landed must."""
+    became = counts.rejected + counts.older + counts.superseded + counts.unchanged + counts.loaded
+    whole = (batch.landed, batch.rejected, became) == (counts.copied, counts.rejected, counts.copied)
+    return whole and batch.verdict == "accepted"
+
+
+def _apply(connection: sa.Connection, entity: Entity, batch: Batch) -> _Counts:
     names = {"tenant": batch.tenant, "connection": batch.connection, "batch": batch.id}
 
     def run(statement: str) -> int:
         return connection.execute(sa.text(statement), names).rowcount
 
-    run(_DROP_REJECTED)
-    rows = connection.scalar(sa.text("select count(*) from incoming")) or 0
-    if rows != batch.landed - batch.rejected:
-        expected = f"{batch.landed} landed less {batch.rejected} rejected"
-        raise ValueError(f"batch {batch.id} holds {rows} rows to load, not {expected}")
+    def count(table: str) -> int:
+        return connection.scalar(sa.text(f"select count(*) from {table}")) or 0
+
+    copied = count("incoming")
+    rejected = run(_DROP_REJECTED)
     run(_NEWEST)
     run("analyze newest")
+    older = count("incoming") - count("newest")
     unchanged = run(_drop_unchanged(entity))
-    run(_drop_superseded(entity))
+    superseded = run(_drop_superseded(entity))
     placeholders = sum(
         run(_placeholders(c.references, f"select {c.name} from newest")) for c in entity.parents
     )
@@ -121,7 +203,7 @@ def _apply(connection: sa.Connection, entity: Entity, batch: Batch) -> LoadResul
     if entity.people:
         run(_UNLINK)
         run(_LINK)
-    return LoadResult(batch, loaded, unchanged, rows - unchanged - loaded, placeholders)
+    return _Counts(copied, rejected, older, unchanged, superseded, loaded, placeholders)
 
 
 def _landed_columns(entity: Entity) -> tuple[str, ...]:

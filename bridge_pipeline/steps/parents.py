@@ -24,15 +24,6 @@ log = structlog.get_logger(__name__)
 _ASK_AGAIN = timedelta(hours=24)
 
 
-def parents_of(entity: str) -> list[str]:
-    """The entities whose ids the records of `entity` hold."""
-    declared = ENTITIES[entity]
-    return [
-        *(column.references for column in declared.parents if column.references),
-        *(["users"] if declared.people else []),
-    ]
-
-
 def fetch_missing(
     workspace: Workspace, name: str, entity: str, window: Window, run_id: str | None = None
 ) -> dict[str, int]:
@@ -47,13 +38,15 @@ def fetch_missing(
     """
     record = registry.get(workspace.database.engine, name)
     connector = connectors.get(record.connector)
-    for parent in parents_of(entity):
+    for parent in ENTITIES[entity].parent_entities:
         if not connector.has(parent) or parent not in record.entities:
             continue
         if ids := _to_ask_for(workspace, name, parent):
             _fetch(workspace, name, parent, ids, window, run_id)
     with workspace.database.engine.connect() as connection:
-        return {parent: _placeholders(connection, name, parent) for parent in parents_of(entity)}
+        return {
+            parent: _placeholders(connection, name, parent) for parent in ENTITIES[entity].parent_entities
+        }
 
 
 def _fetch(

@@ -47,7 +47,13 @@ def test_a_summary_accounts_for_every_record(filled):
     assert [(each.entity, each.reason, each.records) for each in summary.quarantine] == [
         ("tickets", "nul_character", 1)
     ]
-    assert summary.outcomes()["warned"] == 1
+    assert {(each.entity, each.name) for each in summary.checks if each.outcome == "warned"} == {
+        ("users", "email_shape"),
+        ("tickets", "accounts_known"),
+        ("tickets", "accounts_exist"),
+        # The newest day that was read is years old.
+        *((entity, "freshness") for entity in ("accounts", "users", "tickets")),
+    }
     assert json.dumps(summary.document(), default=str)
 
 

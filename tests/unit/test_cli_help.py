@@ -54,6 +54,7 @@ def test_the_commands_are_those_of_the_design():
         "connections apply",
         "connections test",
         "connections remove",
+        "expectations list",
         "quarantine list",
         "quarantine show",
         "audit verify",

@@ -15,7 +15,7 @@ from bridge_pipeline.model import ACCOUNTS, TICKETS, USERS
 
 def stub_name(column: str) -> Field:
     """The `name` of a stub, or the text itself where the source sends a plain one."""
-    return Field(column, lambda record: _name(record.get(column), f"/{column}"))
+    return Field(column, lambda record: _name(record.get(column), f"/{column}"), reads=(column,))
 
 
 def stub_id(column: str, key: str, plain: str) -> Field:
@@ -29,7 +29,7 @@ def stub_id(column: str, key: str, plain: str) -> Field:
             return fields.integer_id(value, f"/{key}")
         return fields.integer_id(record.get(plain), f"/{plain}")
 
-    return Field(column, read)
+    return Field(column, read, reads=(key, plain))
 
 
 def _name(value: Any, pointer: str) -> str | None:
@@ -130,8 +130,8 @@ STREAMS = (
             fields.identity(),
             fields.text("name"),
             fields.text("email"),
-            Field("role", _role),
-            Field("status", _status_of_user),
+            Field("role", _role, reads=("role", "roles")),
+            Field("status", _status_of_user, reads=("status", "locked")),
             fields.instant("created_at"),
             fields.instant("updated_at"),
         ),
@@ -152,7 +152,7 @@ STREAMS = (
             fields.instant("resolved_at"),
             fields.instant("responded_at"),
             fields.instant("closed_at"),
-            Field("is_closed", _is_closed),
+            Field("is_closed", _is_closed, reads=("status", "is_closed")),
         ),
         _people,
     ),
