@@ -487,14 +487,15 @@ def complete_until(connection: sa.Connection, name: str, entity: str, lag: timed
 
 
 def newest_change(connection: sa.Connection, name: str, entity: str) -> datetime | None:
-    """The newest change time in a table that a listing brought; a lookup by id says nothing of the rest."""
-    table, b = t.desk_table(ENTITIES[entity]), t.batches
+    """The end of the newest day of which a listing brought changes; a lookup by id says nothing of the rest."""
+    b, c = t.batches, t.day_counts
     query = (
-        sa.select(sa.func.max(table.c.updated_at))
-        .join(b, b.c.id == table.c.batch_id)
-        .where(table.c.connection == name, ~table.c.placeholder, b.c.kind != "lookup")
+        sa.select(sa.func.max(c.c.day))
+        .join(b, b.c.id == c.c.batch_id)
+        .where(b.c.connection == name, b.c.entity == entity, b.c.verdict.in_(READABLE), c.c.rows > 0)
     )
-    return connection.scalar(query)
+    day = connection.scalar(query)
+    return midnight(day) + timedelta(days=1) if day else None
 
 
 def newest_settled(moment: datetime, lag: timedelta) -> date:

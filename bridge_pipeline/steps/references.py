@@ -164,10 +164,12 @@ def _freshness(
     limits = expectation.arguments
     found = []
     if _older(until, now, limits["max_age_hours"]):
-        found.append({"complete_until": _told(until), "newest_change": _told(change)})
+        found.append({"complete_until": _told(until), "newest_change_before": _told(change)})
     if limits["max_quiet_hours"] and _older(change, now, limits["max_quiet_hours"]):
-        found.append({"newest_change": _told(change), "quiet_for_more_than_hours": limits["max_quiet_hours"]})
-    note = f"complete until {_told(until)}, newest change {_told(change)}"
+        found.append(
+            {"newest_change_before": _told(change), "quiet_for_more_than_hours": limits["max_quiet_hours"]}
+        )
+    note = f"complete until {_told(until)}, newest changes before {_told(change)}"
     return facts.result(expectation, not found, 1, int(bool(found)), found, note=note)
 
 

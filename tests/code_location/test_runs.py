@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from assets.partitions import SCHEDULED_TAG
 from bridge_pipeline import naming
 from bridge_pipeline.automation.jobs import DAILY_JOB, range_tags
 from bridge_pipeline.automation.runs import prepare_instance, run_days
@@ -296,6 +297,7 @@ def test_a_request_of_the_schedule_can_be_run_and_then_is_complete(installation,
     fill(desk)
     connect(installation, desk, first_day=date(2024, 3, 5), entities=("accounts", "tickets"))
     (request,) = tick(instance)
+    assert request.tags[SCHEDULED_TAG] == SETTLED.isoformat()
     asked = {key.to_user_string() for key in request.asset_selection or []}
     assert {name for name in asked if name.split("/")[0] in LAYERS} == {
         f"{layer}/{entity}" for layer in LAYERS for entity in ("accounts", "tickets")
