@@ -487,7 +487,7 @@ def complete_until(connection: sa.Connection, name: str, entity: str, lag: timed
 
 
 def newest_change(connection: sa.Connection, name: str, entity: str) -> datetime | None:
-    """The end of the newest day of which a listing brought changes; a lookup by id says nothing of the rest."""
+    """The end of the newest day of which a listing brought changes; lookups by id say nothing of the rest."""
     b, c = t.batches, t.day_counts
     query = (
         sa.select(sa.func.max(c.c.day))

@@ -15,7 +15,7 @@ from bridge_pipeline.redaction import redact
 
 # All records of a small batch are in the sample, of a large one these and then every so manieth.
 _WHOLE = 300
-_EVERY = 32
+_EVERY = 64
 _DEEPEST = 3
 _MOST_FIELDS = 2_000
 _TYPES = {

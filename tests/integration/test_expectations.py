@@ -243,8 +243,8 @@ def test_an_empty_newest_day_blocks_only_the_first_read_of_the_schedule(workspac
     window = day(str(newest))
     by_hand = land(workspace, "tickets", window)
     assert not results(workspace, by_hand)["newest_day_filled"].judged, "its history has another lag"
-    execute(workspace, "update bridge.batches set fetched_from = fetched_from - interval '7 days' where id = :id",
-            id=usual.id)  # fmt: skip
+    earlier = "update bridge.batches set fetched_from = fetched_from - interval '7 days' where id = :id"
+    execute(workspace, earlier, id=usual.id)
     execute(workspace, "update bridge.batches set fetched_from = window_end where id = :id", id=by_hand.id)
 
     first = check(workspace, extract(workspace, NAME, "tickets", window, scheduled=True).id).batch

@@ -54,7 +54,11 @@ def changes(before: list[dict], now: list[dict], declared: bool) -> dict[str, st
         (tickets(20, cf_floor=3), {}, {"/cf_floor": "new"}),
         (tickets(20, cf_room={"id": 1, "name": "x"}), {}, {"/cf_room": "new"}),
         (tickets(20, cf_building="Other"), {}, {"/cf_building": "another type"}),
-        (tickets(20, cf_building={"id": "374", "name": "x", "_type": 3}), {}, {"/cf_building/id": "another type"}),
+        (
+            tickets(20, cf_building={"id": "374", "name": "x"}),
+            {},
+            {"/cf_building/id": "another type", "/cf_building/_type": "vanished"},
+        ),
         (tickets(20, cf_building={"id": 374, "_type": 370}), {}, {"/cf_building/name": "vanished"}),
     ],
 )  # fmt: skip
