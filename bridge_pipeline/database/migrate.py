@@ -4,7 +4,6 @@ The steps are in `migrations/versions`, named by their number; Alembic runs them
 only when there is something to do.
 """
 
-import re
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -15,7 +14,6 @@ from bridge_pipeline.naming import BRIDGE_SCHEMA
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "alembic_version"
-_FOLLOWS = re.compile(r'^down_revision = "(\w+)"$', re.MULTILINE)
 _UNDEFINED_TABLE = {"42P01", "3F000"}
 
 
@@ -39,20 +37,12 @@ def migrate(engine: sa.Engine) -> None:
 
 
 def head() -> str:
-    """The newest version that this code knows: the one that no other follows.
-
-    Numbers are given when work begins, and migrations follow each other as they were finished.
-    """
-    followed = {match[1] for path in _files() if (match := _FOLLOWS.search(path.read_text()))}
-    return max(_versions() - followed)
+    """The newest version that this code knows."""
+    return max(_versions())
 
 
 def _versions() -> set[str]:
-    return {path.name.partition("_")[0] for path in _files()}
-
-
-def _files() -> list[Path]:
-    return list(MIGRATIONS.glob("versions/[0-9]*.py"))
+    return {path.name.partition("_")[0] for path in MIGRATIONS.glob("versions/[0-9]*.py")}
 
 
 def _at_head(connection: sa.Connection) -> bool:
