@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets import keys
+from assets import keys, shown
 from assets.partitions import scope_of
 from bridge_pipeline import naming
 from bridge_pipeline.model import ENTITIES
@@ -33,7 +33,6 @@ def report_asset(partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, workspace: WorkspaceResource
     ) -> Iterator[dg.MaterializeResult]:
         scope = scope_of(context.run)
-        path = write_report(workspace.open(), scope.connection, scope.days[-1])
-        yield dg.MaterializeResult(metadata={"report": dg.MetadataValue.path(str(path))})
+        yield shown.quality_report(write_report(workspace.open(), scope.connection, scope.days[-1]))
 
     return report

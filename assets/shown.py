@@ -26,6 +26,7 @@ from bridge_pipeline.steps.extract import landing_of
 from bridge_pipeline.steps.land import read_landed
 from bridge_pipeline.steps.links import record_url
 from bridge_pipeline.steps.load import EquationBroken
+from bridge_pipeline.steps.report import Report
 from bridge_pipeline.steps.tables import TableUpdate
 
 _SAMPLE = 5
@@ -147,6 +148,19 @@ def check_results(
             yield _check(spec, result.passed or accepted, result.severity, evidence, result.note)
 
 
+def quality_report(report: Report) -> dg.MaterializeResult:
+    """A report: its verdict, the page itself as Markdown, and where its files lie."""
+    workbook = dg.MetadataValue.path(str(report.workbook)) if report.workbook else "no rejected records"
+    return dg.MaterializeResult(
+        metadata={
+            "verdict": f"{report.verdict.title}. {report.verdict.text}",
+            "summary": dg.MetadataValue.md(report.markdown),
+            "report": dg.MetadataValue.path(str(report.html)),
+            "rejected records": workbook,
+        }
+    )
+
+
 def _check(
     spec: dg.AssetCheckSpec, passed: bool, severity: str, metadata: dict[str, Any], note: str = ""
 ) -> dg.AssetCheckResult:
@@ -214,12 +228,13 @@ def _sample(workspace: Workspace, landed: Batch) -> str:
     if first is None:
         return "no rows"
     head = f"| {' | '.join(entity.column_names)} |\n|{' --- |' * len(entity.column_names)}"
+    clear = registry.shows_personal_data(workspace.database.engine, landed.tenant)
     lines = [
-        "| " + " | ".join(_cell(entity, name, row[name]) for name in entity.column_names) + " |"
+        "| " + " | ".join(_cell(entity, name, row[name], clear) for name in entity.column_names) + " |"
         for row in first.slice(0, _SAMPLE).to_pylist()
     ]
     return "\n".join([head, *lines])
 
 
-def _cell(entity: Entity, name: str, value: Any) -> str:
-    return masked(entity, name, value).replace("|", "\\|").replace("\n", " ")
+def _cell(entity: Entity, name: str, value: Any, clear: bool) -> str:
+    return masked(entity, name, value, clear).replace("|", "\\|").replace("\n", " ")

@@ -147,6 +147,10 @@ class Home:
         """The data-quality report of one connection up to `day`."""
         return _under(self.reports, tenant, connection) / f"{day.isoformat()}.html"
 
+    def rejected_of(self, tenant: str, connection: str, day: date) -> Path:
+        """The workbook of rejected records that belongs to a report."""
+        return _under(self.reports, tenant, connection) / f"{day.isoformat()}-rejected.xlsx"
+
 
 def audit_name(version: int) -> str:
     """File name, without ending, of one audit version: `v0001`."""

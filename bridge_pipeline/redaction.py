@@ -1,8 +1,9 @@
-"""The one place that keeps secrets out of what is written.
+"""The one place that keeps secrets and people's addresses out of what is written.
 
-Every log line, error text, journalled body and recorded URL passes through
-`redact`. It removes the values this process has learned (`remember`) in the forms
-they are written in, and whatever stands where a credential stands in a URL or header.
+Every log line, error text and recorded URL passes through `redact`. It removes the values this
+process has learned (`remember`) in the forms they are written in, whatever stands where a
+credential stands in a URL or header, and e-mail addresses and phone numbers. How values of
+records are shown is the business of `masking`.
 """
 
 import json
@@ -21,6 +22,14 @@ _PATTERNS = (
     ),
     re.compile(r"(://[^\s/:@]*:)[^\s/@]+(?=@)"),
 )
+# The local part in quotes, too; not the user of a URL, which stands right after `//`.
+_ADDRESS = re.compile(
+    r"""(?<!//)(?<![\w.+%-])(?:"[^"\n]{1,64}"|[\w.!#$%&*+^~-]{1,64})"""
+    r"(?:@|%40|&#64;|\uff20)(?:[\w-]{1,63}\.)+[\w-]{2,63}"
+)
+# With the sign of an international number; other digits of a log line are no numbers of people.
+_PHONE = re.compile(r"(?<![\w+])\+\d(?:[ ().\-/\u00a0]{0,2}\d){6,14}(?!\d)")
+_QUOTE = '"'
 _known: set[str] = set()
 
 
@@ -31,11 +40,23 @@ def remember(secret: str) -> None:
 
 
 def redact(text: str) -> str:
+    """`text` without secrets, e-mail addresses and phone numbers."""
+    return redact_people(redact_secrets(text))
+
+
+def redact_secrets(text: str) -> str:
     """`text` without secrets: known values and credentials in URLs and headers are masked."""
     text = redact_known(text)
     for pattern in _PATTERNS:
         text = pattern.sub(rf"\1{MASK}", text)
     return text
+
+
+def redact_people(text: str) -> str:
+    """`text` with e-mail addresses as `a…@…` and international phone numbers as `+…`."""
+    if "@" in text or "%40" in text or "&#64;" in text or "\uff20" in text:
+        text = _ADDRESS.sub(lambda found: f"{found[0].strip(_QUOTE)[:1]}…@…", text)
+    return _PHONE.sub("+…", text) if "+" in text else text
 
 
 def redact_known(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bridge_pipeline.steps.history import RecordHistory
+    from bridge_pipeline.steps.report import Report
 
 
 def register(app: typer.Typer) -> None:
@@ -121,11 +122,21 @@ def report(
     ] = None,
     json_output: Json = False,
 ) -> None:
-    """Write the data-quality report of a connection: one HTML page that needs nothing else."""
+    """Write the data-quality report of a connection: one HTML page that needs nothing else.
+
+    Beside it lies a workbook of the rejected records, where there are any.
+    """
     from bridge_pipeline.steps.report import last_day_read, write_report
 
+    if day and day > datetime.now(UTC).date():
+        raise typer.BadParameter(f"{day} has not come yet")
     workspace = opened()
-    wanted = day or last_day_read(workspace, connection)
-    path = write_report(workspace, connection, wanted)
-    document = {"connection": connection, "day": wanted, "report": str(path)}
-    answer(document, json_output, lambda console: console.print(str(path)))
+    written = write_report(workspace, connection, day or last_day_read(workspace, connection))
+    answer(written.document(), json_output, lambda console: _show_report(written, console))
+
+
+def _show_report(written: "Report", console: "Console") -> None:
+    console.print(f"{written.verdict.title}. {written.verdict.text}", style="bold")
+    console.print(str(written.html))
+    if written.workbook:
+        console.print(f"rejected records: {written.workbook}")

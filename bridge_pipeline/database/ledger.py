@@ -427,6 +427,18 @@ def load_counts(connection: sa.Connection, batch_id: int) -> dict[str, int] | No
     return dict(row._mapping) if row else None
 
 
+def quarantined_by_reason(connection: sa.Connection, batch_ids: Sequence[int]) -> list[tuple[str, str, int]]:
+    """Entity, reason and count of the quarantined records that any of the batches saw, each once."""
+    s = t.quarantine_sightings
+    query = (
+        sa.select(s.c.entity, s.c.reason, sa.func.count(s.c.sha256.distinct()))
+        .where(s.c.batch_id.in_(batch_ids))
+        .group_by(s.c.entity, s.c.reason)
+        .order_by(s.c.entity, s.c.reason)
+    )
+    return [(entity, reason, count) for entity, reason, count in connection.execute(query)]
+
+
 def record_audit(connection: sa.Connection, batch_id: int, days: int, versions_added: int) -> None:
     """Says that the audit files of a batch's days are written."""
     values = {"days": days, "versions_added": versions_added, "audited_at": sa.func.now()}

@@ -131,6 +131,13 @@ def secrets(engine: sa.Engine, sealer: Sealer, name: str) -> dict[str, str]:
     return {field: sealer.unseal(box, row.tenant, row.name, field) for field, box in row.secrets.items()}
 
 
+def shows_personal_data(engine: sa.Engine, tenant: str) -> bool:
+    """Whether a tenant asked for personal values as they are in its reports and samples."""
+    query = sa.select(tenants.c.show_personal_data).where(tenants.c.name == tenant)
+    with engine.connect() as connection:
+        return bool(connection.scalar(query))
+
+
 def secret_variables(engine: sa.Engine, name: str | None = None) -> set[str]:
     """The environment variables that connections, or one, were given with: not for child processes."""
     query = sa.select(connections.c.secret_variables)

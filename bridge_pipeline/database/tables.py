@@ -53,7 +53,14 @@ def _bridge(name: str, *parts: sa.schema.SchemaItem) -> sa.Table:
     return sa.Table(name, metadata, *parts, schema=naming.BRIDGE_SCHEMA)
 
 
-tenants = _bridge("tenants", _text("name", primary_key=True), _now("created_at"), _key_check("name"))
+tenants = _bridge(
+    "tenants",
+    _text("name", primary_key=True),
+    _now("created_at"),
+    # Whether reports may show addresses, numbers and texts of people: the tenant asked for it.
+    sa.Column("show_personal_data", sa.Boolean, nullable=False, server_default="false"),
+    _key_check("name"),
+)
 
 connections = _bridge(
     "connections",
@@ -189,6 +196,23 @@ quarantine = _bridge(
     _now("last_seen"),
 )
 
+# Which batch brought which quarantined record, and what it was refused for then.
+quarantine_sightings = _bridge(
+    "quarantine_sightings",
+    sa.Column("batch_id", sa.ForeignKey(batches.c.id, ondelete="CASCADE"), primary_key=True),
+    _text("connection"),
+    _text("entity"),
+    _text("sha256", primary_key=True),
+    _text("reason"),
+    sa.ForeignKeyConstraint(
+        ["connection", "entity", "sha256"],
+        [f"{naming.BRIDGE_SCHEMA}.quarantine.{name}" for name in ("connection", "entity", "sha256")],
+        name="quarantine_sightings_record_fkey",
+        ondelete="CASCADE",
+    ),
+    sa.Index(None, "connection", "entity", "sha256"),
+)
+
 # Landed rows that an expectation of severity `quarantine` took out of their batch.
 rejections = _bridge(
     "rejections",
@@ -257,6 +281,18 @@ lookups = _bridge(
     _text("entity", primary_key=True),
     _text("record_id", primary_key=True),
     _time("looked_up_at", nullable=False),
+)
+
+# What each report said, without run facts, and what it was compared with.
+reports = _bridge(
+    "reports",
+    sa.Column("connection", sa.ForeignKey(connections.c.name), primary_key=True),
+    sa.Column("day", sa.Date, primary_key=True),
+    _text("tenant"),
+    sa.Column("state", JSONB, nullable=False),
+    sa.Column("compared_day", sa.Date),
+    sa.Column("compared_state", JSONB(none_as_null=True)),
+    _now("written_at"),
 )
 
 quota_slots = _bridge(

@@ -321,7 +321,8 @@ def _quarantine(connection: sa.Connection, batch: Batch, records: Iterator[Rejec
 
 
 def add_to_quarantine(connection: sa.Connection, batch: Batch, records: list[dict[str, Any]]) -> None:
-    """Adds rejected records (the fields of `RejectedRecord`) or raises their `times_seen`."""
+    """Adds rejected records (the fields of `RejectedRecord`) or raises their `times_seen`; keeps which
+    batch saw them."""
     shared = {
         "tenant": batch.tenant,
         "connection": batch.connection,
@@ -340,3 +341,14 @@ def add_to_quarantine(connection: sa.Connection, batch: Batch, records: list[dic
             },
         )
     )
+    sightings = [
+        {
+            "batch_id": batch.id,
+            "connection": batch.connection,
+            "entity": batch.entity,
+            "sha256": record["sha256"],
+            "reason": record["reason"],
+        }
+        for record in records
+    ]
+    connection.execute(insert(t.quarantine_sightings).values(sightings).on_conflict_do_nothing())

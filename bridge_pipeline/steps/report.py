@@ -1,58 +1,68 @@
 """The data-quality report: one HTML page per connection and day that says what to think of the data.
 
-The page needs nothing else: no script, no font, style or image from elsewhere. Everything in it
-comes from the ledger, so the same data gives the same bytes, but for the line of run facts.
+The page needs nothing else: no script, no font, style or image from elsewhere. The same is given as
+Markdown, and the rejected records as a workbook. All of it comes from the ledger, so the same data
+gives the same bytes, but for the run facts (rule 30).
 """
 
+import functools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from bridge_pipeline.connector_kit.journal import write_durably
-from bridge_pipeline.database import ledger, registry
+from bridge_pipeline.database import registry
 from bridge_pipeline.database import tables as t
-from bridge_pipeline.database.ledger import Batch, CheckResult
+from bridge_pipeline.database.engine import advisory_lock
+from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
-from bridge_pipeline.model import ENTITIES, Window
-from bridge_pipeline.redaction import redact
+from bridge_pipeline.masking import masked_text
+from bridge_pipeline.model import ENTITIES
+from bridge_pipeline.redaction import redact_secrets
+from bridge_pipeline.steps.changes import compare, state_of
 from bridge_pipeline.steps.due import entities_of
+from bridge_pipeline.steps.findings import Findings, Part, findings_of, last_day
 from bridge_pipeline.steps.summary import NothingExtracted
+from bridge_pipeline.steps.trend import HEIGHT, WIDTH
+from bridge_pipeline.steps.verdict import (
+    OWNERS,
+    Verdict,
+    answers,
+    overall,
+    run_command,
+    share,
+    verdict_of,
+)
+from bridge_pipeline.steps.workbook import write_workbook
 
-_TEMPLATE = Path(__file__).with_name("report.html.j2")
-_LOAD_TERMS = ("loaded", "unchanged", "superseded")
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
-_TERMS = {
-    "outside": "outside the window: good records that the source sent although not asked for",
-    "duplicate": "duplicates: the same version again, from reading more than once",
-    "quarantined": "in quarantine: not readable as records of this kind",
-    "rejected": "in quarantine: refused by a check",
-    "loaded": "loaded: new or changed in the table",
-    "unchanged": "unchanged: the table had them already",
-    "superseded": "superseded: the table or this batch has a newer version",
-    "waiting": "waiting: landed and not loaded",
+_TEMPLATES = Path(__file__).parent
+# Dagster keeps the Markdown in its event log.
+_MOST_MARKDOWN = 60_000
+
+# Findings of one entity that stand open on the page; the rest can be opened.
+_AT_ONCE = 25
+
+TERMS = {
+    "outside": "outside the window: good records that came along although nobody asked for them",
+    "loaded": "loaded: new or changed in the tables",
+    "unchanged": "unchanged: the tables had them already",
+    "superseded": "superseded: a newer version is known",
+    "quarantined": "quarantined: set aside, with their exact bytes",
+    "duplicate": "duplicate: the same version once more, from reading more than once",
 }
-_REASONS = {
-    "change_time_in_future": "changed in the future, by the source's word",
-    "change_time_missing": "no change time, so it belongs to no day",
-    "id_missing": "no id",
-    "id_out_of_range": "an id that is no positive 64-bit number",
-    "id_wrong_type": "an id that is no number",
-    "invalid_json": "not valid JSON",
-    "lone_surrogate": "a broken character (half of a pair)",
-    "not_a_number": "NaN, which is no JSON",
-    "not_an_object": "not a record at all",
-    "nul_character": "a NUL character, which no text column can hold",
-    "number_out_of_range": "a number too large to keep",
-    "repeated_key": "a field that stands twice",
-    "time_invalid": "a time that cannot be read",
-    "time_without_zone": "a time without a time zone",
-    "too_deep": "nested too deep",
-    "wrong_type": "a field of the wrong type",
+EFFECTS = {
+    "block": "holds the data back until somebody decides",
+    "quarantine": "sets these records aside; the others go on",
+    "warn": "is reported; the records are used as they are",
 }
+_KINDS = {"new": "New", "worse": "More", "better": "Fewer", "mended": "Mended", "other": "Changed"}
 _PROOFS = {
     "whole listing": "The source's whole listing was read, without a filter, again and again until a full "
     "reading brought no record that had not been seen, and the last pages were then read once more.",
@@ -64,64 +74,56 @@ _PROOFS = {
 
 
 @dataclass(frozen=True)
-class _Verdict:
-    """`level` is the colour: good, fair or bad."""
+class Report:
+    """A written report: what it says in short, and where its forms lie.
 
-    level: str
-    title: str
-    text: str
+    `subject` fits the subject line of a mail. `workbook` is None where no record was rejected.
+    """
 
+    connection: str
+    tenant: str
+    day: date
+    verdict: Verdict
+    subject: str
+    html: Path
+    workbook: Path | None
+    markdown: str
 
-@dataclass(frozen=True)
-class _Section:
-    """One entity as the page shows it."""
-
-    entity: str
-    description: str
-    verdict: _Verdict
-    window: str
-    fetched: int
-    terms: tuple[tuple[str, int], ...]
-    holds: bool
-    failed: tuple[CheckResult, ...]
-    passed: tuple[CheckResult, ...]
-    quarantine: tuple[tuple[str, str, int], ...]
-    proof: tuple[str, ...]
-    command: str
-    audit: tuple[str, int, str] | None
-    facts: str
+    def document(self) -> dict[str, Any]:
+        """The report as plain values, for JSON."""
+        kept = {key: value for key, value in asdict(self).items() if key != "html"}
+        return kept | {"report": str(self.html), "workbook": str(self.workbook) if self.workbook else None}
 
 
-def write_report(workspace: Workspace, name: str, day: date) -> Path:
-    """Writes the report on the newest batches that cover `day`, and returns where it lies.
+def write_report(workspace: Workspace, name: str, day: date) -> Report:
+    """Writes the report on the newest batches that cover `day`; writing it again gives the same.
+
+    A day that was never extracted has a report that says so.
 
     Raises:
         UnknownConnection: there is no such connection.
-        NothingExtracted: no batch covers the day.
     """
     record = registry.get(workspace.database.engine, name)
-    with workspace.database.engine.connect() as connection:
-        window = Window.of_days(day, day)
-        batches = {each: ledger.newest_batch(connection, name, each, window) for each in entities_of(record)}
-        sections = [
-            _section(connection, batch, day) if batch else _missing(entity)
-            for entity, batch in batches.items()
-        ]
-    if not any(batches.values()):
-        raise NothingExtracted(f"nothing was extracted for {name} on {day}: see `bridge run --help`")
-    page = _render(
-        name=name,
+    html = workspace.home.report_of(record.tenant, name, day)
+    html.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with workspace.database.engine.begin() as connection:
+        # Two writers of one report would compare it with each other's.
+        advisory_lock(connection, f"report:{name}")
+        findings = findings_of(workspace, connection, record, list(entities_of(record)), day)
+        workbook = _workbook(workspace, connection, findings)
+        page = _page(connection, findings, workbook)
+        write_durably(html, redact_secrets(_render("report.html.j2", page)).encode())
+    verdict: Verdict = page["verdict"]
+    return Report(
+        connection=name,
         tenant=record.tenant,
-        connector=record.connector,
-        source=record.config.get("base_url"),
         day=day,
-        verdict=_overall([section.verdict for section in sections]),
-        sections=sections,
+        verdict=verdict,
+        subject=f"{name} {day}: {verdict.title}",
+        html=html,
+        workbook=workbook,
+        markdown=_shortened(redact_secrets(_render("report.md.j2", page))),
     )
-    path = workspace.home.report_of(record.tenant, name, day)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_durably(path, redact(page).encode())
-    return path
 
 
 def last_day_read(workspace: Workspace, name: str) -> date:
@@ -142,124 +144,102 @@ def last_day_read(workspace: Workspace, name: str) -> date:
     return (end - timedelta(microseconds=1)).date()
 
 
-def _render(**values: Any) -> str:
-    # Its import takes a moment that only a report pays for.
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = lambda value: f"{value:,}"
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(**values)
-
-
-def _section(connection: sa.Connection, batch: Batch, day: date) -> _Section:
-    checks = ledger.checks_of(connection, batch.id)
-    terms = _terms(connection, batch)
-    holds = batch.fetched == sum(terms.values())
-    last = (batch.window_end - timedelta(microseconds=1)).date()
-    return _Section(
-        entity=batch.entity,
-        description=ENTITIES[batch.entity].description,
-        verdict=_verdict(batch, checks, holds),
-        window=_span(batch, last),
-        fetched=batch.fetched,
-        terms=tuple((_TERMS[term], count) for term, count in terms.items()),
-        holds=holds,
-        failed=tuple(check for check in checks if not check.passed),
-        passed=tuple(check for check in checks if check.passed),
-        quarantine=tuple(_quarantine(connection, batch)),
-        proof=tuple(_proof(batch)),
-        command=f"bridge run {batch.connection} --from {batch.window_start.date()} --to {last} "
-        f"--entities {batch.entity}",
-        audit=_audit(connection, batch, day),
-        facts=_facts(batch),
+def _workbook(workspace: Workspace, connection: sa.Connection, findings: Findings) -> Path | None:
+    record = findings.record
+    return write_workbook(
+        connection,
+        workspace.home.rejected_of(record.tenant, record.name, findings.day),
+        findings.day,
+        [equation.batch.id for part in findings.parts for equation in part.equations],
+        {(part.entity, each.code): each.reason for part in findings.parts for each in part.rejections},
+        findings.links,
+        findings.clear,
     )
 
 
-def _missing(entity: str) -> _Section:
-    verdict = _Verdict("bad", "Not extracted", "No extraction of this entity covers the day.")
-    return _Section(
-        entity,
-        ENTITIES[entity].description,
-        verdict,
-        "",
-        0,
-        (),
-        True,
-        (),
-        (),
-        (),
-        (),
-        "",
-        None,
-        "not extracted",
-    )
+def _page(connection: sa.Connection, findings: Findings, workbook: Path | None) -> dict[str, Any]:
+    """Everything that the templates show."""
+    record, parts = findings.record, findings.parts
+    titles = {part.entity: verdict_of(part).title for part in parts}
+    return {
+        "name": record.name,
+        "tenant": record.tenant,
+        "connector": record.connector,
+        "source": record.config.get("base_url"),
+        "day": findings.day,
+        "verdict": overall(parts),
+        "answers": answers(findings),
+        "comparison": compare(connection, record, findings.day, state_of(parts, titles)),
+        "parts": parts,
+        "cards": [_card(record.name, part) for part in parts],
+        "accepted": [
+            replace(each, accept_reason=_said(findings, each.accept_reason)) for each in findings.accepted
+        ],
+        "blocked": [
+            *(part.batch for part in parts if part.batch is not None and part.batch.verdict == "blocked"),
+            *findings.blocked_elsewhere,
+        ],
+        "at_once": _AT_ONCE,
+        "said_by": {each.id: _said(findings, each.accepted_by) for each in findings.accepted},
+        "workbook": workbook,
+        "clear": findings.clear,
+        "effects": EFFECTS,
+        "kinds": _KINDS,
+        "owners": OWNERS,
+        "terms": TERMS,
+        "trend_size": (WIDTH, HEIGHT),
+    }
 
 
-def _span(batch: Batch, last: date) -> str:
+def _said(findings: Findings, text: str | None) -> str:
+    return masked_text(text or "not said", findings.clear)
+
+
+def _card(name: str, part: Part) -> dict[str, Any]:
+    """What the page says of one entity beside its findings."""
+    batch = part.batch
+    facts = [_facts(equation.batch) for equation in part.equations]
+    return {
+        "part": part,
+        "description": ENTITIES[part.entity].description,
+        "verdict": verdict_of(part),
+        "span": _span(batch) if batch else "",
+        "counts": tuple(_counts(part)),
+        "passed": [check for check in part.checks if check.passed],
+        "proof": tuple(_proof(batch)) if batch else (),
+        "command": run_command(name, batch.window_start.date(), last_day(batch), [part.entity])
+        if batch
+        else "",
+        "facts": facts,
+    }
+
+
+def _counts(part: Part) -> Iterable[tuple[str, str]]:
+    """The scorecard's figures: label and value."""
+    if part.batch is None:
+        return
+    sums = {term: sum(each.terms[term] for each in part.equations) for term in TERMS}
+    yield "fetched", f"{sum(each.batch.fetched for each in part.equations):,}"
+    yield "landed", f"{sum(each.batch.landed for each in part.equations):,}"
+    for term in ("loaded", "unchanged", "superseded", "quarantined"):
+        yield term, f"{sums[term]:,}"
+    if waiting := sum(each.waiting for each in part.equations):
+        yield "waiting", f"{waiting:,}"
+    yield "in the table now", f"{part.table_rows:,}"
+    yield "placeholders", f"{part.placeholders:,}"
+    passed = sum(check.passed for check in part.checks)
+    yield "checks passed", f"{passed} of {len(part.checks)}"
+
+
+def _span(batch: Batch) -> str:
     if batch.kind == "whole":
         return "all records the source has (the first reading of this entity)"
-    first = batch.window_start.date()
+    first, last = batch.window_start.date(), last_day(batch)
     return (
         f"records that changed on {first}"
         if first == last
         else f"records that changed from {first} to {last}"
     )
-
-
-def _terms(connection: sa.Connection, batch: Batch) -> dict[str, int]:
-    """What became of the records of a batch, in the order of the equation; without terms that are 0."""
-    query = sa.select(*(t.loads.c[term] for term in _LOAD_TERMS)).where(t.loads.c.batch_id == batch.id)
-    load = connection.execute(query).one_or_none()
-    terms = {term: getattr(batch, term) for term in ("outside", "duplicate", "quarantined", "rejected")}
-    if load is None:
-        terms["waiting"] = batch.landed - batch.rejected
-    else:
-        terms |= load._mapping
-    return {term: count for term, count in terms.items() if count}
-
-
-def _verdict(batch: Batch, checks: list[CheckResult], holds: bool) -> _Verdict:
-    if not holds:
-        return _Verdict("bad", "Not accounted for", "Records that were fetched are not accounted for.")
-    if batch.verdict == "blocked":
-        return _Verdict("bad", "Blocked", "A check stops this data; nothing downstream reads it.")
-    if batch.verdict == "pending":
-        return _Verdict("bad", "Not checked", "The checks have not run; nothing downstream reads this data.")
-    if batch.verdict == "accepted":
-        return _Verdict("fair", f"Accepted by {batch.accepted_by}", f"Reason: {batch.accept_reason}")
-    found = sum(not check.passed for check in checks)
-    if found or batch.quarantined:
-        parts = [f"{found} of {len(checks)} checks found something"] if found else []
-        parts += [f"{batch.quarantined:,} records are in quarantine"] if batch.quarantined else []
-        return _Verdict("fair", "Usable, with remarks", f"{' and '.join(parts)}.")
-    return _Verdict("good", "Good", f"All {len(checks)} checks passed.")
-
-
-def _overall(verdicts: list[_Verdict]) -> _Verdict:
-    if any(verdict.level == "bad" for verdict in verdicts):
-        return _Verdict("bad", "Do not rely on this data yet", "Something is missing or blocked; see below.")
-    if any(verdict.level == "fair" for verdict in verdicts):
-        return _Verdict("fair", "Complete and usable, with remarks", "Every record is accounted for.")
-    return _Verdict("good", "Complete and good", "Every record is accounted for, and every check passed.")
-
-
-def _quarantine(connection: sa.Connection, batch: Batch) -> Iterable[tuple[str, str, int]]:
-    """Reason, the same in words, and how many records of the batch went to quarantine for it."""
-    q = t.quarantine
-    query = (
-        sa.select(q.c.reason, sa.func.count())
-        .where(
-            q.c.connection == batch.connection,
-            q.c.entity == batch.entity,
-            sa.or_(q.c.first_batch == batch.id, q.c.last_batch == batch.id),
-        )
-        .group_by(q.c.reason)
-        .order_by(q.c.reason)
-    )
-    for reason, count in connection.execute(query):
-        yield reason, _REASONS.get(reason, "refused by the check of that name"), count
 
 
 def _proof(batch: Batch) -> Iterable[str]:
@@ -279,20 +259,47 @@ def _proof(batch: Batch) -> Iterable[str]:
         yield f"Left out at the connection's wish, before anything was stored: {', '.join(batch.excluded)}."
 
 
-def _audit(connection: sa.Connection, batch: Batch, day: date) -> tuple[str, int, str] | None:
-    """Path, rows and SHA-256 of the day's current audit file."""
-    row = ledger.current_audit_file(connection, batch.connection, batch.entity, day)
-    return (row.path, row.rows, row.sha256) if row is not None else None
-
-
 def _facts(batch: Batch) -> str:
-    accept = (
-        f'; to accept it: bridge accept {batch.id} --by NAME --reason "…"'
-        if batch.verdict == "blocked"
-        else ""
-    )
     compared = batch.proof.get("filter", {})
     comparison = f", {compared.get('records_compared', 0):,} records compared" if compared else ""
     span = f"{batch.fetched_from:%Y-%m-%d %H:%M:%S} to {batch.fetched_to:%Y-%m-%d %H:%M:%S} UTC"
     read = f"{batch.requests:,} requests, {batch.sweeps} readings{comparison}"
-    return f"batch {batch.id}, run {batch.run_id or 'by hand'}, {read}, {span}{accept}"
+    return f"batch {batch.id}, run {batch.run_id or 'by hand'}, {read}, {span}"
+
+
+# --- Rendering ----------------------------------------------------------------------------------
+
+
+def _render(template: str, values: dict[str, Any]) -> str:
+    return _environment().get_template(template).render(**values)
+
+
+@functools.cache
+def _environment() -> "Environment":
+    # Its import takes a moment that only a report pays for.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=select_autoescape(("html.j2",)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": lambda value: f"{value:,}", "md": markdown_text}
+    environment.globals["share"] = share
+    return environment
+
+
+def markdown_text(text: object) -> str:
+    """A value as it stands in Markdown: nothing in it is markup, and it stays on its line."""
+    line = " ".join(str(text).split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{letter}" if letter in "\\`*_[]|~#!" else letter for letter in line)
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _MOST_MARKDOWN:
+        return text
+    kept = text[:_MOST_MARKDOWN].rsplit("\n", 1)[0]
+    return f"{kept}\n\n… the rest stands in the HTML report.\n"

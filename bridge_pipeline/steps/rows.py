@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bridge_pipeline.database.ledger import Batch
-from bridge_pipeline.masking import masked
+from bridge_pipeline.masking import masked, masked_key
 from bridge_pipeline.model import ENTITIES, Entity
 from bridge_pipeline.model.expectation import Expectation
 from bridge_pipeline.steps.land import read_landed
@@ -100,8 +100,13 @@ def _column(name: str, rows: pa.Table) -> pa.ChunkedArray:
     return rows[name]
 
 
-def judge(batch: Batch, folder: Path, suite: tuple[Expectation, ...]) -> dict[str, Tally]:
+def judge(
+    batch: Batch, folder: Path, suite: tuple[Expectation, ...], clear: bool = False
+) -> dict[str, Tally]:
     """Runs the expectations of rows over a batch, in bounded memory.
+
+    Args:
+        clear: whether the tenant asked for examples with personal values as they are.
 
     Raises:
         RuntimeError: Great Expectations could not evaluate one.
@@ -127,7 +132,7 @@ def judge(batch: Batch, folder: Path, suite: tuple[Expectation, ...]) -> dict[st
         del outcome, found, frame
         gc.collect()
     gc.unfreeze()
-    _add_examples(batch, folder, entity, suite, tallies)
+    _add_examples(batch, folder, entity, suite, tallies, clear)
     return tallies
 
 
@@ -186,9 +191,14 @@ def _add(tally: Tally, expectation: Expectation, outcome: Any, seqs: np.ndarray)
 
 
 def _add_examples(
-    batch: Batch, folder: Path, entity: Entity, suite: tuple[Expectation, ...], tallies: dict[str, Tally]
+    batch: Batch,
+    folder: Path,
+    entity: Entity,
+    suite: tuple[Expectation, ...],
+    tallies: dict[str, Tally],
+    clear: bool,
 ) -> None:
-    """Reads the first failing rows of each expectation, personal values masked."""
+    """Reads the first failing rows of each expectation, personal values masked unless `clear`."""
     wanted = {seq for tally in tallies.values() for seq in tally.first}
     failed = [expectation for expectation in suite if tallies[expectation.name].first]
     if not wanted:
@@ -203,5 +213,5 @@ def _add_examples(
     for expectation in failed:
         tally = tallies[expectation.name]
         for row in (rows[seq] for seq in tally.first):
-            values = {column: masked(entity, column, row.get(column)) for column in expectation.columns}
-            tally.examples.append({"id": str(row["id"])} | values)
+            values = {column: masked(entity, column, row.get(column), clear) for column in expectation.columns}
+            tally.examples.append({"id": masked_key(row["id"], clear)} | values)

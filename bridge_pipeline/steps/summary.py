@@ -228,20 +228,20 @@ def _audit(connection: sa.Connection, name: str, entity: str, first: date, last:
     return int(files), int(rows)
 
 
-def _quarantine(connection: sa.Connection, name: str, batches: list[Batch]) -> Iterable[QuarantineSummary]:
+def _quarantine(connection: sa.Connection, name: str, batches: list[Batch]) -> list[QuarantineSummary]:
     """The records in quarantine; those that the batches brought, or all where there are none."""
-    q = t.quarantine
-    query = (
-        sa.select(q.c.entity, q.c.reason, sa.func.count())
-        .where(q.c.connection == name)
-        .group_by(q.c.entity, q.c.reason)
-        .order_by(q.c.entity, q.c.reason)
-    )
     if batches:
-        ids = [batch.id for batch in batches]
-        query = query.where(sa.or_(q.c.last_batch.in_(ids), q.c.first_batch.in_(ids)))
-    for entity, reason, records in connection.execute(query):
-        yield QuarantineSummary(entity, reason, records)
+        found = ledger.quarantined_by_reason(connection, [batch.id for batch in batches])
+    else:
+        q = t.quarantine
+        query = (
+            sa.select(q.c.entity, q.c.reason, sa.func.count())
+            .where(q.c.connection == name)
+            .group_by(q.c.entity, q.c.reason)
+            .order_by(q.c.entity, q.c.reason)
+        )
+        found = [(entity, reason, count) for entity, reason, count in connection.execute(query)]
+    return [QuarantineSummary(entity, reason, records) for entity, reason, records in found]
 
 
 def _checks(connection: sa.Connection, batches: list[Batch]) -> dict[int, list[CheckResult]]:

@@ -1,17 +1,15 @@
 """What reviewers see: summaries, the report, a record's history, the quarantine."""
 
 import json
-import re
 
 import pytest
 
-from bridge_pipeline import cli, redaction
-from bridge_pipeline.database import ledger
+from bridge_pipeline import cli
 from bridge_pipeline.steps.history import UnknownEntity, UnknownRecord, find_record
 from bridge_pipeline.steps.quarantine import UnknownQuarantined, find_quarantined, list_quarantined
-from bridge_pipeline.steps.report import last_day_read, write_report
+from bridge_pipeline.steps.report import last_day_read
 from bridge_pipeline.steps.summary import NothingExtracted, summarise_connection, summarise_run
-from tests.integration.desk import TOKEN, account, ticket, user
+from tests.integration.desk import account, ticket, user
 from tests.integration.flow import NAME, day, execute, land, process
 
 DAY = "2024-03-01"
@@ -79,50 +77,6 @@ def test_what_was_never_extracted_cannot_be_summed_up(workspace, desk):
         summarise_run(workspace, "no such run")
     with pytest.raises(NothingExtracted):
         last_day_read(workspace, NAME)
-
-
-def test_the_report_is_one_safe_page(filled):
-    redaction.remember(TOKEN)
-    path = write_report(filled, NAME, last_day_read(filled, NAME))
-    page = path.read_text()
-    assert path == filled.home.report_of("acme", NAME, day(DAY).start.date())
-    assert "<script" not in page
-    assert not re.search(r"(?:src|href|url)\s*[=(]", page)
-    assert MARKUP not in page
-    assert TOKEN not in page
-    assert "Complete and usable, with remarks" in page
-    assert "E-mail addresses look like name@host.domain." in page
-    assert f"bridge run {NAME} --from {DAY} --to {DAY} --entities tickets" in page
-
-
-def test_the_same_data_gives_the_same_report_but_for_the_run_facts(filled, desk):
-    def without_facts(page: str) -> list[str]:
-        lines = page.splitlines()
-        facts = [line for line in lines if line.startswith('<p class="facts">Run facts:')]
-        assert len(facts) == 1
-        return [line for line in lines if line not in facts]
-
-    first = write_report(filled, NAME, day(DAY).start.date()).read_text()
-    assert write_report(filled, NAME, day(DAY).start.date()).read_text() == first
-    process(filled, day(DAY))
-    again = write_report(filled, NAME, day(DAY).start.date()).read_text()
-    process(filled, day(DAY))
-    third = write_report(filled, NAME, day(DAY).start.date()).read_text()
-    assert third != again
-    assert without_facts(third) == without_facts(again)
-
-
-def test_the_report_says_when_not_to_rely_on_the_data(filled):
-    batch = land(filled, "tickets", day(DAY))
-    execute(filled, "update bridge.batches set verdict = 'blocked' where id = :id", id=batch.id)
-    page = write_report(filled, NAME, day(DAY).start.date()).read_text()
-    assert "Do not rely on this data yet" in page
-    assert f"bridge accept {batch.id}" in page
-    with filled.database.engine.begin() as connection:
-        ledger.accept(connection, batch.id, "Ann <b>Lee</b>", "the vendor confirmed")
-    page = write_report(filled, NAME, day(DAY).start.date()).read_text()
-    assert "Accepted by Ann &lt;b&gt;Lee&lt;/b&gt;" in page
-    assert "the vendor confirmed" in page
 
 
 def test_a_record_is_shown_with_its_versions_and_their_batches(filled, desk):

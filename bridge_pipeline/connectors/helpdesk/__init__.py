@@ -18,6 +18,11 @@ def _simulate(options: "SimulatorOptions") -> None:
     run(options)
 
 
+def _record_url(base: str, entity: str, record_id: str) -> str | None:
+    """A ticket's page; its address is that of the vendor's own client (CC-py `get_human_url`)."""
+    return f"{base.rstrip('/')}/support/tickets/{record_id}" if entity == "tickets" else None
+
+
 CONNECTOR = Connector(
     name="helpdesk",
     title="Client Central",
@@ -26,4 +31,5 @@ CONNECTOR = Connector(
     open=open_client,
     simulate=_simulate,
     expectations=EXPECTATIONS,
+    record_url=_record_url,
 )
