@@ -19,6 +19,8 @@ _WAS_CUT = re.compile(rf".{{{_SHOWN}}}… \([0-9]+ characters\)", re.DOTALL)
 # What the parser's own words and the source's own marks look like; all else may be a person's text.
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9:.,]{0,18}(?:Z|[+-][0-9:]{2,6})?)?")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+# A value as Python quotes it, up to the last such quote.
+_QUOTED = re.compile(r"""(['"])(.+)\1""", re.DOTALL)
 # Digits as people write phone numbers, with or without separators: 9 to 15 of them.
 _NUMBER = re.compile(r"(?<![\w.,:+-])\(?[0-9](?:[ ().\-/\u00a0]{0,2}[0-9]){8,14}(?![\w:,]|[.-][0-9])")
 # Characters that a reader does not see and that turn the text around them, or end the line.
@@ -64,7 +66,8 @@ def masked_detail(reason: str, detail: str, clear: bool = False) -> str:
     """What a reason says about a quarantined record; where it quotes a value, only times and numbers."""
     text = _harmless(detail)
     if clear or reason not in _QUOTING:
-        return masked_text(text, clear)
+        quotes = text if clear else _QUOTED.sub(lambda found: masked_whole(found[2]).join(found[1] * 2), text)
+        return masked_text(quotes, clear)
     return text if _TIME.fullmatch(text) or _long_integer(text) else masked_whole(text)
 
 

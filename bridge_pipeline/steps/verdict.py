@@ -114,10 +114,13 @@ def share(count: int, of: int) -> str:
         return ""
     percent = 100 * count / of
     if 0 < percent < 0.1:
-        return "under 0.1 %"
-    if 99.9 < percent < 100:
-        return "over 99.9 %"
-    return f"{percent:.1f} %".replace(".0 %", " %")
+        shown = "under 0.1"
+    elif 99.9 < percent < 100:
+        shown = "over 99.9"
+    else:
+        shown = f"{percent:.1f}".removesuffix(".0")
+    # The sign stays with its number at the end of a line.
+    return f"{shown}\u00a0%"
 
 
 def _complete(parts: tuple[Part, ...]) -> str:
@@ -210,9 +213,9 @@ def _repairs(part: Part, batch: Batch) -> Iterable[Step]:
         yield Step(PIPELINE, f"Find out why {part.entity} do not add up, and fetch them again.", again)
     elif batch.verdict == "blocked":
         owner = owner_of_block(part)
-        text = f"Decide about the blocked {part.entity}. After the cause is corrected, fetch them again:"
+        text = f"Decide about the blocked {part.entity}. After the cause is corrected, fetch them again."
         yield Step(owner, text, again)
-        text = f"Or, if the {part.entity} are right as they are, let them through; name and reason are kept:"
+        text = f"Or, if the {part.entity} are right as they are, let them through; name and reason are kept."
         yield Step(owner, text, f'bridge accept {batch.id} --by "YOUR NAME" --reason "WHY"', fact=True)
     elif batch.verdict == "pending" or any(equation.waiting for equation in part.equations):
         yield Step(PIPELINE, f"Let the checks and the load of {part.entity} run.", again)

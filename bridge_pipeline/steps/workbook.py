@@ -109,7 +109,7 @@ def _rows(
         .where(s.c.batch_id.in_(batches))
         .order_by(s.c.entity, s.c.reason, q.c.sha256, s.c.batch_id)
         .limit(_MOST_ROWS)
-        .execution_options(yield_per=200)
+        .execution_options(yield_per=20)
     )
     for row in connection.execute(query):
         reason = reasons[row.entity, row.reason]

@@ -91,6 +91,11 @@ def test_a_tenant_that_asked_sees_its_values():
         ("id_out_of_range", "9223372036854775808", "9223372036854775808"),
         ("id_out_of_range", "1701234567", "1… (10 characters)"),
         ("wrong_type", "expected text, got list", "expected text, got list"),
+        (
+            "wrong_type",
+            "expected true or false, got 'Ada said'",
+            "expected true or false, got 'A… (8 characters)'",
+        ),
         ("repeated_key", "with different values: ada@example.com", "with different values: a…@…"),
     ],
 )
