@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0006"
-down_revision = "0002"
+revision = "0005"
+down_revision = "0004"
 
 DDL = """
 alter table bridge.tenants add column show_personal_data boolean not null default false;
