@@ -8,6 +8,7 @@ from assets import keys, shown
 from assets.partitions import scope_of
 from bridge_pipeline import naming
 from bridge_pipeline.model import ENTITIES
+from bridge_pipeline.steps.announce import tell_report
 from bridge_pipeline.steps.report import write_report
 from resources.workspace import WorkspaceResource
 
@@ -33,6 +34,9 @@ def report_asset(partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, workspace: WorkspaceResource
     ) -> Iterator[dg.MaterializeResult]:
         scope = scope_of(context.run)
-        yield shown.quality_report(write_report(workspace.open(), scope.connection, scope.days[-1]))
+        opened = workspace.open()
+        written = write_report(opened, scope.connection, scope.days[-1])
+        tell_report(opened, scope.connection, scope.days[-1])
+        yield shown.quality_report(written)
 
     return report

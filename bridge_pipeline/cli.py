@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 from bridge_pipeline.commands import (
     audit,
     connections,
+    deliveries,
     demo,
     doctor,
     expectations,
@@ -36,6 +37,7 @@ for _group in (demo, service, doctor, run, records, simulate):
     _group.register(app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(connections.app, name="connections")
+app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(expectations.app, name="expectations")
 app.add_typer(quarantine.app, name="quarantine")
 

@@ -18,7 +18,7 @@ from assets.tables import table_asset
 from bridge_pipeline import logs, settings
 from bridge_pipeline.automation.jobs import daily_job
 from bridge_pipeline.automation.schedules import daily_schedule
-from bridge_pipeline.automation.sensors import follow_upstream_sensor
+from bridge_pipeline.automation.sensors import deliveries_sensor, failed_runs_sensor, follow_upstream_sensor
 from bridge_pipeline.model import ENTITIES
 from resources.dbt import MANIFEST, dbt_resource
 from resources.workspace import WorkspaceResource
@@ -51,7 +51,7 @@ def build_definitions(
         asset_checks=[entity_checks(entity) for entity in entities],
         jobs=[daily_job()],
         schedules=[daily_schedule(configuration)],
-        sensors=[follow_upstream_sensor()],
+        sensors=[follow_upstream_sensor(), failed_runs_sensor(), deliveries_sensor()],
         resources={"workspace": WorkspaceResource(), "dbt": dbt_resource()},
         executor=dg.in_process_executor,
     )

@@ -88,6 +88,23 @@ class Settings(BaseSettings):
     rows_per_chunk: int = Field(
         4_000, ge=1, description="Records handled at a time; bounds the memory of a run."
     )
+    smtp_url: SecretStr | None = Field(
+        None,
+        description="The mail server, as `smtp://user:password@host:587` (STARTTLS is required off this "
+        "machine, unless `?starttls=no`) or `smtps://…:465`.",
+    )
+    mail_from: str | None = Field(
+        None, description="The sender of mail, such as `Project Bridge <bridge@example.com>`."
+    )
+    public_url: str | None = Field(
+        None, pattern=r"^https?://\S+$", description="Where readers of messages reach Dagster; makes links."
+    )
+    delivery_timeout: float = Field(
+        20.0, gt=0, description="Seconds that a mail server may take for one answer."
+    )
+    delivery_give_up: timedelta = Field(
+        timedelta(days=5), description="A message that could not be sent for so long is given up, loudly."
+    )
     log_level: str = Field(
         "INFO",
         validation_alias=AliasChoices("LOG_LEVEL", "BRIDGE_LOG_LEVEL"),

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 import dagster as dg
 
 from bridge_pipeline import naming
+from bridge_pipeline.automation.alarms import tell_failed
 from bridge_pipeline.automation.jobs import DAILY_JOB, keys_for, range_tags
 from bridge_pipeline.automation.launcher import PROCESS_TAG, alive, on_this_machine, process_tag
 from bridge_pipeline.connector_kit.journal import write_durably
@@ -64,6 +65,9 @@ def run_days(
             tags=range_tags(name, start, end) | {PROCESS_TAG: process_tag(os.getpid())},
             raise_on_error=False,
         )
+    if not result.success:
+        # The daemon's sensor sees only runs of the daemon.
+        tell_failed(workspace, instance, result.dagster_run)
     return RunOutcome(result.run_id, result.success, _failures(result))
 
 
@@ -80,7 +84,7 @@ def prepare_instance(workspace: Workspace) -> dg.DagsterInstance:
         write_durably(target, configuration)
     _write_dotenv(workspace)
     instance = dg.DagsterInstance.get()
-    _settle_dead_runs(instance)
+    _settle_dead_runs(workspace, instance)
     return instance
 
 
@@ -142,9 +146,10 @@ def _write_dotenv(workspace: Workspace) -> None:
         write_durably(path, ("\n".join(new) + "\n").encode())
 
 
-def _settle_dead_runs(instance: dg.DagsterInstance) -> None:
+def _settle_dead_runs(workspace: Workspace, instance: dg.DagsterInstance) -> None:
     """Ends runs of the command line whose process is gone; the daemon looks after all others (L4)."""
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         process = run.tags.get(PROCESS_TAG)
         if process and on_this_machine(process) and not alive(process):
             instance.report_run_failed(run, message="the process that executed this run ended")
+            tell_failed(workspace, instance, run)

@@ -10,11 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge_pipeline.commands.answers import ConnectionName, Json, answer, examples, opened, printable, table
+from bridge_pipeline.commands.answers import (
+    ConnectionName,
+    Json,
+    answer,
+    examples,
+    note,
+    opened,
+    printable,
+    table,
+)
 
 if TYPE_CHECKING:
+    from bridge_pipeline.database.workspace import Workspace
     from bridge_pipeline.steps.connect import ConnectionDraft
     from bridge_pipeline.steps.extract import Source
+    from bridge_pipeline.steps.tenants import TenantDraft
 
 app = typer.Typer(help="Say which sources are read, for which tenants.", no_args_is_help=True)
 
@@ -39,16 +50,24 @@ def list_all(
 @app.command(epilog=examples("`ACME_TOKEN=… bridge connections apply connections.yaml`"))
 def apply(
     file: Annotated[
-        Path, typer.Argument(help="YAML with a list `connections`; ${VAR} is the environment's.")
+        Path, typer.Argument(help="YAML with lists `connections` and `tenants`; ${VAR} is the environment's.")
     ],
     json_output: Json = False,
 ) -> None:
-    """Bring the connections to what a file declares; those it does not name stay as they are.
+    """Bring connections, and who is told of them, to what a file declares; the rest stays as it is.
 
     Credentials are sealed before they are stored, and the variables they came from are kept from
     every process started later.
     """
-    _apply(_drafts(file), json_output)
+    from bridge_pipeline.steps.tenants import parse_tenants, variables_of
+
+    # A variable may serve both, and leaves the environment with the connections.
+    environment = dict(os.environ)
+    drafts = _drafts(file)
+    tenants = parse_tenants(file, environment)
+    for variable in variables_of(tenants):
+        os.environ.pop(variable, None)
+    _apply(drafts, tenants, json_output)
 
 
 @app.command(
@@ -78,7 +97,7 @@ def add(
         key: f"${{{variable}}}" for key, variable in (_pair(each, "--secret") for each in secrets or [])
     }
     declared = {"name": name, "tenant": tenant, "connector": connector, "config": config}
-    _apply(_declared(declared), json_output)
+    _apply(_declared(declared), [], json_output)
 
 
 @app.command("test", epilog=examples("`bridge connections test acme-helpdesk`"))
@@ -163,19 +182,35 @@ def _pair(text: str, option: str) -> tuple[str, str]:
     return key, value
 
 
-def _apply(drafts: "list[ConnectionDraft]", json_output: bool) -> None:
+def _apply(drafts: "list[ConnectionDraft]", declared: "list[TenantDraft]", json_output: bool) -> None:
     from bridge_pipeline.steps import connect
+    from bridge_pipeline.steps.tenants import apply_tenants
 
     workspace = opened()
     applied = connect.apply(workspace, drafts)
+    tenants = apply_tenants(workspace, declared)
+    _note_unreachable(workspace, declared)
     # Dagster takes a second to import; a file that was refused should not wait for it.
     from bridge_pipeline.automation.runs import add_partition
 
     for each in applied:
         add_partition(workspace, each.name)
-    rows = [[each.name, each.action] for each in applied]
+    rows = [[f"connection {each.name}", each.action] for each in applied]
+    rows += [[f"tenant {each.tenant}, {each.reviewers} reviewers", each.action] for each in tenants]
     answer(
-        [asdict(each) for each in applied],
+        [asdict(each) for each in (*applied, *tenants)],
         json_output,
-        lambda console: console.print(table(["connection", "action"], rows)),
+        lambda console: console.print(table(["what", "action"], rows)),
     )
+
+
+def _note_unreachable(workspace: "Workspace", declared: "list[TenantDraft]") -> None:
+    """Says it now if mail is asked for and cannot be sent: messages would wait."""
+    from bridge_pipeline.database.outbox import MAIL
+    from bridge_pipeline.steps.mail import NoMailServer, mail_server
+
+    if any(each.channel == MAIL for draft in declared for each in draft.reviewers or ()):
+        try:
+            mail_server(workspace.settings)
+        except NoMailServer as error:
+            note(f"{error}; until then mail to reviewers waits")

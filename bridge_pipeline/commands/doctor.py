@@ -6,7 +6,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 import typer
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Status = Literal["ok", "warn", "fail"]
 _LOW, _TOO_LOW = 5 * 2**30, 2**29
 _CLOCK_SECONDS = 5.0
+_LONG_WAIT = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(json_output: Json = False) -> None:
-    """Check Python, packages, home, database, Dagster, dbt, key, port and clock."""
+    """Check Python, packages, home, database, Dagster, dbt, key, port, clock and messages."""
     found = list(_findings())
     rows = [[each.status, each.name, each.detail, each.remedy] for each in found]
     failed = any(each.status == "fail" for each in found)
@@ -143,6 +144,7 @@ def _database(settings: "Settings") -> Iterator[Finding]:
     yield _looked("migrations", lambda: _migrations(workspace), "run: bridge status")
     yield _looked("dagster", lambda: _dagster(workspace), "run: bridge up, and look at logs/dagster.log")
     yield _looked("clock", lambda: _clock(workspace), "set this machine's clock by NTP")
+    yield _looked("messages", lambda: _messages(workspace), "set BRIDGE_SMTP_URL and BRIDGE_MAIL_FROM")
 
 
 def _server(workspace: "Workspace") -> Finding:
@@ -187,6 +189,26 @@ def _clock(workspace: "Workspace") -> Finding:
             "clock", "warn", f"{apart:.0f} s from the database's", "set this machine's clock by NTP"
         )
     return Finding("clock", "ok", f"{datetime.now(UTC):%F %T} UTC, like the database's")
+
+
+def _messages(workspace: "Workspace") -> Finding:
+    """Whether reviewers can be told, and have been."""
+    from bridge_pipeline.database import outbox
+    from bridge_pipeline.steps.mail import mail_server
+
+    with workspace.database.engine.connect() as connection:
+        counts, waiting = outbox.counts(connection), outbox.waiting_since(connection)
+        by_mail = outbox.has_channel(connection, outbox.MAIL)
+    if by_mail or workspace.settings.smtp_url is not None:
+        mail_server(workspace.settings)
+    detail = f"{counts['sent']} sent, {counts['pending']} waiting, {counts['failed']} given up"
+    if counts["failed"]:
+        return Finding(
+            "messages", "fail", detail, "see bridge deliveries list; bridge deliveries send --again"
+        )
+    if waiting is not None and datetime.now(UTC) - waiting > _LONG_WAIT:
+        return Finding("messages", "warn", f"{detail}, since {waiting:%F %T}", "see bridge deliveries list")
+    return Finding("messages", "ok", detail)
 
 
 def _dbt() -> Finding:

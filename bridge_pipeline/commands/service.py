@@ -244,6 +244,7 @@ def status(
         "server": _server(workspace),
         "dagster": _dagster(home),
         "connections": _connections(workspace),
+        "messages": _messages(workspace),
     }
     answer(document, json_output, lambda console: _show_status(document, console))
 
@@ -288,6 +289,13 @@ def _connections(workspace: "Workspace") -> list[dict[str, Any]]:
     return result
 
 
+def _messages(workspace: "Workspace") -> dict[str, Any]:
+    from bridge_pipeline.database import outbox
+
+    with workspace.database.engine.connect() as connection:
+        return outbox.counts(connection) | {"waiting_since": outbox.waiting_since(connection)}
+
+
 def _show_status(document: dict[str, Any], console: "Console") -> None:
     plain = {key: value for key, value in document.items() if isinstance(value, str)}
     server, dagster = document["server"], document["dagster"]
@@ -304,3 +312,7 @@ def _show_status(document: dict[str, Any], console: "Console") -> None:
         for each in document["connections"]
     ]
     console.print(table(columns, rows) if rows else "no connections yet: `bridge connections add --help`")
+    messages = document["messages"]
+    if messages["failed"] or messages["waiting_since"]:
+        text = f"{messages['failed']} messages to reviewers were given up, {messages['pending']} wait"
+        console.print(f"{text}: see `bridge deliveries list`", style="bold red")

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from bridge_pipeline.database.sealing import Box, Sealer
-from bridge_pipeline.database.tables import connections, tenants
+from bridge_pipeline.database.tables import connections, reviewers, tenants
 from bridge_pipeline.naming import checked_key
 
 
@@ -139,10 +139,15 @@ def shows_personal_data(engine: sa.Engine, tenant: str) -> bool:
 
 
 def secret_variables(engine: sa.Engine, name: str | None = None) -> set[str]:
-    """The environment variables that connections, or one, were given with: not for child processes."""
+    """The environment variables that one connection, or everything, was given with.
+
+    They are not for child processes.
+    """
     query = sa.select(connections.c.secret_variables)
     if name is not None:
         query = query.where(connections.c.name == name)
+    else:
+        query = query.union_all(sa.select(reviewers.c.secret_variables))
     with engine.connect() as connection:
         return {variable for variables in connection.scalars(query) for variable in variables}
 

@@ -308,6 +308,70 @@ quota_holds = _bridge(
 )
 
 
+# Who is told, per tenant. `id` is a keyed fingerprint of the address.
+reviewers = _bridge(
+    "reviewers",
+    sa.Column("tenant", sa.ForeignKey(tenants.c.name), primary_key=True),
+    _text("id", primary_key=True),
+    # AES-256-GCM box; null once the reviewer was removed.
+    sa.Column("address", JSONB(none_as_null=True)),
+    # `mail`, or the schema of an Apprise URL.
+    _text("channel"),
+    # The address as it may be seen by others.
+    _text("shown"),
+    # Which events the reviewer is told of.
+    sa.Column("events", JSONB, nullable=False),
+    # Names of the environment variables the address came from, to keep them from child processes.
+    sa.Column("secret_variables", JSONB, nullable=False, server_default="[]"),
+    _now("created_at"),
+    _time("removed_at"),
+)
+
+# What is to be told: written in the transaction of the fact that causes it.
+messages = _bridge(
+    "messages",
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("tenant", sa.ForeignKey(tenants.c.name), nullable=False),
+    _text("event"),
+    # What it is about, such as `batch 17`: nothing is told twice of the same.
+    _text("about"),
+    _text("title"),
+    _text("body"),
+    # The report that goes with it; what was told stays known when the connection is gone.
+    _text("connection", nullable=True),
+    sa.Column("day", sa.Date),
+    # The alarm that this message ends.
+    sa.Column("follows", sa.BigInteger, sa.ForeignKey(f"{naming.BRIDGE_SCHEMA}.messages.id")),
+    _now("created_at"),
+    sa.UniqueConstraint("tenant", "event", "about"),
+    sa.CheckConstraint("event in ('blocked', 'resolved', 'failed', 'daily', 'weekly', 'test')", name="event"),
+)
+
+# One message to one reviewer, and what became of it.
+deliveries = _bridge(
+    "deliveries",
+    sa.Column("message_id", sa.ForeignKey(messages.c.id), primary_key=True),
+    _text("reviewer", primary_key=True),
+    _text("tenant"),
+    _text("status", server_default="pending"),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    _time("attempted_at"),
+    _now("next_attempt_at"),
+    # Of the last attempt; null after an attempt whose end nobody saw.
+    _text("error", nullable=True),
+    _now("created_at"),
+    # When it was sent, given up or withdrawn.
+    _time("settled_at"),
+    sa.ForeignKeyConstraint(
+        ["tenant", "reviewer"],
+        [f"{naming.BRIDGE_SCHEMA}.reviewers.tenant", f"{naming.BRIDGE_SCHEMA}.reviewers.id"],
+        name="deliveries_reviewer_fkey",
+    ),
+    sa.CheckConstraint("status in ('pending', 'sent', 'failed', 'withdrawn')", name="status"),
+    sa.Index(None, "status", "next_attempt_at"),
+)
+
+
 def desk_table(entity: Entity) -> sa.Table:
     """The table of an entity: identity, canonical columns, custom fields and provenance."""
     return metadata.tables[f"{naming.DESK_SCHEMA}.{entity.name}"]

@@ -23,6 +23,7 @@ from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import Window
 from bridge_pipeline.model.expectation import Expectation
 from bridge_pipeline.steps import facts
+from bridge_pipeline.steps.announce import tell_verdict
 from bridge_pipeline.steps.extract import add_to_quarantine, journal_of, landing_of
 from bridge_pipeline.steps.land import read_landed
 from bridge_pipeline.steps.rows import Tally, judge
@@ -69,6 +70,7 @@ def check(workspace: Workspace, batch_id: int) -> Verdict:
         ledger.record_checks(connection, batch_id, results, len(rejected))
         ledger.record_day_counts(connection, batch_id, evidence.days)
         batch = ledger.batch(connection, batch_id)
+        tell_verdict(connection, batch, results, workspace.settings)
     log.info("batch checked", batch=batch_id, verdict=batch.verdict)
     return Verdict(batch, results)
 

@@ -5,7 +5,8 @@ variables it names leave the environment then, so that no child process inherits
 """
 
 import re
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from difflib import get_close_matches
@@ -24,10 +25,12 @@ from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.redaction import MASK, remember
 
 Action = Literal["created", "changed", "unchanged"]
+_SECTIONS = ("connections", "tenants")
+_NAMED = " and ".join(f"`{section}`" for section in _SECTIONS)
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _Model = TypeVar("_Model", bound=BaseModel)
-_Key = Annotated[str, StringConstraints(pattern=naming.KEY_PATTERN)]
+Key = Annotated[str, StringConstraints(pattern=naming.KEY_PATTERN)]
 
 
 class InvalidConnections(ValueError):
@@ -62,8 +65,8 @@ class _Entry(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: _Key
-    tenant: _Key
+    name: Key
+    tenant: Key
     connector: str
     config: dict[str, Any]
     quota: _Quota | None = None
@@ -84,7 +87,7 @@ def parse_connections(
     Raises:
         InvalidConnections: the file cannot be read, or something in it is wrong.
     """
-    items = _items(path)
+    items = items_of(path, "connections")
     drafts = [_draft(item, number, environ, lookup) for number, item in enumerate(items, start=1)]
     for variable in {variable for draft in drafts for variable in draft.variables}:
         del environ[variable]
@@ -143,9 +146,24 @@ def _refuse_move(record: ConnectionRecord, known: ConnectionRecord | None) -> No
 # --- The file ---------------------------------------------------------------------------------
 
 
-def _items(path: Path) -> list[Any]:
+def items_of(path: Path, section: str) -> list[Any]:
+    """The items of one section of a file; none if it does not have the section.
+
+    Raises:
+        InvalidConnections: the file cannot be read, or is not made of lists under known keys.
+    """
+    content = _content(path)
+    held = {key: content[key] for key in _SECTIONS if key in content} if isinstance(content, dict) else {}
+    if not held or not all(isinstance(items, list) for items in held.values()):
+        raise InvalidConnections(f"{path} must hold a list under the key `connections` or `tenants`")
+    if unknown := [str(key) for key in content if key not in _SECTIONS]:
+        raise InvalidConnections(f"{path} holds unknown keys beside {_NAMED}: {', '.join(unknown)}")
+    return held.get(section, [])
+
+
+def _content(path: Path) -> Any:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidConnections(f"cannot read {path}: {error}") from error
     except yaml.YAMLError as error:
@@ -153,11 +171,6 @@ def _items(path: Path) -> list[Any]:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f" line {mark.line + 1}" if mark else ""
         raise InvalidConnections(f"{path}{line} is not YAML: {problem or 'it cannot be parsed'}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("connections"), list):
-        raise InvalidConnections(f"{path} must hold a list under the key `connections`")
-    if unknown := [str(key) for key in content if key != "connections"]:
-        raise InvalidConnections(f"{path} holds unknown keys beside `connections`: {', '.join(unknown)}")
-    return content["connections"]
 
 
 def _draft(
@@ -169,13 +182,21 @@ def _draft(
     name = item.get("name") if isinstance(item, dict) else None
     place = f"connection {name!r}" if isinstance(name, str) else f"connection number {number}"
     used: set[str] = set()
-    expanded = _expanded(item, environ, place, "", used)
+    expanded_item = expanded(item, environ, place, "", used)
+    with hidden_in_errors(environ[name] for name in used):
+        return _checked(expanded_item, place, lookup, tuple(sorted(used)))
+
+
+@contextmanager
+def hidden_in_errors(values: Iterable[str]) -> Iterator[None]:
+    """Takes these values out of an error's text, where any may be quoted."""
+    values = sorted(values, key=len, reverse=True)
     try:
-        return _checked(expanded, place, lookup, tuple(sorted(used)))
+        yield
     except InvalidConnections as error:
-        # Any value may be quoted there. Very short ones would mask ordinary words.
         text = str(error)
-        for value in sorted((environ[name] for name in used), key=len, reverse=True):
+        for value in values:
+            # Very short ones would mask ordinary words.
             text = text.replace(value, MASK) if len(value) > 3 else text
         raise InvalidConnections(text) from None
 
@@ -183,12 +204,12 @@ def _draft(
 def _checked(
     item: Any, place: str, lookup: Callable[[str], Connector], variables: tuple[str, ...]
 ) -> ConnectionDraft:
-    entry = _validated(_Entry, item, place, "")
+    entry = validated(_Entry, item, place, "")
     try:
         connector = lookup(entry.connector)
     except ValueError as error:
         raise InvalidConnections(f"{place}: connector: {error}") from None
-    config = _validated(connector.config, entry.config, place, "config.")
+    config = validated(connector.config, entry.config, place, "config.")
     secrets = _secrets(config)
     for secret in secrets.values():
         remember(secret)
@@ -207,15 +228,19 @@ def _checked(
     return ConnectionDraft(record, secrets, variables)
 
 
-def _expanded(value: Any, environ: Mapping[str, str], place: str, path: str, used: set[str]) -> Any:
-    """`value` with every `${VAR}` in its strings replaced; the variables are added to `used`."""
+def expanded(value: Any, environ: Mapping[str, str], place: str, path: str, used: set[str]) -> Any:
+    """`value` with every `${VAR}` in its strings replaced; the variables are added to `used`.
+
+    Raises:
+        InvalidConnections: one is not set; `place` and `path` say where it stands.
+    """
     if isinstance(value, dict):
         return {
-            key: _expanded(part, environ, place, f"{path}.{key}" if path else str(key), used)
+            key: expanded(part, environ, place, f"{path}.{key}" if path else str(key), used)
             for key, part in value.items()
         }
     if isinstance(value, list):
-        return [_expanded(part, environ, place, f"{path}[{i}]", used) for i, part in enumerate(value)]
+        return [expanded(part, environ, place, f"{path}[{i}]", used) for i, part in enumerate(value)]
     if not isinstance(value, str):
         return value
 
@@ -233,7 +258,12 @@ def _expanded(value: Any, environ: Mapping[str, str], place: str, path: str, use
     return _VARIABLE.sub(from_environment, value)
 
 
-def _validated(model: type[_Model], value: Any, place: str, prefix: str) -> _Model:
+def validated(model: type[_Model], value: Any, place: str, prefix: str) -> _Model:
+    """`value` as a model.
+
+    Raises:
+        InvalidConnections: it is not one; the message quotes no value.
+    """
     try:
         return model.model_validate(value)
     except ValidationError as error:

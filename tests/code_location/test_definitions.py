@@ -227,7 +227,12 @@ def test_jobs_schedules_and_sensors_are_those_listed():
     repository = defs.get_repository_def()
     assert {name for name in repository.job_names if not name.startswith("__")} == {"daily"}
     assert [schedule.name for schedule in repository.schedule_defs] == ["settled_days"]
-    assert [sensor.name for sensor in repository.sensor_defs] == ["follow_upstream"]
+    assert [sensor.name for sensor in repository.sensor_defs] == [
+        "deliveries",
+        "failed_runs",
+        "follow_upstream",
+    ]
+    assert {sensor.default_status for sensor in repository.sensor_defs} == {dg.DefaultSensorStatus.RUNNING}
     assert repository.get_schedule_def("settled_days").default_status == dg.DefaultScheduleStatus.RUNNING
 
 

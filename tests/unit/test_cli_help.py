@@ -55,6 +55,9 @@ def test_the_commands_are_those_of_the_design():
         "connections test",
         "connections remove",
         "expectations list",
+        "deliveries list",
+        "deliveries send",
+        "deliveries test",
         "quarantine list",
         "quarantine show",
         "audit verify",
@@ -101,6 +104,7 @@ def test_every_command_that_answers_does_so_as_json(path):
         (["audit", "verify", "no-such-folder"], "no folder"),
         (["audit", "verify", "--head", "123"], "--head takes 64"),
         (["audit", "verify", "--key", "x" * 20], "--key takes 16"),
+        (["deliveries", "list", "--status", "lost"], "pending, sent, failed, withdrawn"),
         (["accept", "1", "--by", " ", "--reason", "because"], "must say something"),
     ],
 )

@@ -1,0 +1,121 @@
+"""Runs that fail are told of, once, whether the daemon or the command line executed them."""
+
+import json
+import os
+
+import dagster as dg
+import pytest
+
+from bridge_pipeline.automation import runs as automation
+from bridge_pipeline.automation.jobs import DAILY_JOB, range_tags
+from bridge_pipeline.automation.runs import prepare_instance
+from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.definitions import defs
+from bridge_pipeline.steps.tenants import apply_tenants, parse_tenants
+from tests.integration.desk import Answer, Desk, ticket
+from tests.integration.flow import NAME, rows
+from tests.integration.post import post_office
+
+DAY = "2024-03-01"
+
+
+@pytest.fixture
+def told(installation: Workspace, tmp_path) -> Workspace:
+    """The installation with reviewers."""
+    path = tmp_path / "tenants.yaml"
+    listed = [
+        {"to": "mailto:maria@acme.example", "on": ["blocked", "failed"]},
+        {"to": "mailto:otto@acme.example", "on": ["failed"]},
+    ]
+    path.write_text(json.dumps({"tenants": [{"name": "acme", "reviewers": listed}]}))
+    apply_tenants(installation, parse_tenants(path, {}))
+    return installation
+
+
+def run(instance: dg.DagsterInstance, *names: str) -> dg.DagsterRun:
+    """A run of some assets with their checks that fails."""
+    instance.add_dynamic_partitions("connection", [NAME])
+    result = defs.resolve_job_def(DAILY_JOB).execute_in_process(
+        instance=instance,
+        asset_selection=[dg.AssetKey(name.split("/")) for name in names],
+        tags=range_tags(NAME, f"{NAME}|{DAY}", f"{NAME}|{DAY}"),
+        raise_on_error=False,
+    )
+    assert not result.success
+    return result.dagster_run
+
+
+def sense(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """What the daemon does when it finds the failed run."""
+    repository = defs.get_repository_def()
+    failure = next(
+        entry.get_dagster_event()
+        for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
+    )
+    context = dg.build_run_status_sensor_context(
+        sensor_name="failed_runs", dagster_instance=instance, dagster_run=run, dagster_event=failure
+    )
+    repository.get_sensor_def("failed_runs")(context.for_run_failure())
+
+
+def messages(workspace: Workspace) -> list[tuple[str, str, int]]:
+    """Event, body and number of recipients of each message."""
+    query = """
+        select event, body, (select count(*)::int from bridge.deliveries d where d.message_id = m.id) as n
+        from bridge.messages m order by id"""
+    return [tuple(row.values()) for row in rows(workspace, query)]
+
+
+def test_a_run_that_failed_is_told_with_the_reason(told, desk: Desk):
+    desk.before = lambda request: Answer(401, b'{"error": "no"}')
+    with dg.instance_for_test() as instance:
+        failed = run(instance, "extracted/accounts")
+        sense(instance, failed)
+        sense(instance, failed)
+    ((event, body, recipients),) = messages(told)
+    assert (event, recipients) == ("failed", 2)
+    assert "- extracted__accounts: " in body
+    assert "401" in body
+    assert f"bridge run {NAME} --from {DAY} --to {DAY}" in body
+    assert failed.run_id in body
+
+
+def test_a_blocked_check_is_told_as_a_failed_run_only_to_who_is_not_told_of_blocks(told, desk: Desk):
+    desk.page_size = 60
+    desk.records["tickets"] = [
+        *(ticket(number, f"{DAY}T10:00:00Z") for number in range(1, 91)),
+        *(json.dumps({"number": number, "updated_at": f"{DAY}T10:00:00Z"}).encode() for number in range(10)),
+    ]
+    with dg.instance_for_test() as instance:
+        sense(instance, run(instance, "extracted/tickets"))
+    (blocked, failed) = messages(told)
+    assert (blocked[0], blocked[2]) == ("blocked", 1)
+    assert (failed[0], failed[2]) == ("failed", 1)
+
+
+def test_runs_of_the_command_line_are_told_too(told, desk: Desk, monkeypatch):
+    desk.before = lambda request: Answer(401, b'{"error": "no"}')
+    monkeypatch.setattr(automation, "keys_for", lambda *_: [dg.AssetKey(["extracted", "accounts"])])
+    days = automation.date.fromisoformat(DAY)
+    assert not automation.run_days(told, NAME, days, days).success
+    # One that died is told by whoever finds it.
+    instance = prepare_instance(told)
+    job = defs.resolve_job_def(DAILY_JOB)
+    tags = {"bridge/process": f"{automation.process_tag(os.getpid()).split(':')[0]}:999999:1.00"}
+    tags |= range_tags(NAME, f"{NAME}|{DAY}", f"{NAME}|{DAY}")
+    instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=tags)
+    prepare_instance(told)
+    assert [message[0] for message in messages(told)] == ["failed", "failed"]
+    assert "The process that executed it ended." in messages(told)[1][1]
+
+
+def test_the_sensor_sends_what_waits(told, desk: Desk, monkeypatch):
+    desk.before = lambda request: Answer(401, b'{"error": "no"}')
+    sensor = defs.get_repository_def().get_sensor_def("deliveries")
+    with dg.instance_for_test() as instance, post_office() as post:
+        monkeypatch.setenv("BRIDGE_SMTP_URL", f"smtp://127.0.0.1:{post.port}")
+        monkeypatch.setenv("BRIDGE_MAIL_FROM", "bridge@acme.example")
+        sense(instance, run(instance, "extracted/accounts"))
+        said = sensor.evaluate_tick(dg.build_sensor_context(instance=instance)).skip_message
+    assert said == "2 sent, 0 to be tried again, 0 given up"
+    assert len(post.mails) == 2
