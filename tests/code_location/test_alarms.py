@@ -66,18 +66,24 @@ def messages(workspace: Workspace) -> list[tuple[str, str, int]]:
     return [tuple(row.values()) for row in rows(workspace, query)]
 
 
-def test_a_run_that_failed_is_told_with_the_reason(told, desk: Desk):
+def test_a_run_that_failed_is_told_with_the_reason(told, desk: Desk, monkeypatch):
     desk.before = lambda request: Answer(401, b'{"error": "no"}')
-    with dg.instance_for_test() as instance:
+    sensor = defs.get_repository_def().get_sensor_def("deliveries")
+    with dg.instance_for_test() as instance, post_office() as post:
+        monkeypatch.setenv("BRIDGE_SMTP_URL", f"smtp://127.0.0.1:{post.port}")
+        monkeypatch.setenv("BRIDGE_MAIL_FROM", "bridge@acme.example")
         failed = run(instance, "extracted/accounts")
         sense(instance, failed)
         sense(instance, failed)
+        said = sensor.evaluate_tick(dg.build_sensor_context(instance=instance)).skip_message
     ((event, body, recipients),) = messages(told)
     assert (event, recipients) == ("failed", 2)
     assert "- extracted__accounts: " in body
     assert "401" in body
     assert f"bridge run {NAME} --from {DAY} --to {DAY}" in body
     assert failed.run_id in body
+    assert said == "2 sent, 0 to be tried again, 0 given up"
+    assert [mail["Subject"] for mail in post.mails] == [f"{NAME} {DAY}: run failed"] * 2
 
 
 def test_a_blocked_check_is_told_as_a_failed_run_only_to_who_is_not_told_of_blocks(told, desk: Desk):
@@ -107,15 +113,3 @@ def test_runs_of_the_command_line_are_told_too(told, desk: Desk, monkeypatch):
     prepare_instance(told)
     assert [message[0] for message in messages(told)] == ["failed", "failed"]
     assert "The process that executed it ended." in messages(told)[1][1]
-
-
-def test_the_sensor_sends_what_waits(told, desk: Desk, monkeypatch):
-    desk.before = lambda request: Answer(401, b'{"error": "no"}')
-    sensor = defs.get_repository_def().get_sensor_def("deliveries")
-    with dg.instance_for_test() as instance, post_office() as post:
-        monkeypatch.setenv("BRIDGE_SMTP_URL", f"smtp://127.0.0.1:{post.port}")
-        monkeypatch.setenv("BRIDGE_MAIL_FROM", "bridge@acme.example")
-        sense(instance, run(instance, "extracted/accounts"))
-        said = sensor.evaluate_tick(dg.build_sensor_context(instance=instance)).skip_message
-    assert said == "2 sent, 0 to be tried again, 0 given up"
-    assert len(post.mails) == 2

@@ -196,7 +196,7 @@ def test_only_the_newest_settled_day_is_told_and_once(workspace, desk, post, rev
     desk.records["accounts"] = [account(1, f"{DAY}T10:00:00Z")]
     desk.records["users"] = [user(1, f"{DAY}T10:00:00Z")]
     desk.records["tickets"] = [ticket(1, f"{DAY}T10:00:00Z")]
-    process(workspace, day("2024-02-01", DAY))
+    process(workspace, day(DAY))
     newest, settled = date.fromisoformat(DAY), datetime(2024, 3, 2, 3, 30, tzinfo=UTC)
     for back in range(1, 29):
         tell_report(workspace, NAME, newest - timedelta(days=back), settled)
@@ -315,15 +315,21 @@ def test_a_crash_between_sending_and_noting_sends_the_very_same_mail_again_later
 
 
 @pytest.mark.parametrize("place", [MARIA, "data"])
-def test_a_mail_that_is_refused_for_good_is_given_up_at_once_and_loudly(
-    workspace, post, reviewers, place, logged, capsys
-):
+def test_a_mail_that_is_refused_for_good_is_given_up_at_once(workspace, post, reviewers, place):
     reviewers(maria=["failed"])
     tell(workspace, "run 1")
     post.refused[place] = f"550 5.1.1 <{MARIA}>: no such user"
     assert deliver(workspace) == Delivered(failed=1)
     assert deliver(workspace, at(100)) == Delivered()
-    cli.execute(["status"])
+
+
+def test_what_was_given_up_is_told_loudly_and_can_be_tried_again(workspace, post, reviewers, logged, capsys):
+    reviewers(maria=["failed"])
+    tell(workspace, "run 1")
+    post.refused[MARIA] = f"550 5.1.1 <{MARIA}>: no such user"
+    assert cli.execute(["deliveries", "send"]) == 1
+    assert "0 sent, 0 to be tried again, 1 given up" in capsys.readouterr().out
+    assert cli.execute(["status"]) == 0
     assert "1 messages to reviewers were given up" in capsys.readouterr().out
     assert cli.execute(["doctor", "--json"]) == 1
     findings = json.loads(capsys.readouterr().out)["findings"]
