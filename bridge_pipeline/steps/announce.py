@@ -22,11 +22,16 @@ from bridge_pipeline.model.window import midnight
 from bridge_pipeline.redaction import redact
 from bridge_pipeline.settings import Settings
 from bridge_pipeline.steps.due import entities_of
+from bridge_pipeline.steps.mail import one_line
 
 # Mondays, after the daily schedule has read Sunday.
 _DIGEST_AT = time(6, 0, tzinfo=UTC)
 _ADDRESS = re.compile(r"[^\s<>\"'(),;:]+@[^\s<>\"'(),;:]+")
-_OWN_ERROR = re.compile(r"bridge_pipeline\.[\w.]+: *(.*)")
+_OWN_ERROR = re.compile(r"bridge_pipeline\.[\w.]+: *(.+)", re.S)
+# From the first quotation mark to the last: what is quoted may hold some itself.
+_QUOTED = re.compile(r"['\"].*['\"]", re.S)
+_QUERY = re.compile(r"(?<=[^\s?])\?\S+")
+_LONGEST_ERROR = 400
 
 
 class NoReviewers(LookupError):
@@ -190,10 +195,15 @@ def _tenants(workspace: Workspace, connection: sa.Connection, name: str | None) 
 
 
 def _told(failure: Failure) -> str:
-    """Our own errors are written to be read; others may quote data and are only named."""
+    """Our own errors are written to be read; others may quote data and are only named.
+
+    What ours quote may come from the source, and what stands in a URL's query from anywhere.
+    """
     own = _OWN_ERROR.match(failure.error.strip())
-    text = own[1].splitlines()[0] if own and own[1].strip() else failure.kind
-    return _ADDRESS.sub("…", redact(text))
+    if not own:
+        return failure.kind
+    text = _QUERY.sub("", _QUOTED.sub("…", redact(own[1])))
+    return one_line(_ADDRESS.sub("…", text), _LONGEST_ERROR)
 
 
 # --- Daily and weekly ---------------------------------------------------------------------------

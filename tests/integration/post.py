@@ -36,7 +36,8 @@ class Post:
     raw: list[bytes] = field(default_factory=list)
     # How many mails must be on their way at once before any is taken.
     together: int = 1
-    _under_way: int = 0
+    under_way: threading.Event = field(default_factory=threading.Event)
+    _count: int = 0
     _controller: Controller | None = None
 
     def start(self) -> None:
@@ -59,9 +60,10 @@ class Post:
     async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
         if refusal := self.refused.get("data"):
             return refusal
-        self._under_way += 1
+        self._count += 1
+        self.under_way.set()
         async with asyncio.timeout(30):
-            while self._under_way < self.together:
+            while self._count < self.together:
                 await asyncio.sleep(0.01)
         self.raw.append(envelope.content)
         self.mails.append(email.message_from_bytes(envelope.content, policy=default))  # type: ignore[arg-type]

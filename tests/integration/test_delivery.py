@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -216,7 +217,12 @@ def test_only_the_newest_settled_day_is_told_and_once(workspace, desk, post, rev
 def test_a_failed_run_is_told_once_in_words_without_values(workspace, desk, post, reviewers):
     reviewers(maria=["failed"], otto=["blocked", "failed"])
     failures = [
-        Failure("extracted__tickets", "bridge_pipeline.x.SourceError: 401 for ann@acme.example at h\n", "S"),
+        Failure(
+            "extracted__tickets",
+            "bridge_pipeline.x.SourceError: 401 for ann@acme.example at https://h/t?x=words: 'it\n isn't for "
+            "Ann Lee'; check the token\n",
+            "SourceError",
+        ),
         Failure("tables__tickets", "psycopg.Error: Key (subject)=(secret words) exists", "UniqueViolation"),
     ]
     days = (date(2024, 3, 1), date(2024, 3, 2))
@@ -229,9 +235,10 @@ def test_a_failed_run_is_told_once_in_words_without_values(workspace, desk, post
     assert sorted(mail["To"] for mail in post.mails) == [MARIA, MARIA, OTTO]
     text = post.mails[0].get_content()
     assert f"bridge run {NAME} --from 2024-03-01 --to 2024-03-02" in text
-    assert "- extracted__tickets: 401 for … at h" in text
+    assert "- extracted__tickets: 401 for … at https://h/t …; check the token" in text
     assert "- tables__tickets: UniqueViolation" in text
-    assert "secret words" not in text
+    assert "words" not in text
+    assert "Ann" not in text
 
 
 def test_the_weekly_digest_is_told_once_when_its_week_is_over(workspace, desk, post, reviewers):
@@ -298,6 +305,20 @@ def test_two_that_send_at_once_send_each_message_once(workspace, post, reviewers
     assert [each.wait(60) for each in senders] == [0, 0]
     assert sorted(post.subjects()) == [f"Title of run {number}" for number in range(8)]
     assert statuses(workspace) == ["sent"] * 8
+
+
+def test_a_delivery_that_is_being_sent_is_taken_by_nobody_else(workspace, post, reviewers):
+    reviewers(maria=["failed"])
+    tell(workspace, "run 1")
+    post.together = 2
+    with ThreadPoolExecutor(1) as threads:
+        sending = threads.submit(deliver, workspace)
+        assert post.under_way.wait(30)
+        # Even when it would be due again, because the server takes very long.
+        assert deliver(workspace, at(1)) == Delivered()
+        post.together = 1
+        assert sending.result(30) == Delivered(sent=1)
+    assert len(post.mails) == 1
 
 
 def test_a_crash_between_sending_and_noting_sends_the_very_same_mail_again_later(workspace, post, reviewers):
@@ -448,8 +469,6 @@ def test_no_address_is_in_the_database_in_a_log_or_in_an_answer(
     block(desk)
     land(workspace, "tickets", day(DAY))
     deliver(workspace)
-    post.stop()
-    deliver(workspace, at(1))
     cli.execute(["deliveries", "list"])
     cli.execute(["deliveries", "list", "--json"])
     cli.execute(["status", "--json"])
