@@ -1,7 +1,8 @@
 """How canonical values are read out of a source's record, and what is refused.
 
 A stream is a list of `Field`s; each reads one canonical column. A reader returns the
-value or raises `Refused`; it never guesses and never changes a value.
+value or raises `Refused`; it never guesses and never changes a value. What a column cannot
+hold whole, a time finer than microseconds, stays in `custom_fields` too (see `steps.parse`).
 """
 
 from collections.abc import Callable, Mapping
@@ -92,7 +93,7 @@ def instant(column: str, key: str | None = None) -> Field:
 
 
 def microseconds(value: Any, pointer: str) -> int | None:
-    """Microseconds since 1970 (UTC) of an ISO 8601 text with offset; digits beyond µs are cut."""
+    """Microseconds since 1970 (UTC) of an ISO 8601 text with offset; of finer ones what a column holds."""
     if value is None:
         return None
     if type(value) is not str:

@@ -17,6 +17,8 @@ from bridge_pipeline.model import ENTITIES, Window
 from bridge_pipeline.model.window import midnight
 
 READABLE = ("passed", "accepted")
+# Kinds of batches that hold single records and so say nothing of what else a window holds.
+SINGLE = ("lookup", "replay")
 
 
 class NotBlocked(ValueError):
@@ -151,7 +153,7 @@ def newest_batch(
     own = [sa.func.coalesce(b.c.run_id == run_id, False).desc()] if run_id else []
     order = [*own, b.c.id.desc()]
     row = connection.execute(
-        _of(name, entity).where(b.c.kind != "lookup", *_covers(window)).order_by(*order).limit(1)
+        _of(name, entity).where(b.c.kind.not_in(SINGLE), *_covers(window)).order_by(*order).limit(1)
     ).one_or_none()
     return Batch(**row._mapping) if row else None
 
@@ -172,7 +174,7 @@ def unreadable_batch(
         .where(
             b.c.connection == name,
             b.c.entity == entity,
-            b.c.kind != "lookup",
+            b.c.kind.not_in(SINGLE),
             b.c.window_start < window.end,
             b.c.window_end > window.start,
         )
@@ -211,13 +213,24 @@ def batch_of_day(connection: sa.Connection, name: str, entity: str, day: date) -
         _of(name, entity)
         .where(
             t.batches.c.verdict.in_(READABLE),
-            t.batches.c.kind != "lookup",
+            t.batches.c.kind.not_in(SINGLE),
             *_covers(Window.of_days(day, day)),
         )
         .order_by(t.batches.c.fetched_to.desc(), t.batches.c.id.desc())
         .limit(1)
     ).one_or_none()
     return Batch(**row._mapping) if row else None
+
+
+def replays_since(connection: sa.Connection, base: Batch) -> list[Batch]:
+    """The loaded replays of records that were read after a batch began to be; they belong to its days."""
+    rows = connection.execute(
+        _of(base.connection, base.entity)
+        .join(t.loads, t.loads.c.batch_id == t.batches.c.id)
+        .where(t.batches.c.kind == "replay", t.batches.c.fetched_to >= base.fetched_from)
+        .order_by(t.batches.c.id)
+    )
+    return [Batch(**row._mapping) for row in rows]
 
 
 def last_extraction(
@@ -227,7 +240,7 @@ def last_extraction(
     query = sa.select(sa.func.coalesce(sa.func.max(t.batches.c.extraction), 0)).where(
         t.batches.c.connection == name,
         t.batches.c.entity == entity,
-        (t.batches.c.kind == "lookup") == lookup,
+        t.batches.c.kind == "lookup" if lookup else t.batches.c.kind.not_in(SINGLE),
         t.batches.c.window_start == window.start,
         t.batches.c.window_end == window.end,
     )
@@ -329,7 +342,7 @@ def day_counts(
         .where(
             b.c.connection == batch.connection,
             b.c.entity == batch.entity,
-            b.c.kind != "lookup",
+            b.c.kind.not_in(SINGLE),
             b.c.verdict.in_(READABLE),
             b.c.id < batch.id,
             c.c.day.between(first, last),
@@ -345,7 +358,7 @@ def was_read_settled(connection: sa.Connection, name: str, entity: str, day: dat
     query = (
         _of(name, entity)
         .where(
-            b.c.kind != "lookup",
+            b.c.kind.not_in(SINGLE),
             b.c.verdict != "pending",
             b.c.fetched_from >= settled_at(day, lag),
             *_covers(Window.of_days(day, day)),
@@ -376,7 +389,7 @@ def inventories_before(connection: sa.Connection, batch: Batch, limit: int) -> l
         .where(
             b.c.connection == batch.connection,
             b.c.entity == batch.entity,
-            b.c.kind != "lookup",
+            b.c.kind.not_in(SINGLE),
             b.c.verdict.in_(READABLE),
             b.c.id < batch.id,
             i.c.records > 0,
@@ -464,7 +477,7 @@ def complete_days(connection: sa.Connection, name: str, entities: Sequence[str],
         sa.select(b.c.entity, b.c.window_start, b.c.window_end, b.c.fetched_from)
         .join(t.loads, t.loads.c.batch_id == b.c.id)
         .join(t.audits, t.audits.c.batch_id == b.c.id)
-        .where(b.c.connection == name, b.c.kind != "lookup", b.c.verdict.in_(READABLE))
+        .where(b.c.connection == name, b.c.kind.not_in(SINGLE), b.c.verdict.in_(READABLE))
     )
     done: dict[str, set[date]] = {entity: set() for entity in entities}
     for entity, start, end, fetched_from in connection.execute(query):
@@ -490,7 +503,7 @@ def complete_until(connection: sa.Connection, name: str, entity: str, lag: timed
         .where(
             b.c.connection == name,
             b.c.entity == entity,
-            b.c.kind != "lookup",
+            b.c.kind.not_in(SINGLE),
             b.c.verdict.in_(READABLE),
             settled > b.c.window_start,
         )
@@ -518,7 +531,7 @@ def newest_settled(moment: datetime, lag: timedelta) -> date:
 def first_day_read(connection: sa.Connection, name: str) -> date | None:
     """The first day that was ever extracted for a connection."""
     query = sa.select(sa.func.min(t.batches.c.window_start)).where(
-        t.batches.c.connection == name, t.batches.c.kind != "lookup"
+        t.batches.c.connection == name, t.batches.c.kind.not_in(SINGLE)
     )
     start = connection.execute(query).scalar_one()
     return start.date() if start else None

@@ -93,7 +93,8 @@ batches = _bridge(
     _text("tenant"),
     sa.Column("connection", sa.ForeignKey(connections.c.name), nullable=False),
     _text("entity"),
-    # window: the records of the window; whole: all records of the entity; lookup: named ids.
+    # window: the records of the window; whole: all records of the entity; lookup: named ids; replay:
+    # records from quarantine, parsed and checked again.
     _text("kind"),
     _time("window_start", nullable=False),
     _time("window_end", nullable=False),
@@ -123,7 +124,7 @@ batches = _bridge(
     _now("created_at"),
     # The newest settled day, where the schedule read it here for the first time (rule 16).
     sa.Column("first_read_of", sa.Date),
-    sa.CheckConstraint("kind in ('window', 'whole', 'lookup')", name="kind"),
+    sa.CheckConstraint("kind in ('window', 'whole', 'lookup', 'replay')", name="kind"),
     sa.CheckConstraint("verdict in ('pending', 'passed', 'accepted', 'blocked')", name="verdict"),
     sa.CheckConstraint("window_end > window_start", name="window"),
     sa.Index(None, "connection", "entity", "window_start", "window_end"),
@@ -194,6 +195,18 @@ quarantine = _bridge(
     sa.Column("times_seen", sa.BigInteger, nullable=False, server_default="1"),
     _now("first_seen"),
     _now("last_seen"),
+    # Of the page that last held these bytes: it orders the version, whenever it is loaded (rule 7).
+    _time("fetched_at", nullable=False),
+    # The last replay that took the record; its batch is listed at the end of the same transaction.
+    sa.Column(
+        "replay_batch",
+        sa.ForeignKey(batches.c.id, deferrable=True, initially="DEFERRED"),
+        index=True,
+    ),
+    # Which of that batch's records it is; landing has it as `page`.
+    sa.Column("replay_number", sa.BigInteger),
+    # When that replay brought it into the tables; null while it is in quarantine.
+    _time("replayed_at"),
 )
 
 # Which batch brought which quarantined record, and what it was refused for then.

@@ -12,13 +12,15 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 import orjson
 import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
 import sqlalchemy as sa
 import structlog
 
@@ -31,6 +33,8 @@ from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import ENTITIES, Entity, Kind, Window
 from bridge_pipeline.steps import chain as audit_chain
+from bridge_pipeline.model.entity import TIMESTAMP
+from bridge_pipeline.model.window import midnight
 from bridge_pipeline.steps.extract import landing_of
 from bridge_pipeline.steps.land import read_landed
 from bridge_pipeline.steps.load import copy_landed, refuse_unreadable
@@ -91,14 +95,20 @@ def audit_window(
         ChainFileAltered: the files are written and committed, but the chain's file is not what
             it was.
     """
+    with workspace.database.engine.connect() as connection:
+        refuse_unreadable(ledger.unreadable_batch(connection, name, entity, window, run_id))
+    return audit_days(workspace, name, entity, window.days())
+
+
+def audit_days(workspace: Workspace, name: str, entity: str, days: Iterable[date]) -> list[AuditFile]:
+    """Brings the audit files of days up to the readable batches; a day that no batch covers has none."""
     files: list[AuditFile] = []
     with workspace.database.engine.begin() as connection:
         _lock(connection, name, entity)
-        refuse_unreadable(ledger.unreadable_batch(connection, name, entity, window, run_id))
-        found = [(day, ledger.batch_of_day(connection, name, entity, day)) for day in window.days()]
-        for batch, days in groupby(found, key=lambda pair: pair[1]):
+        found = [(day, ledger.batch_of_day(connection, name, entity, day)) for day in days]
+        for batch, pairs in groupby(found, key=lambda pair: pair[1]):
             if batch is not None:
-                written = _write_days(workspace, connection, batch, [day for day, _ in days])
+                written = _write_days(workspace, connection, batch, [day for day, _ in pairs])
                 ledger.record_audit(connection, batch.id, len(written), sum(file.added for file in written))
                 files += written
         tenant = registry.tenant_of(connection, name)
@@ -183,11 +193,28 @@ def _fill(workspace: Workspace, connection: sa.Connection, batch: Batch, days: l
     # JSON stays the text that was landed; jsonb would order and space it its own way.
     types = {column.name: column.kind.postgres for column in entity.columns if column.kind is not Kind.JSON}
     types |= {"seq": "bigint", "fetched_at": Kind.TIMESTAMP.postgres}
-    rows = read_landed(landing_of(workspace, batch), batch.files, batch.entity, columns)
+    own = read_landed(landing_of(workspace, batch), batch.files, batch.entity, columns)
+    rows = chain(own, _replayed(workspace, connection, batch, columns))
     copy_landed(connection, "landed", {name: types.get(name, "text") for name in columns}, rows)
     values = {"batch": batch.id, "connection": batch.connection, "first": min(days), "last": max(days)}
     for statement in _PICK:
         connection.execute(sa.text(statement.format(entity=entity.name)), values)
+
+
+def _replayed(
+    workspace: Workspace, connection: sa.Connection, base: Batch, columns: tuple[str, ...]
+) -> Iterator[pa.Table]:
+    """The rows of replays that were read when the batch was or later, numbered after its own."""
+    r, first = t.rejections, base.landed
+    for replay in ledger.replays_since(connection, base):
+        out = list(connection.execute(sa.select(r.c.seq).where(r.c.batch_id == replay.id)).scalars())
+        kept = ~pc.field("seq").isin(out) & (
+            pc.field("fetched_at") >= pa.scalar(base.fetched_from, TIMESTAMP)
+        )
+        for rows in read_landed(landing_of(workspace, replay), replay.files, replay.entity, columns):
+            found = rows.filter(kept)
+            yield found.set_column(0, "seq", pa.array([seq + first for seq in found["seq"].to_pylist()]))
+        first += replay.landed
 
 
 # Records without a change time belong to no day. A record is deleted for a batch that has it if its
@@ -322,6 +349,7 @@ class _Day:
             # What differs between two runs over the same data stands here alone.
             "run": {
                 "batch": batch.id,
+                "replays": [replay.id for replay in self._replays()],
                 "run_id": batch.run_id,
                 "source_requests": batch.requests,
                 "fetched_from": batch.fetched_from,
@@ -329,6 +357,12 @@ class _Day:
                 "written_at": datetime.now(UTC),
             },
         }
+
+    def _replays(self) -> list[Batch]:
+        """The replays that may have added rows to the day."""
+        noon = midnight(self._day) + timedelta(hours=12)
+        found = ledger.replays_since(self._connection, self._batch)
+        return [replay for replay in found if replay.window.contains(noon)]
 
     def _tombstones(self) -> int:
         query = sa.text("select count(*) from picked where day = :day and deleted_at is not null")

@@ -8,13 +8,15 @@ a crash it is built again from the page journal.
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 _TABLES = """
 create table seen (id text, version text, inside integer, sweep integer, primary key (id, version))
     without rowid;
 create table rejected (sha256 text primary key, reason text, pointer text, detail text,
-    record_id text, raw blob, page integer, position integer) without rowid;
+    record_id text, raw blob, page integer, position integer, fetched_at text) without rowid;
 """
 # SQLite allows 32,766 variables in a statement.
 _AT_ONCE = 30_000
@@ -42,6 +44,7 @@ class RejectedRecord:
     raw: bytes
     page: int
     position: int
+    fetched_at: datetime
 
 
 class DiskCensus:
@@ -106,14 +109,15 @@ class DiskCensus:
 
     def reject(self, records: list[RejectedRecord]) -> None:
         """Spools rejected records; one already spooled is kept once."""
-        rows = [tuple(vars(record).values()) for record in records]
+        rows = [(*list(vars(r).values())[:-1], r.fetched_at.isoformat()) for r in records]
         with self._transaction():
-            self._db.executemany("insert or ignore into rejected values (?,?,?,?,?,?,?,?)", rows)
+            self._db.executemany("insert or ignore into rejected values (?,?,?,?,?,?,?,?,?)", rows)
 
     def rejected(self) -> Iterator[RejectedRecord]:
         """The spooled records, ordered by where they were read."""
         for row in self._db.execute("select * from rejected order by page, position"):
-            yield RejectedRecord(*row)
+            values: tuple[Any, ...] = (*row[:-1], datetime.fromisoformat(row[-1]))
+            yield RejectedRecord(*values)
 
     def close(self) -> None:
         """Closes the scratch file."""

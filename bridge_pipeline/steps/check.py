@@ -30,6 +30,7 @@ from bridge_pipeline.steps.rows import Tally, judge
 from bridge_pipeline.steps.suites import suite_of
 
 log = structlog.get_logger(__name__)
+_BY_EXPECTATION = "rejected by an expectation"
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,20 @@ def _take_out(
         return
     rows = [{"batch_id": batch.id, "seq": seq, "reason": name} for seq, name in new.items()]
     connection.execute(t.rejections.insert(), rows)
-    for record in _exact_records(workspace, batch, new):
+    found = _replayed_records if batch.kind == "replay" else _exact_records
+    for record in found(workspace, batch, new):
         add_to_quarantine(connection, batch, [record])
+
+
+def _replayed_records(
+    workspace: Workspace, batch: Batch, rejected: dict[int, str]
+) -> Iterator[dict[str, Any]]:
+    """The rejected rows of a replay: their bytes never left quarantine."""
+    columns = ("seq", "id", "page")
+    for table in read_landed(landing_of(workspace, batch), batch.files, batch.entity, columns):
+        for row in table.filter(pc.field("seq").isin(list(rejected))).to_pylist():
+            why = {"reason": rejected[row["seq"]], "pointer": "", "detail": _BY_EXPECTATION}
+            yield why | {"record_id": row["id"], "page": row["page"]}
 
 
 def _exact_records(workspace: Workspace, batch: Batch, rejected: dict[int, str]) -> Iterator[dict[str, Any]]:
@@ -120,7 +133,7 @@ def _exact_records(workspace: Workspace, batch: Batch, rejected: dict[int, str])
     record = registry.get(workspace.database.engine, batch.connection)
     stream = connectors.get(record.connector).stream(batch.entity)
     journal = journal_of(workspace, batch)
-    columns = ("seq", "id", "page", "position")
+    columns = ("seq", "id", "page", "position", "fetched_at")
     for table in read_landed(landing_of(workspace, batch), batch.files, batch.entity, columns):
         found = table.filter(pc.field("seq").isin(list(rejected))).to_pylist()
         for page, of_page in groupby(found, key=lambda row: row["page"]):
@@ -135,9 +148,10 @@ def _exact_records(workspace: Workspace, batch: Batch, rejected: dict[int, str])
                     "sha256": hashlib.sha256(raw).hexdigest(),
                     "reason": rejected[row["seq"]],
                     "pointer": "",
-                    "detail": "rejected by an expectation",
+                    "detail": _BY_EXPECTATION,
                     "record_id": row["id"],
                     "raw": raw,
                     "page": page,
                     "position": row["position"],
+                    "fetched_at": row["fetched_at"],
                 }

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -49,7 +50,7 @@ class Collector:
     """Takes the pages of one extraction and gives landing tables."""
 
     def __init__(
-        self, stream: Stream, window: Window | None, census: DiskCensus, journal: Journal, chunk: int
+        self, stream: Stream, window: Window | None, census: DiskCensus, journal: Journal | None, chunk: int
     ) -> None:
         self.counts = Counts()
         self.inventory = FieldInventory(stream.keys)
@@ -87,7 +88,7 @@ class Collector:
                 counts.duplicate += 1
             elif isinstance(item, Rejected):
                 counts.quarantined += 1
-                refused.append(_rejected(item, page.number, position))
+                refused.append(_rejected(item, page, position))
             elif not self._inside(item):
                 counts.outside += 1
             else:
@@ -110,7 +111,7 @@ class Collector:
             return self._parser.parse(record, latest)
         except Refused as refused:
             found = record.get("id") if isinstance(record, dict) else None
-            record_id = str(found)[:60] if isinstance(found, str | int | float) else None
+            record_id = str(found)[:60] if isinstance(found, str | int | float | Decimal) else None
             raw = self._exact(page, position)
             return Rejected(raw, refused.reason, refused.pointer, refused.detail, record_id)
 
@@ -118,6 +119,8 @@ class Collector:
         """The bytes of a record as the source sent them."""
         if page.content.exact is not None:
             return page.content.exact[position]
+        if self._journal is None:
+            raise ValueError("pages of no journal must hold the exact bytes of their records")
         if self._exact_page != page.number:
             body = self._journal.body(page.number)
             self._exact_page, self._exact_slices = page.number, pages.exact_records(body, self._stream.names)
@@ -182,7 +185,7 @@ def _micros(moment: datetime) -> int:
     return result
 
 
-def _rejected(item: Rejected, page: int, position: int) -> RejectedRecord:
+def _rejected(item: Rejected, page: Page, position: int) -> RejectedRecord:
     return RejectedRecord(
         sha256=hashlib.sha256(item.raw).hexdigest(),
         reason=item.reason,
@@ -190,6 +193,7 @@ def _rejected(item: Rejected, page: int, position: int) -> RejectedRecord:
         detail=item.detail,
         record_id=item.record_id,
         raw=item.raw,
-        page=page,
+        page=page.number,
         position=position,
+        fetched_at=page.fetched_at,
     )

@@ -38,6 +38,7 @@ from bridge_pipeline.steps.land import land
 
 log = structlog.get_logger(__name__)
 _QUARANTINE_CHUNK = 200
+_WHY = ("reason", "pointer", "detail", "record_id")
 # After so many refusals in a row the source gives no single records.
 _LOOKUP_FAILURES = 5
 
@@ -152,7 +153,7 @@ class _Extraction:
         )
         batch_id = ledger.next_batch_id(connection)
         folder = home.landing_of(record.tenant, record.name, entity) / str(batch_id)
-        self._remove_unlisted(connection, folder.parent)
+        remove_unlisted(connection, folder.parent)
         # One folder per connection and entity: the lock is ours, so what lies there is a killed one's.
         work = home.work / f"extract-{record.name}-{entity}"
         shutil.rmtree(work, ignore_errors=True)
@@ -167,7 +168,7 @@ class _Extraction:
             if batch.fetched or self._kind != "lookup":
                 ledger.add_batch(connection, batch)
                 ledger.record_inventory(connection, batch.id, collector.inventory.found)
-                _quarantine(connection, batch, census.rejected())
+                keep_rejected(connection, batch, census.rejected())
         finally:
             census.close()
             shutil.rmtree(work, ignore_errors=True)
@@ -267,14 +268,15 @@ class _Extraction:
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
-    def _remove_unlisted(self, connection: sa.Connection, folder: Path) -> None:
-        """Removes what killed extractions left; the lock says that none is under way."""
-        if not folder.is_dir():
-            return
-        found = {int(path.name): path for path in folder.iterdir() if path.name.isdigit()}
-        listed = connection.execute(sa.select(t.batches.c.id).where(t.batches.c.id.in_(found))).scalars()
-        for batch_id in set(found) - set(listed):
-            shutil.rmtree(found[batch_id], ignore_errors=True)
+
+def remove_unlisted(connection: sa.Connection, folder: Path) -> None:
+    """Removes the landing that killed processes left; the lock says that none is under way."""
+    if not folder.is_dir():
+        return
+    found = {int(path.name): path for path in folder.iterdir() if path.name.isdigit()}
+    listed = connection.execute(sa.select(t.batches.c.id).where(t.batches.c.id.in_(found))).scalars()
+    for batch_id in set(found) - set(listed):
+        shutil.rmtree(found[batch_id], ignore_errors=True)
 
 
 def journal_folder(home: Home, tenant: str, connection: str, entity: str, window: Window, kind: str) -> Path:
@@ -308,7 +310,7 @@ def _quota(workspace: Workspace, record: ConnectionRecord, base: str, secrets: d
     )
 
 
-def _quarantine(connection: sa.Connection, batch: Batch, records: Iterator[RejectedRecord]) -> None:
+def keep_rejected(connection: sa.Connection, batch: Batch, records: Iterator[RejectedRecord]) -> None:
     """Keeps rejected records; one seen before is counted, not kept twice (rule 13)."""
     chunk: list[dict[str, Any]] = []
     for record in records:
@@ -322,7 +324,14 @@ def _quarantine(connection: sa.Connection, batch: Batch, records: Iterator[Rejec
 
 def add_to_quarantine(connection: sa.Connection, batch: Batch, records: list[dict[str, Any]]) -> None:
     """Adds rejected records (the fields of `RejectedRecord`) or raises their `times_seen`; keeps which
-    batch saw them."""
+    batch saw them.
+
+    The reason is that of the last refusal. What a replay brought into the tables and is refused
+    again is back in quarantine.
+    """
+    if batch.kind == "replay":
+        _refuse_again(connection, batch, records)
+        return
     shared = {
         "tenant": batch.tenant,
         "connection": batch.connection,
@@ -338,7 +347,12 @@ def add_to_quarantine(connection: sa.Connection, batch: Batch, records: list[dic
                 "times_seen": t.quarantine.c.times_seen + 1,
                 "last_batch": statement.excluded.last_batch,
                 "last_seen": sa.func.now(),
-            },
+                "fetched_at": sa.func.greatest(t.quarantine.c.fetched_at, statement.excluded.fetched_at),
+                "replay_batch": None,
+                "replay_number": None,
+                "replayed_at": None,
+            }
+            | {name: statement.excluded[name] for name in _WHY},
         )
     )
     sightings = [
@@ -352,3 +366,16 @@ def add_to_quarantine(connection: sa.Connection, batch: Batch, records: list[dic
         for record in records
     ]
     connection.execute(insert(t.quarantine_sightings).values(sightings).on_conflict_do_nothing())
+
+
+def _refuse_again(connection: sa.Connection, batch: Batch, records: list[dict[str, Any]]) -> None:
+    """Says why records stay in quarantine: the source did not send them again, so that they are not
+    counted as seen."""
+    q = t.quarantine
+    statement = (
+        q.update()
+        .where(q.c.replay_batch == batch.id, q.c.replay_number == sa.bindparam("number"))
+        .values(last_batch=batch.id, **{name: sa.bindparam(f"new_{name}") for name in _WHY})
+    )
+    values = [{"number": r["page"]} | {f"new_{name}": r[name] for name in _WHY} for r in records]
+    connection.execute(statement, values)

@@ -304,7 +304,7 @@ def _blocked(connection: sa.Connection, name: str, window: Window) -> list[Batch
         .where(
             later.c.connection == b.c.connection,
             later.c.entity == b.c.entity,
-            later.c.kind != "lookup",
+            later.c.kind.not_in(ledger.SINGLE),
             later.c.id > b.c.id,
             later.c.window_start <= b.c.window_start,
             later.c.window_end >= b.c.window_end,
@@ -315,5 +315,5 @@ def _blocked(connection: sa.Connection, name: str, window: Window) -> list[Batch
     elsewhere = b.c.window_end <= window.start
     return ledger.list_batches(
         connection,
-        sa.and_(b.c.connection == name, b.c.verdict == "blocked", b.c.kind != "lookup", elsewhere, ~replaced),
+        sa.and_(b.c.connection == name, b.c.verdict == "blocked", b.c.kind.not_in(ledger.SINGLE), elsewhere, ~replaced),
     )

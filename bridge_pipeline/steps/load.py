@@ -147,6 +147,8 @@ def _load(workspace: Workspace, batch: Batch, run_id: str | None) -> LoadResult:
         terms = {key: value for key, value in vars(result).items() if key != "batch"}
         ledger.record_load(connection, batch.id, run_id, terms)
         ledger.record_stage(connection, batch.id, "load", [check])
+        if batch.kind == "replay":
+            connection.execute(sa.text(_REPLAYED), {"batch": batch.id})
     log.info("batch loaded", batch=batch.id, **terms)
     return result
 
@@ -258,6 +260,11 @@ order by id, updated_at desc nulls last, fetched_at desc, seq desc
 
 _DROP_REJECTED = """
 delete from incoming using bridge.rejections r where r.batch_id = :batch and r.seq = incoming.seq
+"""
+
+# All that was not refused again.
+_REPLAYED = """
+update bridge.quarantine set replayed_at = now() where replay_batch = :batch and last_batch <> :batch
 """
 
 _PEOPLE = "newest n cross join lateral jsonb_to_recordset(n.people) as p (user_id text, part text)"

@@ -135,7 +135,7 @@ def last_day_read(workspace: Workspace, name: str) -> date:
     """
     registry.get(workspace.database.engine, name)
     query = sa.select(sa.func.max(t.batches.c.window_end)).where(
-        t.batches.c.connection == name, t.batches.c.kind != "lookup"
+        t.batches.c.connection == name, t.batches.c.kind.not_in(ledger.SINGLE)
     )
     with workspace.database.engine.connect() as connection:
         end = connection.scalar(query)

@@ -138,15 +138,20 @@ def summarise_connection(workspace: Workspace, name: str) -> Summary:
         batches = ledger.list_batches(connection, t.batches.c.connection == name)
         if not batches:
             raise NothingExtracted(f"nothing was extracted yet for {name}: see `bridge run --help`")
-        newest = {(b.entity, b.kind, b.window, b.run_id if b.kind == "lookup" else None): b for b in batches}
+        newest = {(b.entity, b.kind, b.window, _which(b)): b for b in batches}
         return _summary(workspace, connection, list(newest.values()), None)
+
+
+def _which(batch: Batch) -> object:
+    """What tells batches of single records in one window apart."""
+    return {"lookup": batch.run_id, "replay": batch.id}.get(batch.kind)
 
 
 def _summary(
     workspace: Workspace, connection: sa.Connection, batches: list[Batch], run_id: str | None
 ) -> Summary:
     name, tenant = batches[0].connection, batches[0].tenant
-    days = [day for b in batches if b.kind != "lookup" for day in (b.window_start, b.window_end)]
+    days = [day for b in batches if b.kind not in ledger.SINGLE for day in (b.window_start, b.window_end)]
     span = days or [day for b in batches for day in (b.window_start, b.window_end)]
     first, last = min(span).date(), (max(span) - timedelta(microseconds=1)).date()
     checks = _checks(connection, batches)
@@ -236,7 +241,7 @@ def _quarantine(connection: sa.Connection, name: str, batches: list[Batch]) -> l
         q = t.quarantine
         query = (
             sa.select(q.c.entity, q.c.reason, sa.func.count())
-            .where(q.c.connection == name)
+            .where(q.c.connection == name, q.c.replayed_at.is_(None))
             .group_by(q.c.entity, q.c.reason)
             .order_by(q.c.entity, q.c.reason)
         )

@@ -152,7 +152,13 @@ def _run(variables: dict[str, str], work: Callable[..., object], arguments: tupl
 
 
 def process_and_die(first: str, last: str, entities: tuple[str, ...], point: str, times: int) -> None:
-    """The flow over some days, killed at the `times`-th call of a function.
+    """The flow over some days, killed at the `times`-th call of a function."""
+    arm(point, times)
+    process(open_workspace(), day(first, last), entities)
+
+
+def arm(point: str, times: int) -> None:
+    """Lets this process be killed at the `times`-th call of a function.
 
     `point` is written `before module:name` or `after module:name`.
     """

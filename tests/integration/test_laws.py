@@ -277,7 +277,7 @@ def test_running_again_on_an_unchanged_source_changes_nothing(workspace, desk):
             name: rows(workspace, f"select xmin::text, ctid::text, * from desk.{name} order by ctid")
             for name in (*flow.ENTITIES, "ticket_users")
         }
-        seen = ("times_seen", "last_seen", "last_batch")
+        seen = ("times_seen", "last_seen", "last_batch", "fetched_at")
         quarantine = [
             {key: value for key, value in row.items() if key not in seen}
             for row in rows(workspace, "select * from bridge.quarantine order by sha256")

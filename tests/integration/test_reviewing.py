@@ -6,7 +6,13 @@ import pytest
 
 from bridge_pipeline import cli
 from bridge_pipeline.steps.history import UnknownEntity, UnknownRecord, find_record
-from bridge_pipeline.steps.quarantine import UnknownQuarantined, find_quarantined, list_quarantined
+from bridge_pipeline.steps.quarantine import (
+    NotASha256,
+    Selection,
+    UnknownQuarantined,
+    find_quarantined,
+    list_quarantined,
+)
 from bridge_pipeline.steps.report import last_day_read
 from bridge_pipeline.steps.summary import NothingExtracted, summarise_connection, summarise_run
 from tests.integration.desk import account, ticket, user
@@ -105,19 +111,21 @@ def test_what_nobody_knows_is_said_so(filled):
 
 
 def test_quarantined_bytes_come_back_exactly(filled):
-    (listed,) = list_quarantined(filled, NAME, "nul_character")
-    assert list_quarantined(filled, NAME, "other_reason") == []
+    (listed,) = list_quarantined(filled, Selection(NAME, reason="nul_character"))
+    assert list_quarantined(filled, Selection(NAME, reason="other_reason")) == []
     ((record, raw),) = find_quarantined(filled, listed.sha256[:8])
     assert raw == NUL
     assert (record.pointer, record.record_id, record.size) == ("/subject", "7", len(NUL))
-    for prefix in ("ffffffff", "%", "xyz"):
-        with pytest.raises(UnknownQuarantined):
+    with pytest.raises(UnknownQuarantined):
+        find_quarantined(filled, "ffffffff")
+    for prefix in ("%", "xyz"):
+        with pytest.raises(NotASha256):
             find_quarantined(filled, prefix)
 
 
 def test_the_commands_answer_with_one_document_and_steer_no_terminal(filled, capsys, monkeypatch):
     monkeypatch.setattr("bridge_pipeline.logs.configure", lambda *_: None)
-    digest = list_quarantined(filled, NAME)[0].sha256
+    digest = list_quarantined(filled, Selection(NAME))[0].sha256
     for arguments in (
         ["show", NAME, "tickets", "1"],
         ["quarantine", "list", NAME],

@@ -63,6 +63,7 @@ def test_the_commands_are_those_of_the_design():
         "audit verify",
         "audit head",
         "audit rotate-key",
+        "quarantine replay",
     }
 
 
