@@ -315,5 +315,5 @@ def _blocked(connection: sa.Connection, name: str, window: Window) -> list[Batch
     elsewhere = b.c.window_end <= window.start
     return ledger.list_batches(
         connection,
-        sa.and_(b.c.connection == name, b.c.verdict == "blocked", b.c.kind.not_in(ledger.SINGLE), elsewhere, ~replaced),
+        sa.and_(b.c.connection == name, b.c.verdict == "blocked", b.c.kind != "lookup", elsewhere, ~replaced),
     )
