@@ -36,7 +36,7 @@ def report_asset(partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
         scope = scope_of(context.run)
         opened = workspace.open()
         written = write_report(opened, scope.connection, scope.days[-1])
-        tell_report(opened, scope.connection, scope.days[-1])
+        tell_report(opened, written)
         yield shown.quality_report(written)
 
     return report

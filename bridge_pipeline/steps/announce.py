@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
@@ -23,6 +24,9 @@ from bridge_pipeline.redaction import redact
 from bridge_pipeline.settings import Settings
 from bridge_pipeline.steps.due import entities_of
 from bridge_pipeline.steps.mail import one_line
+
+if TYPE_CHECKING:
+    from bridge_pipeline.steps.report import Report
 
 # Mondays, after the daily schedule has read Sunday.
 _DIGEST_AT = time(6, 0, tzinfo=UTC)
@@ -209,22 +213,22 @@ def _told(failure: Failure) -> str:
 # --- Daily and weekly ---------------------------------------------------------------------------
 
 
-def tell_report(workspace: Workspace, name: str, day: date, now: datetime | None = None) -> None:
-    """Tells of a day's report if the day is the newest that has settled; of older days nobody is told.
+def tell_report(workspace: Workspace, report: "Report", now: datetime | None = None) -> None:
+    """Tells of a report if its day is the newest that has settled; of older days nobody is told.
 
     So neither a backfill nor another reading of an old day sends mail.
     """
     now = now or datetime.now(UTC)
     newest = (now - workspace.settings.settle_lag).date() - timedelta(days=1)
-    if day != newest:
+    if report.day != newest:
         return
+    name, day = report.connection, report.day
     record = registry.get(workspace.database.engine, name)
     with workspace.database.engine.begin() as connection:
-        verdict, lines = _verdict(connection, record, day)
-        body = [f"{verdict}.", "", *lines, "", f"The report: bridge report {name} --day {day}"]
-        message = Message(
-            record.tenant, "daily", f"{name} {day}", f"{name} {day}: {verdict}", "\n".join(body), name, day
-        )
+        _, lines = _verdict(connection, record, day)
+        said = report.verdict
+        body = [f"{said.title}. {said.text}", "", *lines, "", f"The report: bridge report {name} --day {day}"]
+        message = Message(record.tenant, "daily", f"{name} {day}", report.subject, "\n".join(body), name, day)
         outbox.tell(connection, message, outbox.wanting(connection, record.tenant, "daily"))
 
 

@@ -32,9 +32,9 @@ from bridge_pipeline.database.engine import advisory_lock
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import ENTITIES, Entity, Kind, Window
-from bridge_pipeline.steps import chain as audit_chain
 from bridge_pipeline.model.entity import TIMESTAMP
 from bridge_pipeline.model.window import midnight
+from bridge_pipeline.steps import chain as audit_chain
 from bridge_pipeline.steps.extract import landing_of
 from bridge_pipeline.steps.land import read_landed
 from bridge_pipeline.steps.load import copy_landed, refuse_unreadable

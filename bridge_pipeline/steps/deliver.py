@@ -139,7 +139,8 @@ def _attachments(workspace: Workspace, message: Message) -> list[Path]:
     if message.connection is None or message.day is None:
         return []
     try:
-        return [write_report(workspace, message.connection, message.day)]
+        report = write_report(workspace, message.connection, message.day)
+        return [report.html, *([report.workbook] if report.workbook else [])]
     except Exception as error:
         log.warning(
             "the report to attach could not be written", about=message.about, error=redact(str(error))

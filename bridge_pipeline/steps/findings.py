@@ -49,6 +49,7 @@ class Failure:
     evaluated: int
     unexpected: int
     examples: tuple[Example, ...]
+    by_tenant: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Part:
     placeholders: int
     audit: tuple[str, int, str] | None = None
     checks: tuple[CheckResult, ...] = ()
+    unjudged: tuple[CheckResult, ...] = ()
     failures: tuple[Failure, ...] = ()
     rejections: tuple[Rejection, ...] = ()
     equations: tuple[Equation, ...] = ()
@@ -174,15 +176,17 @@ class _Reader:
         if batch is None:
             return Part(**common)
         batches = [batch, *self._lookups(batch)]
-        checks = [
+        found = [
             replace(check, description=masked_text(check.description, clear=True))
             for each in batches
             for check in ledger.checks_of(self.connection, each.id)
         ]
+        checks = [check for check in found if check.judged]
         return Part(
             **common,
             audit=self._audit(entity),
             checks=tuple(checks),
+            unjudged=tuple(check for check in found if not check.judged),
             failures=tuple(self._failures(entity, checks)),
             rejections=tuple(self._rejections(entity, batches, checks)),
             equations=tuple(self._equation(each) for each in batches),
@@ -210,6 +214,7 @@ class _Reader:
                 check.evaluated,
                 check.unexpected,
                 tuple(self._example(entity, values) for values in check.examples[:_EXAMPLES]),
+                check.source == "tenant",
             )
             for check in checks
             if not check.passed

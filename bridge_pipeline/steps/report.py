@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from bridge_pipeline.connector_kit.journal import write_durably
-from bridge_pipeline.database import registry
+from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.engine import advisory_lock
 from bridge_pipeline.database.ledger import Batch
@@ -23,6 +23,7 @@ from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.masking import masked_text
 from bridge_pipeline.model import ENTITIES
 from bridge_pipeline.redaction import redact_secrets
+from bridge_pipeline.steps import chain
 from bridge_pipeline.steps.changes import compare, state_of
 from bridge_pipeline.steps.due import entities_of
 from bridge_pipeline.steps.findings import Findings, Part, findings_of, last_day
@@ -180,6 +181,7 @@ def _page(connection: sa.Connection, findings: Findings, workbook: Path | None) 
             *findings.blocked_elsewhere,
         ],
         "at_once": _AT_ONCE,
+        "head": chain.head(connection, record.tenant),
         "said_by": {each.id: _said(findings, each.accepted_by) for each in findings.accepted},
         "workbook": workbook,
         "clear": findings.clear,

@@ -213,5 +213,7 @@ def _add_examples(
     for expectation in failed:
         tally = tallies[expectation.name]
         for row in (rows[seq] for seq in tally.first):
-            values = {column: masked(entity, column, row.get(column), clear) for column in expectation.columns}
+            values = {
+                column: masked(entity, column, row.get(column), clear) for column in expectation.columns
+            }
             tally.examples.append({"id": masked_key(row["id"], clear)} | values)

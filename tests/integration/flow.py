@@ -162,26 +162,6 @@ def arm(point: str, times: int) -> None:
 
     `point` is written `before module:name` or `after module:name`.
     """
-    workspace = open_workspace()
-    _arm(point, times)
-    process(workspace, day(first, last), entities)
-
-
-def audit_and_die(first: str, last: str, entity: str, point: str, times: int) -> None:
-    """The audit of what is landed, killed at the `times`-th call of a function."""
-    workspace = open_workspace()
-    _arm(point, times)
-    audit_window(workspace, NAME, entity, day(first, last))
-
-
-def rotate_and_die(point: str) -> None:
-    """A change of the signing key, killed at the first call of a function."""
-    workspace = open_workspace()
-    _arm(point, 1)
-    chain.rotate_key(workspace)
-
-
-def _arm(point: str, times: int) -> None:
     when, _, target = point.partition(" ")
     module, _, path = target.partition(":")
     *parents, name = path.split(".")
@@ -189,6 +169,20 @@ def _arm(point: str, times: int) -> None:
     for parent in parents:
         owner = getattr(owner, parent)
     setattr(owner, name, _armed(getattr(owner, name), when, times))
+
+
+def audit_and_die(first: str, last: str, entity: str, point: str, times: int) -> None:
+    """The audit of what is landed, killed at the `times`-th call of a function."""
+    workspace = open_workspace()
+    arm(point, times)
+    audit_window(workspace, NAME, entity, day(first, last))
+
+
+def rotate_and_die(point: str) -> None:
+    """A change of the signing key, killed at the first call of a function."""
+    workspace = open_workspace()
+    arm(point, 1)
+    chain.rotate_key(workspace)
 
 
 def _armed(original: Callable[..., Any], when: str, times: int) -> Callable[..., Any]:
