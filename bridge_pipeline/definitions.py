@@ -13,11 +13,11 @@ from assets.audit import audit_asset
 from assets.checks import entity_checks
 from assets.extracted import extracted_asset
 from assets.models import model_assets
-from assets.quality import report_asset
+from assets.quality import certificate_asset, report_asset
 from assets.tables import table_asset
 from bridge_pipeline import logs, settings
-from bridge_pipeline.automation.jobs import daily_job
-from bridge_pipeline.automation.schedules import daily_schedule
+from bridge_pipeline.automation.jobs import certify_job, daily_job
+from bridge_pipeline.automation.schedules import certify_schedule, daily_schedule
 from bridge_pipeline.automation.sensors import deliveries_sensor, failed_runs_sensor, follow_upstream_sensor
 from bridge_pipeline.model import ENTITIES
 from resources.dbt import MANIFEST, dbt_resource
@@ -46,11 +46,12 @@ def build_definitions(
             *(table_asset(entity, days) for entity in entities),
             *(audit_asset(entity, days) for entity in entities),
             report_asset(days),
+            certificate_asset(),
             model_assets(manifest),
         ],
         asset_checks=[entity_checks(entity) for entity in entities],
-        jobs=[daily_job()],
-        schedules=[daily_schedule(configuration)],
+        jobs=[daily_job(), certify_job()],
+        schedules=[daily_schedule(configuration), certify_schedule(configuration)],
         sensors=[follow_upstream_sensor(), failed_runs_sensor(), deliveries_sensor()],
         resources={"workspace": WorkspaceResource(), "dbt": dbt_resource()},
         executor=dg.in_process_executor,

@@ -143,6 +143,10 @@ class Home:
         """Where a tenant's own thresholds are read from, if there are any."""
         return self.root / "expectations" / f"{checked_key('tenant', tenant)}.yaml"
 
+    def certificates_of(self, tenant: str, connection: str) -> Path:
+        """Folder of the certificates of one connection, among its audit files."""
+        return _under(self.audit, tenant, connection) / "certificates"
+
     def report_of(self, tenant: str, connection: str, day: date) -> Path:
         """The data-quality report of one connection up to `day`."""
         return _under(self.reports, tenant, connection) / f"{day.isoformat()}.html"
@@ -155,6 +159,11 @@ class Home:
 def audit_name(version: int) -> str:
     """File name, without ending, of one audit version: `v0001`."""
     return f"v{version:04d}"
+
+
+def certificate_name(number: int) -> str:
+    """File name, without ending, of one certificate: `c0001`."""
+    return f"c{number:04d}"
 
 
 def _under(root: Path, tenant: str, connection: str, *parts: str) -> Path:

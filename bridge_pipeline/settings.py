@@ -85,6 +85,24 @@ class Settings(BaseSettings):
     quarantine_minimum: int = Field(
         100, ge=1, description="Batches with fewer records than this are not blocked by that share."
     )
+    certify_cron: str = Field(
+        "0 5 * * 0",
+        description="When every scheduled connection is certified against its source (UTC).",
+    )
+    certify_lookups: int = Field(
+        5_000,
+        ge=10,
+        description="At most this many records of an entity are asked for one by one for a certificate.",
+    )
+    max_disappeared_share: float = Field(
+        0.10,
+        ge=0,
+        le=1,
+        description="Share of an entity's rows that, gone at once, are not deleted until accepted.",
+    )
+    disappeared_minimum: int = Field(
+        5, ge=1, description="Fewer records than this, gone at once, are deleted whatever their share."
+    )
     rows_per_chunk: int = Field(
         4_000, ge=1, description="Records handled at a time; bounds the memory of a run."
     )

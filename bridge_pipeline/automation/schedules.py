@@ -1,4 +1,4 @@
-"""The one schedule, for all connections: every settled day that the ledger lacks (rule 20)."""
+"""The schedules, each for all connections: settled days that the ledger lacks (rule 20), certificates."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -7,8 +7,8 @@ import dagster as dg
 
 from assets.partitions import SCHEDULED_TAG
 from bridge_pipeline import naming
-from bridge_pipeline.automation.jobs import CONNECTION_TAG, DAILY_JOB, keys_for, range_tags
-from bridge_pipeline.database import registry
+from bridge_pipeline.automation.jobs import CERTIFY_JOB, CONNECTION_TAG, DAILY_JOB, keys_for, range_tags
+from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace, open_workspace
 from bridge_pipeline.settings import Settings
@@ -37,6 +37,35 @@ def daily_schedule(settings: Settings) -> dg.ScheduleDefinition:
         yield from requests or [dg.SkipReason("every settled day is complete or being extracted")]
 
     return settled_days
+
+
+def certify_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    """Asks for a certificate of every scheduled connection that anything was extracted of."""
+
+    @dg.schedule(
+        job_name=CERTIFY_JOB,
+        cron_schedule=settings.certify_cron,
+        execution_timezone="UTC",
+        name="certificates",
+        description="Accounts for every record that each connection's source has.",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+    def certificates(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        engine = open_workspace().database.engine
+        now = context.scheduled_execution_time or datetime.now(UTC)
+        with engine.connect() as connection:
+            wanted = [
+                record.name
+                for record in registry.list_connections(engine)
+                if record.scheduled and ledger.first_day_read(connection, record.name)
+            ]
+        for name in wanted:
+            tags = {CONNECTION_TAG: name}
+            yield dg.RunRequest(run_key=f"{name}--{now.isoformat()}", partition_key=name, tags=tags)
+        if not wanted:
+            yield dg.SkipReason("nothing was extracted of any scheduled connection yet")
+
+    return certificates
 
 
 def _requests(

@@ -36,7 +36,8 @@ class Stream:
 
     `fields` covers every canonical column of `entity`. `people` lists the users of a record.
     `names` are the envelope's keys that may hold the records of a list answer; `single_names`
-    those of an answer with one record.
+    those of an answer with one record. `state` says `deleted` or `archived` of a record that the
+    source still gives and marks so itself.
     """
 
     entity: Entity
@@ -46,6 +47,7 @@ class Stream:
     single_names: tuple[str, ...]
     fields: tuple[Field, ...]
     people: Callable[[Record], list[Person]] | None = None
+    state: Callable[[Record], str | None] | None = None
 
     @property
     def keys(self) -> dict[str, tuple[str, ...]]:

@@ -308,6 +308,51 @@ reports = _bridge(
     _now("written_at"),
 )
 
+certificates = _bridge(
+    "certificates",
+    sa.Column("connection", sa.ForeignKey(connections.c.name), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    _text("tenant"),
+    # Null: all that the source lists.
+    _time("window_start"),
+    _time("window_end"),
+    _text("verdict"),
+    # Entity -> number of the listing in the journal that it rests on.
+    sa.Column("listings", JSONB, nullable=False),
+    # What the JSON file says.
+    sa.Column("document", JSONB, nullable=False),
+    # Of the JSON file, relative to the audit folder; the page lies beside it.
+    _text("path"),
+    _text("sha256"),
+    _text("page_sha256"),
+    # Who let a mass disappearance through, and why.
+    _text("accepted_by", nullable=True),
+    _text("accept_reason", nullable=True),
+    _text("run_id", nullable=True),
+    _now("created_at"),
+    sa.CheckConstraint("verdict in ('complete', 'incomplete', 'blocked')", name="verdict"),
+)
+
+# Each time a record was found to be gone; `deleted_at` in the table is the newest, until it is seen again.
+deletions = _bridge(
+    "deletions",
+    _text("connection", primary_key=True),
+    _text("entity", primary_key=True),
+    _text("record_id", primary_key=True),
+    _time("observed_at", primary_key=True),
+    _text("tenant"),
+    # lookup: by id it was not found; listing: a whole listing lacks it; marked: the source calls it deleted.
+    _text("reason"),
+    _text("evidence"),
+    sa.Column("certificate", sa.Integer, nullable=False),
+    _text("accepted_by", nullable=True),
+    sa.ForeignKeyConstraint(
+        ["connection", "certificate"],
+        [f"{naming.BRIDGE_SCHEMA}.certificates.{name}" for name in ("connection", "number")],
+    ),
+    sa.CheckConstraint("reason in ('lookup', 'listing', 'marked')", name="reason"),
+)
+
 quota_slots = _bridge(
     "quota_slots",
     _text("credential", primary_key=True),

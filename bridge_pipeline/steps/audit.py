@@ -104,7 +104,7 @@ def audit_days(workspace: Workspace, name: str, entity: str, days: Iterable[date
     """Brings the audit files of days up to the readable batches; a day that no batch covers has none."""
     files: list[AuditFile] = []
     with workspace.database.engine.begin() as connection:
-        _lock(connection, name, entity)
+        lock_audit(connection, name, [entity])
         found = [(day, ledger.batch_of_day(connection, name, entity, day)) for day in days]
         for batch, pairs in groupby(found, key=lambda pair: pair[1]):
             if batch is not None:
@@ -118,20 +118,20 @@ def audit_days(workspace: Workspace, name: str, entity: str, days: Iterable[date
     return files
 
 
-def audit_deletions(
+def audit_records(
     workspace: Workspace, connection: sa.Connection, name: str, entity: str, ids: Sequence[str]
 ) -> list[AuditFile]:
-    """Adds versions with tombstones to the days of deleted records, in the caller's transaction.
+    """Brings the days of single records up to what `desk` says of them, in the caller's transaction.
 
-    The records have `deleted_at` in `desk`, perhaps by this very transaction: so both become
-    visible together or not at all. Each version is made of the batch of the day's current one. A
-    day without an audit file stays without. The caller calls `export_chain` after the commit, and
-    does this for one entity in a transaction.
+    Deleted records become tombstones; restored ones, and ones fetched for a certificate, rows. They
+    may be so by this very transaction: both become visible together or not at all. Each version is
+    made of the batch of the day's current one. A day without an audit file stays without. The caller
+    calls `export_chain` after the commit, and `lock_audit` first if it does this for several entities.
 
     Raises:
         SigningError: the key that must sign is not in the home.
     """
-    _lock(connection, name, entity)
+    lock_audit(connection, name, [entity])
     files: list[AuditFile] = []
     for batch_id, days in groupby(_days_of(connection, name, entity, ids), key=lambda row: row.batch_id):
         batch = ledger.batch(connection, batch_id)
@@ -140,18 +140,20 @@ def audit_deletions(
     return files
 
 
-def _lock(connection: sa.Connection, name: str, entity: str) -> None:
-    advisory_lock(connection, f"audit:{name}:{entity}", long=True)
+def lock_audit(connection: sa.Connection, name: str, entities: Iterable[str]) -> None:
+    """Waits until no other transaction writes audit files of these entities, and keeps others out."""
+    for entity in sorted(entities):
+        advisory_lock(connection, f"audit:{name}:{entity}", long=True)
 
 
 def _days_of(connection: sa.Connection, name: str, entity: str, ids: Sequence[str]) -> Sequence[sa.Row]:
-    """The days of deleted records that have an audit file, with the batch of the current version."""
+    """The days of these records that have an audit file, with the batch of the current version."""
     statement = f"""
     select distinct on (a.day) a.day, a.batch_id
     from bridge.audit_files a
     join desk.{ENTITIES[entity].name} d
         on d.connection = a.connection and (d.updated_at at time zone 'UTC')::date = a.day
-    where a.connection = :name and a.entity = :entity and d.deleted_at is not null and d.id = any(:ids)
+    where a.connection = :name and a.entity = :entity and d.id = any(:ids)
     order by a.day, a.version desc
     """
     query = sa.text(f"select * from ({statement}) as current order by batch_id, day")
@@ -195,8 +197,10 @@ def _fill(workspace: Workspace, connection: sa.Connection, batch: Batch, days: l
     types |= {"seq": "bigint", "fetched_at": Kind.TIMESTAMP.postgres}
     own = read_landed(landing_of(workspace, batch), batch.files, batch.entity, columns)
     rows = chain(own, _replayed(workspace, connection, batch, columns))
-    copy_landed(connection, "landed", {name: types.get(name, "text") for name in columns}, rows)
+    shape = {name: types.get(name, "text") for name in columns}
+    copy_landed(connection, "landed", shape, rows)
     values = {"batch": batch.id, "connection": batch.connection, "first": min(days), "last": max(days)}
+    _add_certified(workspace, connection, batch, shape, values)
     for statement in _PICK:
         connection.execute(sa.text(statement.format(entity=entity.name)), values)
 
@@ -215,6 +219,46 @@ def _replayed(
             found = rows.filter(kept)
             yield found.set_column(0, "seq", pa.array([seq + first for seq in found["seq"].to_pylist()]))
         first += replay.landed
+
+
+def _add_certified(
+    workspace: Workspace,
+    connection: sa.Connection,
+    batch: Batch,
+    shape: dict[str, str],
+    values: dict[str, Any],
+) -> None:
+    """Adds to `landed` what only a certificate brought: no reading of the days shows it (rule 3)."""
+    found = list(connection.scalars(sa.text(_CERTIFIED.format(entity=batch.entity)), values))
+    for number, batch_id in enumerate(found, start=1):
+        certified = ledger.batch(connection, batch_id)
+        rows = read_landed(landing_of(workspace, certified), certified.files, batch.entity, tuple(shape))
+        copy_landed(connection, "certified", shape, rows)
+        offset = {"offset": number << _SEQ_BITS, "certified": batch_id}
+        for statement in _ADD_CERTIFIED:
+            connection.execute(sa.text(statement.format(entity=batch.entity)), values | offset)
+
+
+# No batch has as many rows.
+_SEQ_BITS = 40
+_CERTIFIED = """
+    select distinct d.batch_id from desk.{entity} d join bridge.batches b on b.id = d.batch_id
+    where d.connection = :connection and b.proof ->> 'for' = 'certificate' and b.id <> :batch
+        and d.updated_at >= cast(:first as date)::timestamp at time zone 'UTC'
+        and d.updated_at < (cast(:last as date) + 1)::timestamp at time zone 'UTC'
+    order by d.batch_id
+"""
+_ADD_CERTIFIED = (
+    """
+    delete from certified c where not exists (
+        select from desk.{entity} d where d.connection = :connection and d.id = c.id
+            and d.batch_id = :certified and d.content_hash = c.content_hash
+    )
+    """,
+    "update certified set seq = seq + :offset",
+    "insert into landed select * from certified",
+    "drop table certified",
+)
 
 
 # Records without a change time belong to no day. A record is deleted for a batch that has it if its

@@ -22,6 +22,7 @@ from bridge_pipeline import connectors, progress
 from bridge_pipeline.connector_kit.connector import Client, Connector, Page, Reading, Stream
 from bridge_pipeline.connector_kit.journal import Journal, open_extraction
 from bridge_pipeline.connector_kit.quota import Quota
+from bridge_pipeline.connector_kit.reckoning import Outcome, look_up
 from bridge_pipeline.connector_kit.session import SourceContext, SourceError
 from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.database import tables as t
@@ -102,10 +103,35 @@ def extract(
         return extraction.run(connection)
 
 
+def extract_all(
+    workspace: Workspace, name: str, entity: str, window: Window, run_id: str | None = None
+) -> Batch:
+    """Extracts all records of an entity, whatever their change time, as a batch of that window.
+
+    Raises:
+        SourceError: the source could not be read whole; nothing becomes visible.
+    """
+    with open_source(workspace, name) as source, workspace.database.engine.begin() as connection:
+        advisory_lock(connection, f"extract:{name}:{entity}", long=True)
+        stream = source.connector.stream(entity)
+        proof = {"for": "certificate"}
+        return _Extraction(workspace, source, stream, window, "whole", run_id, proof=proof).run(connection)
+
+
 def extract_ids(
-    workspace: Workspace, name: str, entity: str, ids: list[str], window: Window, run_id: str | None = None
+    workspace: Workspace,
+    name: str,
+    entity: str,
+    ids: list[str],
+    window: Window,
+    run_id: str | None = None,
+    outcomes: dict[str, Outcome] | None = None,
 ) -> Batch | None:
-    """Extracts single records by id; None where the source has none of them.
+    """Extracts single records by id; None where the source gives none of them.
+
+    Args:
+        outcomes: gets what the source said of each id. Without it nobody asks why records did not
+            come, and refusals in a row are an error.
 
     Raises:
         SourceError: the source could not be asked.
@@ -113,7 +139,9 @@ def extract_ids(
     with open_source(workspace, name) as source, workspace.database.engine.begin() as connection:
         advisory_lock(connection, f"extract:{name}:{entity}", long=True)
         stream = source.connector.stream(entity)
-        extraction = _Extraction(workspace, source, stream, window, "lookup", run_id, tuple(ids))
+        extraction = _Extraction(
+            workspace, source, stream, window, "lookup", run_id, tuple(ids), outcomes=outcomes
+        )
         batch = extraction.run(connection)
         return batch if batch.fetched else None
 
@@ -131,6 +159,8 @@ class _Extraction:
         run_id: str | None,
         ids: tuple[str, ...] = (),
         scheduled: bool = False,
+        outcomes: dict[str, Outcome] | None = None,
+        proof: dict[str, Any] | None = None,
     ) -> None:
         self._workspace = workspace
         self._source = source
@@ -140,7 +170,8 @@ class _Extraction:
         self._run_id = run_id
         self._ids = ids
         self._scheduled = scheduled
-        self._proof: dict[str, Any] = {}
+        self._outcomes = outcomes
+        self._proof = proof or {}
 
     def run(self, connection: sa.Connection) -> Batch:
         record, entity = self._source.record, self._stream.entity.name
@@ -185,6 +216,8 @@ class _Extraction:
         client = self._source.client
         if self._kind == "lookup":
             self._proof["method"] = "lookup by id"
+            self._proof["asked"] = len(self._ids)
+            self._proof["for"] = "parents" if self._outcomes is None else "certificate"
             yield from self._single_pages(journal)
             return
         proven = ledger.filter_proven(connection, self._source.record.name, self._stream.entity.name)
@@ -196,16 +229,24 @@ class _Extraction:
         failed = 0
         for record_id in self._ids:
             try:
-                page = self._source.client.read_one(self._stream, record_id, journal)
+                outcome, page = look_up(self._source.client, self._stream, record_id, journal)
+                if outcome.state == "forbidden" and self._outcomes is None:
+                    raise SourceError(f"{record_id}: {outcome.evidence}", 403)
             except SourceError as error:
                 failed += 1
-                if error.status in (None, 401, 429) or failed == _LOOKUP_FAILURES:
+                refused = failed == _LOOKUP_FAILURES and self._outcomes is None
+                if error.status in (None, 401, 429) or refused:
                     raise
                 log.warning("a single record cannot be read", record_id=record_id, error=str(error))
-                continue
-            failed = 0
+                outcome, page = Outcome("failed", str(error), datetime.now(UTC), error.status), None
+            else:
+                failed = 0
+            if self._outcomes is not None:
+                self._outcomes[record_id] = outcome
             if page is not None:
                 yield page
+            if failed == _LOOKUP_FAILURES:
+                return
 
     def _reported(self, pages: Iterator[Page], collector: Collector) -> Iterator[Page]:
         for page in pages:

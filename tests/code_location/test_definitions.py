@@ -35,6 +35,7 @@ MODELS = (
 ASSETS = {
     *(f"{layer}/{entity}" for layer in ("extracted", "tables", "audit") for entity in ENTITIES),
     *(f"models/{model}" for model in MODELS),
+    "quality/certificate",
     "quality/report",
 }
 FACTS = {
@@ -136,6 +137,7 @@ CHECKS = {
         "subject_length",
         "subject_present",
     },
+    "quality/certificate": {"everything_explained"},
     "tables/accounts": LOADED,
     "tables/users": LOADED,
     "tables/groups": LOADED,
@@ -225,15 +227,16 @@ def test_only_facts_of_a_batch_block():
 
 def test_jobs_schedules_and_sensors_are_those_listed():
     repository = defs.get_repository_def()
-    assert {name for name in repository.job_names if not name.startswith("__")} == {"daily"}
-    assert [schedule.name for schedule in repository.schedule_defs] == ["settled_days"]
+    assert {name for name in repository.job_names if not name.startswith("__")} == {"daily", "certify"}
+    schedules = {schedule.name: schedule.default_status for schedule in repository.schedule_defs}
+    running = dg.DefaultScheduleStatus.RUNNING
+    assert schedules == {"settled_days": running, "certificates": running}
     assert [sensor.name for sensor in repository.sensor_defs] == [
         "deliveries",
         "failed_runs",
         "follow_upstream",
     ]
     assert {sensor.default_status for sensor in repository.sensor_defs} == {dg.DefaultSensorStatus.RUNNING}
-    assert repository.get_schedule_def("settled_days").default_status == dg.DefaultScheduleStatus.RUNNING
 
 
 @pytest.mark.parametrize("key", sorted(ASSETS))
@@ -246,7 +249,7 @@ def test_every_asset_says_what_it_is(nodes, key):
     assert spec.owners
     assert all(owner.startswith("team:") for owner in spec.owners)
     assert spec.kinds
-    if key != "quality/report":
+    if not key.startswith("quality/"):
         columns = spec.metadata["dagster/column_schema"].columns
         assert columns
         assert all(column.description for column in columns)
@@ -261,6 +264,7 @@ def test_every_asset_says_what_it_is(nodes, key):
         ("models/stg_tickets", {"tables/tickets"}),
         ("models/stg_ticket_users", {"tables/tickets"}),
         ("quality/report", {f"audit/{entity}" for entity in ENTITIES}),
+        ("quality/certificate", {f"audit/{entity}" for entity in ENTITIES}),
     ],
 )
 def test_the_lineage_goes_from_source_to_models(nodes, key, parents):
@@ -272,6 +276,8 @@ def test_entities_are_partitioned_by_connection_and_day(nodes):
         definition = nodes[key].partitions_def
         if key.startswith("models/"):
             assert definition is None
+        elif key == "quality/certificate":
+            assert isinstance(definition, dg.DynamicPartitionsDefinition)
         else:
             assert isinstance(definition, dg.MultiPartitionsDefinition)
             assert [dimension.name for dimension in definition.partitions_defs] == ["connection", "day"]

@@ -53,6 +53,8 @@ class Desk:
         filtering: `honoured`, `ignored`, or `hiding` (honoured, but `hidden` ids are left out).
         envelope: `central`, `named`, `data` or `bare`.
         by_id: whether single records can be asked for; if not, that is answered with 405.
+        unlisted: ids that no listing shows; each can be asked for.
+        forbidden: ids that no listing shows, and that may not be asked for (403).
         before: called with each request before it is answered; may change records, or answer itself.
         requests: all requests so far.
     """
@@ -65,6 +67,8 @@ class Desk:
     hidden: set[int] = field(default_factory=set)
     envelope: str = "central"
     by_id: bool = True
+    unlisted: set[int] = field(default_factory=set)
+    forbidden: set[int] = field(default_factory=set)
     before: Callable[[Request], Answer | None] = lambda request: None
     requests: list[Request] = field(default_factory=list)
     url: str = ""
@@ -104,12 +108,15 @@ class Desk:
         if not self.by_id:
             return Answer(405, b'{"error": "Method not allowed"}')
         record = self.find(request.entity, request.id or "")
+        if record is not None and record["id"] in self.forbidden:
+            return Answer(403, b'{"error": "Forbidden"}')
         if record is None:
             return Answer(404, b'{"error": "Not found"}')
         return Answer(200, b'{"data":' + _encoded(record, select) + b"}")
 
     def _list(self, request: Request, query: dict[str, str], select: str) -> Answer:
-        found = self.records[request.entity]
+        unseen = self.unlisted | self.forbidden
+        found = [r for r in self.records[request.entity] if isinstance(r, bytes) or r.get("id") not in unseen]
         if request.filtered and self.filtering != "ignored":
             terms = _terms(query["filter"])
             hidden = self.hidden if self.filtering == "hiding" else set()

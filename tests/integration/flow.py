@@ -26,6 +26,7 @@ from bridge_pipeline.database.workspace import Workspace, open_workspace
 from bridge_pipeline.model import Window
 from bridge_pipeline.steps import chain
 from bridge_pipeline.steps.audit import AuditFile, audit_window
+from bridge_pipeline.steps.certify import certify
 from bridge_pipeline.steps.check import check
 from bridge_pipeline.steps.extract import extract
 from bridge_pipeline.steps.tables import TableUpdate, bring_up_to_date
@@ -185,6 +186,13 @@ def rotate_and_die(point: str) -> None:
     chain.rotate_key(workspace)
 
 
+def certify_and_die(point: str, times: int) -> None:
+    """A certificate, killed at the `times`-th call of a function."""
+    workspace = open_workspace()
+    arm(point, times)
+    certify(workspace, NAME)
+
+
 def _armed(original: Callable[..., Any], when: str, times: int) -> Callable[..., Any]:
     calls = 0
 
@@ -221,6 +229,13 @@ def audit_when_told(barrier: Any, name: str, entity: str, first: str, last: str)
     workspace = open_workspace()
     barrier.wait(60)
     audit_window(workspace, name, entity, day(first, last))
+
+
+def certify_when_told(barrier: Any) -> None:
+    """A certificate, begun by all processes of the barrier at once."""
+    workspace = open_workspace()
+    barrier.wait(60)
+    certify(workspace, NAME)
 
 
 def barrier(parties: int) -> Any:

@@ -18,7 +18,7 @@ from bridge_pipeline.database.signing import BadSignature, SigningError, ensure_
 from bridge_pipeline.naming import Home
 from bridge_pipeline.steps import chain
 from bridge_pipeline.steps.accept import accept_batch
-from bridge_pipeline.steps.audit import AuditFile, audit_deletions, audit_window
+from bridge_pipeline.steps.audit import AuditFile, audit_records, audit_window
 from bridge_pipeline.steps.chain import ChainFileAltered, Draft, append, export_chain, head, rotate_key
 from bridge_pipeline.steps.extract import extract
 from bridge_pipeline.steps.heads import known_heads
@@ -365,7 +365,7 @@ def delete(workspace, *ids: str):
         connection.exec_driver_sql(
             "update desk.tickets set deleted_at = %s where id = any(%s)", (DELETED_AT, list(ids))
         )
-        files = audit_deletions(workspace, connection, NAME, "tickets", ids)
+        files = audit_records(workspace, connection, NAME, "tickets", ids)
     export_chain(workspace, "acme")
     return files
 
@@ -414,7 +414,7 @@ def test_tombstones_that_are_rolled_back_leave_nothing_that_a_run_does_not_remov
     tickets_of(workspace)
     with workspace.database.engine.connect() as connection:
         connection.exec_driver_sql("update desk.tickets set deleted_at = now() where id = '2'")
-        audit_deletions(workspace, connection, NAME, "tickets", ["2"])
+        audit_records(workspace, connection, NAME, "tickets", ["2"])
     assert [each.what for each in verified(workspace).findings] == ["inserted", "inserted"]
     tickets_of(workspace)
     assert_whole(workspace, 3)

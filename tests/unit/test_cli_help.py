@@ -48,6 +48,7 @@ def test_the_commands_are_those_of_the_design():
         "run",
         "show",
         "accept",
+        "certify",
         "report",
         "connections list",
         "connections add",
@@ -107,6 +108,9 @@ def test_every_command_that_answers_does_so_as_json(path):
         (["audit", "verify", "--key", "x" * 20], "--key takes 16"),
         (["deliveries", "list", "--status", "lost"], "pending, sent, failed, withdrawn"),
         (["accept", "1", "--by", " ", "--reason", "because"], "must say something"),
+        (["certify", "x", "--accept-deletions", "--by", "Ann"], "needs --by and --reason"),
+        (["certify", "x", "--by", "Ann"], "go with --accept-deletions"),
+        (["certify", "x", "--from", "2025-03-01"], "go together"),
     ],
 )
 def test_wrong_usage_is_told_in_words(arguments, said, capsys):

@@ -4,6 +4,7 @@ The token stands in every URL, so no URL leaves this module unredacted.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -90,6 +91,19 @@ class HelpdeskClient:
                 return None
             raise
         return Page(number, PageContent([record], exact=[raw]), fetched_at)
+
+    def list_ids(self, reading: Reading, proof: dict[str, Any]) -> Iterator[Page]:
+        """The whole listing with ids and change times alone (vendor-apis A.2, `select`)."""
+        yield from self.read(replace(reading, stream=replace(reading.stream, select="id,updated_at")), proof)
+
+    def count(self, stream: Stream) -> int | None:
+        """What `count=true` adds to the envelope (vendor-apis A.2); None where it adds nothing."""
+        answer = self._session.get(
+            f"{stream.path}.json",
+            {"page": "1", "select": "id", "count": "true"},
+            lambda body: pages.parse_list(body, stream.names),
+        )
+        return answer.content.total
 
     def check(self, stream: Stream) -> int:
         """Asks for the first page."""

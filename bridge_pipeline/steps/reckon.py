@@ -1,0 +1,272 @@
+"""The comparison behind a certificate: what the source lists, with tables and quarantine, set by set.
+
+Every id of either side gets exactly one finding. Nothing is fetched or changed here but scratch
+tables, which live as long as the caller's transaction.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+
+from bridge_pipeline.connector_kit.fields import from_microseconds
+from bridge_pipeline.connector_kit.reckoning import Outcome
+from bridge_pipeline.database.certificates import Coverage
+from bridge_pipeline.model import Window
+from bridge_pipeline.steps.listed import IdBook
+
+UNEXPLAINED = "unexplained"
+EXPLANATIONS = ("loaded", "deleted", "archived", "forbidden", "quarantined", "awaited", UNEXPLAINED)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a certificate says of an id: the explanation it counts as, and the sentence for it."""
+
+    explanation: str
+    words: str
+
+
+FINDINGS = {
+    "current": Finding("loaded", "in the table, in the version the source has"),
+    "fresh": Finding("loaded", "loaded while the source was read"),
+    "hidden": Finding("loaded", "the source's listing hides it; asked for by its id, the source gives it"),
+    "archived": Finding("archived", "archived by the source"),
+    "deleted": Finding("deleted", "gone from the source, found before"),
+    "gone": Finding("deleted", "gone from the source, found now"),
+    "vanished": Finding("deleted", "listed, and gone before it could be fetched"),
+    "forbidden": Finding("forbidden", "the source does not let this credential read it"),
+    "quarantined": Finding("quarantined", "in quarantine, with its exact bytes"),
+    "awaited": Finding("awaited", "changed on days that have not been extracted and settled"),
+    "not_loaded": Finding(UNEXPLAINED, "the source has it, the table does not"),
+    "outdated": Finding(UNEXPLAINED, "the source has a newer version than the table"),
+    "relisted": Finding(UNEXPLAINED, "marked as deleted, and the source lists it again"),
+    "undated": Finding(UNEXPLAINED, "without a usable change time, and neither loaded nor in quarantine"),
+    "missing": Finding(UNEXPLAINED, "no longer listed, and not asked for by its id"),
+    "silent": Finding(UNEXPLAINED, "no longer listed, and the lookup by its id failed"),
+    "held": Finding(UNEXPLAINED, "gone from the source, but too many at once to be believed"),
+}
+# What is asked for by id once, before a certificate says so.
+PENDING = ("not_loaded", "outdated", "relisted", "undated")
+_NAMED_AT_MOST = 10_000
+
+_FINDING = """
+case
+when l.id is not null then case
+    when l.state = 'deleted' and h.live then 'gone'
+    when l.state = 'deleted' then 'deleted'
+    when h.live and (h.updated_at >= l.changed or (l.changed is null and h.updated_at is null))
+        then case when l.state = 'archived' then 'archived' else 'current' end
+    when o.state = 'forbidden' then 'forbidden'
+    when o.state = 'deleted' and h.live then 'gone'
+    when o.state = 'deleted' then 'vanished'
+    when q.seen is not null and (l.changed is null or q.seen > l.changed) then 'quarantined'
+    when h.deleted_at is not null and l.seen <= h.deleted_at then 'deleted'
+    when h.deleted_at is not null then 'relisted'
+    when l.changed is null then 'undated'
+    when not :explicit and (l.changed < cast(:covered_from as timestamptz)
+        or l.changed >= cast(:covered_to as timestamptz)) then 'awaited'
+    when h.live then 'outdated'
+    else 'not_loaded' end
+when h.deleted_at is not null then 'deleted'
+when o.state = 'found' then 'hidden'
+when o.state in ('archived', 'forbidden') then o.state
+when o.state = 'deleted' and h.fetched_at <= o.asked_at then 'gone'
+when o.state = 'failed' then 'silent'
+when h.fetched_at >= :began or h.loaded_at >= :began then 'fresh'
+else 'missing'
+end
+"""
+
+_SCOPE = """
+where case when l.id is null then h.updated_at is null or h.updated_at >= :first and h.updated_at < :end
+    else l.changed is null or l.changed >= :first and l.changed < :end end
+"""
+
+
+def _judge(entity: str, scope: str) -> str:
+    return f"""
+    create temporary table judged on commit drop as
+    select coalesce(l.id, h.id) as id, coalesce(h.live, false) as live, l.changed, h.updated_at,
+        {_FINDING} as finding,
+        case when l.state = 'deleted' then 'the source lists it as deleted' else o.evidence end as evidence,
+        case when l.id is not null and l.state = 'deleted' then 'marked' else 'lookup' end as reason,
+        coalesce(o.asked_at, l.seen) as observed_at
+    from listed_ids l
+    full join (
+        select id, updated_at, fetched_at, loaded_at, deleted_at, deleted_at is null as live
+        from desk.{entity} where connection = :connection and not placeholder
+    ) h on h.id = l.id
+    left join (
+        select record_id as id, max(last_seen) as seen from bridge.quarantine
+        where connection = :connection and entity = :entity group by record_id
+    ) q on q.id = coalesce(l.id, h.id)
+    left join outcomes o on o.id = coalesce(l.id, h.id)
+    {scope}
+    """
+
+
+@dataclass(frozen=True)
+class Named:
+    """An id as a certificate names it; times are the change marks of both sides."""
+
+    id: str
+    finding: str
+    evidence: str | None
+    at_the_source: datetime | None
+    in_the_table: datetime | None
+
+
+class Comparison:
+    """One entity's listing beside its tables, within one transaction.
+
+    Args:
+        scope: judge only what changed in it; None for all.
+        coverage: what must have arrived by now; None if nothing was loaded yet.
+    """
+
+    def __init__(
+        self,
+        connection: sa.Connection,
+        name: str,
+        entity: str,
+        book: IdBook,
+        scope: Window | None,
+        coverage: Coverage | None,
+        outcomes: dict[str, Outcome],
+    ) -> None:
+        self._connection = connection
+        self._names: dict[str, Any] = {"connection": name, "entity": entity}
+        self._table = f"desk.{entity}"
+        for leftover in ("listed_ids", "outcomes", "nameless", "judged"):
+            self._run(f"drop table if exists pg_temp.{leftover}")
+        self._copy("listed_ids (id text, changed timestamptz, state text, seen timestamptz)", _listed(book))
+        self._copy(
+            "outcomes (id text, state text, evidence text, asked_at timestamptz)",
+            ((key, o.state, o.evidence[:300], o.asked_at) for key, o in outcomes.items()),
+        )
+        self._copy("nameless (sha256 text, page bigint, position bigint)", book.nameless())
+        self._run("analyze listed_ids, outcomes, nameless")
+        never = "infinity"
+        times = {
+            "explicit": scope is not None,
+            "covered_from": str(coverage.start) if coverage else never,
+            "covered_to": str(coverage.end) if coverage else never,
+            "began": book.began,
+        }
+        spans = {"first": scope.start, "end": scope.end} if scope else {}
+        self._run(_judge(entity, _SCOPE if scope else ""), **times, **spans)
+        self._run("create index on judged (finding)")
+
+    def counts(self) -> dict[str, int]:
+        """How many ids have each finding."""
+        query = "select finding, count(*) as ids from judged group by finding"
+        return {row.finding: row.ids for row in self._connection.execute(sa.text(query))}
+
+    @property
+    def live(self) -> int:
+        """How many rows of the table are judged that are not deleted."""
+        return int(self._connection.scalar(sa.text("select count(*) from judged where live")) or 0)
+
+    def ids(self, findings: Iterable[str], most: int) -> list[str]:
+        """At most so many ids with one of these findings, spread evenly."""
+        query = "select id from judged where finding = any(:findings) order by md5(id) limit :most"
+        values = {"findings": list(findings), "most": most}
+        return list(self._connection.execute(sa.text(query), values).scalars())
+
+    def named(self, findings: Iterable[str]) -> list[Named]:
+        """The ids with one of these findings, in order; at most ten thousand."""
+        query = f"""select id, finding, evidence, changed as at_the_source, updated_at as in_the_table
+            from judged where finding = any(:findings)
+            order by length(id), id collate "C" limit {_NAMED_AT_MOST}"""
+        rows = self._connection.execute(sa.text(query), {"findings": list(findings)})
+        return [Named(**row._mapping) for row in rows]
+
+    def nameless(self) -> tuple[int, list[tuple[str, int, int]]]:
+        """Listed records without a usable id: how many are in quarantine, and those that are not."""
+        query = """
+            select n.sha256, n.page, n.position, q.sha256 is not null as kept from nameless n
+            left join bridge.quarantine q
+                on q.connection = :connection and q.entity = :entity and q.sha256 = n.sha256
+            order by n.page, n.position
+        """
+        kept, lost = 0, []
+        for row in self._connection.execute(sa.text(query), self._names):
+            kept += row.kept
+            if not row.kept and len(lost) < _NAMED_AT_MOST:
+                lost.append((row.sha256, row.page, row.position))
+        return kept, lost
+
+    def believe_the_listing(self, findings: Iterable[str], observed_at: datetime) -> None:
+        """Takes rows that a whole listing lacks for gone, without a lookup (rule 19)."""
+        self._run(
+            """update judged set finding = 'gone', reason = 'listing', observed_at = :observed_at,
+                evidence = 'a whole listing lacks it' where finding = any(:findings)""",
+            findings=list(findings),
+            observed_at=observed_at,
+        )
+
+    def hold(self) -> None:
+        """Takes nothing for gone: so many at once have to be accepted first."""
+        self._run("update judged set finding = 'held' where finding = 'gone'")
+
+    def mark(self) -> list[str]:
+        """Marks what is gone as deleted, keeps it for `record_deletions`, and returns the ids."""
+        marked = self._connection.execute(
+            sa.text(
+                f"""update {self._table} d set deleted_at = j.observed_at from judged j
+                    where d.connection = :connection and d.id = j.id and j.finding = 'gone'
+                        and d.deleted_at is null
+                    returning d.id"""
+            ),
+            self._names,
+        )
+        ids = list(marked.scalars())
+        self._run(
+            """create temporary table if not exists observed
+                (entity text, id text, observed_at timestamptz, reason text, evidence text) on commit drop"""
+        )
+        self._run(
+            """insert into observed select :entity, id, observed_at, reason, coalesce(evidence, '')
+                from judged where finding = 'gone'"""
+        )
+        return ids
+
+    def _run(self, statement: str, **values: Any) -> None:
+        self._connection.execute(sa.text(statement), self._names | values)
+
+    def _copy(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        self._run(f"create temporary table {table} on commit drop")
+        driver: psycopg.Connection = self._connection.connection.driver_connection  # type: ignore[assignment]
+        with driver.cursor() as cursor, cursor.copy(f"copy {table.split()[0]} from stdin".encode()) as copy:
+            for row in rows:
+                copy.write_row(row)
+
+
+def record_deletions(
+    connection: sa.Connection, tenant: str, name: str, certificate: int, accepted_by: str | None
+) -> None:
+    """Keeps what `Comparison.mark` marked, with its certificate."""
+    connection.execute(
+        sa.text(
+            """insert into bridge.deletions (connection, entity, record_id, observed_at, tenant, reason,
+                    evidence, certificate, accepted_by)
+                select :connection, entity, id, observed_at, :tenant, reason, evidence, :certificate,
+                    :accepted_by
+                from observed"""
+        ),
+        {"connection": name, "tenant": tenant, "certificate": certificate, "accepted_by": accepted_by},
+    )
+
+
+def _listed(book: IdBook) -> Iterator[tuple[Any, ...]]:
+    for record_id, changed, state, seen in book.listed():
+        yield (
+            record_id,
+            None if changed is None else from_microseconds(changed),
+            state,
+            from_microseconds(seen),
+        )

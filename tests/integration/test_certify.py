@@ -1,0 +1,456 @@
+"""The certificate: all that the source lists or the tables hold is explained; nothing is marked lightly."""
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+
+from bridge_pipeline import connectors
+from bridge_pipeline import settings as configuration
+from bridge_pipeline.connector_kit.session import SourceError
+from bridge_pipeline.database.embedded import Server
+from bridge_pipeline.database.engine import Database
+from bridge_pipeline.database.sealing import open_sealer
+from bridge_pipeline.database.workspace import Workspace, make_folders
+from bridge_pipeline.naming import Home
+from bridge_pipeline.steps import certify as step
+from bridge_pipeline.steps.certify import Acceptance, CannotCertify, certify
+from bridge_pipeline.steps.listed import list_source
+from bridge_pipeline.steps.verify import verify_folder
+from tests.integration import flow
+from tests.integration.desk import Answer, Desk, Request, account, serving, ticket, user
+from tests.integration.flow import NAME, connect, day, ended, process, quarantined, rows, start, table
+
+FIRST, LAST = "2024-03-01", "2024-03-03"
+
+
+def fill(desk: Desk) -> None:
+    """40 tickets over three days, with their accounts and a user."""
+    desk.records["accounts"] = [account(1, "2024-01-01T00:00:00Z"), account(2, "2024-01-01T00:00:00Z")]
+    desk.records["users"] = [user(1, "2024-01-01T00:00:00Z")]
+    desk.records["tickets"] = [
+        ticket(n, f"2024-03-0{n % 3 + 1}T10:{n:02d}:00Z", account={"id": n % 2 + 1, "_type": "Account"})
+        for n in range(1, 41)
+    ]
+
+
+@pytest.fixture(scope="module")
+def extracted(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A database and a home in which all of that is extracted; they are copied, not used."""
+    home, name = tmp_path_factory.mktemp("extracted") / "home", f"extracted_{uuid4().hex[:12]}"
+    maintenance = Database.of(server.url("postgres")).engine.execution_options(isolation_level="AUTOCOMMIT")
+    with maintenance.connect() as connection:
+        connection.execute(sa.text(f"create database {name} template template_bridge"))
+    database = Database.of(server.url(name))
+    settings = configuration.load(home=home)
+    make_folders(Home(home))
+    workspace = Workspace(settings, Home(home), database, open_sealer(settings, Home(home)))
+    with serving() as desk:
+        fill(desk)
+        connect(workspace, desk)
+        process(workspace, day(FIRST, LAST))
+    # A database that somebody is connected to cannot be copied.
+    database.engine.dispose()
+    yield name, home
+    with maintenance.connect() as connection:
+        connection.execute(sa.text(f"drop database {name} with (force)"))
+    maintenance.dispose()
+
+
+@pytest.fixture
+def workspace(
+    server: Server, extracted: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Workspace]:
+    """An impatient workspace over copies of them."""
+    source, home = extracted
+    name = f"test_{uuid4().hex[:12]}"
+    maintenance = Database.of(server.url("postgres")).engine.execution_options(isolation_level="AUTOCOMMIT")
+    with maintenance.connect() as connection:
+        connection.execute(sa.text(f"create database {name} template {source}"))
+    shutil.copytree(home, tmp_path / "home")
+    database = Database.of(server.url(name))
+    monkeypatch.setenv("BRIDGE_BACKOFF_INITIAL", "0")
+    monkeypatch.setenv("BRIDGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", database.libpq())
+    monkeypatch.setenv("BRIDGE_DAGSTER_DATABASE", f"{name}_dagster")
+    settings = configuration.load()
+    yield Workspace(settings, Home(settings.home), database, open_sealer(settings, Home(settings.home)))
+    database.engine.dispose()
+    with maintenance.connect() as connection:
+        for leftover in (name, f"{name}_dagster"):
+            connection.execute(sa.text(f"drop database if exists {leftover} with (force)"))
+    maintenance.dispose()
+
+
+@pytest.fixture
+def loaded(workspace: Workspace) -> Iterator[Desk]:
+    """The desk that all of it was extracted from, serving again."""
+    with serving() as desk:
+        fill(desk)
+        connect(workspace, desk)
+        yield desk
+
+
+def section(certificate, entity="tickets"):
+    return next(each for each in certificate.document["entities"] if each["entity"] == entity)
+
+
+def explained(certificate, entity="tickets"):
+    """The explanations that are not 0."""
+    found = section(certificate, entity)
+    return {key: count for key, count in found["explained"].items() if count}
+
+
+def named(certificate, explanation, entity="tickets"):
+    return {
+        each["id"]: each["finding"]
+        for each in section(certificate, entity)["named"]
+        if each["explanation"] == explanation
+    }
+
+
+def deleted(workspace, entity="tickets"):
+    return {key for key, row in table(workspace, entity).items() if row["deleted_at"]}
+
+
+def audited(workspace, of_day):
+    """The ids of a day's current audit file of tickets, and whether they are tombstones."""
+    folder = workspace.home.audit / "acme" / NAME / "tickets" / of_day
+    with max(folder.glob("*.csv")).open(newline="") as file:
+        return {row["id"]: bool(row["deleted_at"]) for row in csv.DictReader(file)}
+
+
+def drop(desk: Desk, *numbers: int) -> None:
+    desk.records["tickets"] = [
+        r for r in desk.records["tickets"] if isinstance(r, bytes) or r["id"] not in numbers
+    ]
+
+
+def test_an_unchanged_source_is_complete_and_nothing_is_asked_one_by_one(workspace, loaded):
+    certificate = certify(workspace, NAME)
+    assert certificate.verdict == "complete"
+    assert explained(certificate) == {"loaded": 40}
+    assert explained(certificate, "accounts") == {"loaded": 2}
+    assert loaded.lookups("tickets") == []
+    assert all("filter" not in request.target for request in loaded.requests)
+    assert all("select=id,updated_at" in r.target for r in loaded.lists("tickets") if "count" not in r.target)
+
+
+def test_what_is_gone_is_looked_up_marked_and_kept_with_its_reason(workspace, loaded):
+    drop(loaded, 7, 8)
+    certificate = certify(workspace, NAME)
+    assert certificate.verdict == "complete"
+    assert explained(certificate) == {"loaded": 38, "deleted": 2}
+    assert named(certificate, "deleted") == {"7": "gone", "8": "gone"}
+    assert deleted(workspace) == {"7", "8"}
+    found = rows(workspace, "select record_id, reason, certificate from bridge.deletions order by record_id")
+    assert found == [{"record_id": n, "reason": "lookup", "certificate": 1} for n in ("7", "8")]
+    again = certify(workspace, NAME)
+    assert explained(again) == {"loaded": 38, "deleted": 2}
+    assert named(again, "deleted") == {}
+    assert again.document["previous"] == {"number": 1, "sha256": certificate.sha256}
+
+
+def test_a_window_never_deletes(workspace, loaded):
+    drop(loaded, 7)
+    process(workspace, day(FIRST, LAST), ["tickets"])
+    assert deleted(workspace) == set()
+
+
+def test_what_reappears_is_restored_though_nothing_of_it_changed(workspace, loaded):
+    kept = loaded.records["tickets"]
+    drop(loaded, 7)
+    certify(workspace, NAME)
+    assert deleted(workspace) == {"7"}
+    loaded.records["tickets"] = kept
+    certificate = certify(workspace, NAME)
+    assert certificate.verdict == "complete"
+    assert explained(certificate) == {"loaded": 40}
+    assert deleted(workspace) == set()
+    assert audited(workspace, "2024-03-02")["7"] is False
+    assert len(rows(workspace, "select * from bridge.deletions")) == 1
+
+
+def test_an_extraction_restores_it_too(workspace, loaded):
+    kept = loaded.records["tickets"]
+    drop(loaded, 7)
+    certify(workspace, NAME)
+    loaded.records["tickets"] = kept
+    process(workspace, day(FIRST, LAST), ["tickets"])
+    assert deleted(workspace) == set()
+
+
+def test_hidden_and_forbidden_records_are_told_apart_from_deleted_ones(workspace, loaded):
+    loaded.unlisted, loaded.forbidden = {3, 4}, {5}
+    drop(loaded, 6)
+    certificate = certify(workspace, NAME)
+    assert certificate.verdict == "complete"
+    assert explained(certificate) == {"loaded": 38, "forbidden": 1, "deleted": 1}
+    assert named(certificate, "loaded") == {"3": "hidden", "4": "hidden"}
+    assert named(certificate, "forbidden") == {"5": "forbidden"}
+    assert deleted(workspace) == {"6"}
+
+
+def test_a_listing_that_hides_most_of_what_lookups_give_deletes_nothing(workspace, loaded):
+    loaded.unlisted = set(range(1, 31))
+    certificate = certify(workspace, NAME)
+    assert explained(certificate) == {"loaded": 40}
+    assert deleted(workspace) == set()
+
+
+def test_what_was_never_loaded_is_fetched_once_and_then_explained(workspace, loaded):
+    # The filter of an earlier reading hid them, and one is not what it should be.
+    loaded.records["tickets"] += [
+        ticket(50, "2024-03-02T11:00:00Z"),
+        ticket(51, "2024-03-02T12:00:00Z", subject=17),
+        ticket(52, None),
+    ]
+    certificate = certify(workspace, NAME)
+    assert certificate.verdict == "complete"
+    assert explained(certificate) == {"loaded": 41, "quarantined": 2}
+    assert table(workspace, "tickets")["50"]["subject"] == "Printer 50 is on fire"
+    assert audited(workspace, "2024-03-02")["50"] is False
+    assert sorted(quarantined(workspace, "tickets").values()) == ["change_time_missing", "wrong_type"]
+    loaded.requests.clear()
+    assert explained(certify(workspace, NAME)) == {"loaded": 41, "quarantined": 2}
+    assert loaded.lookups("tickets") == []
+
+
+def test_a_newer_version_that_never_came_is_fetched(workspace, loaded):
+    loaded.find("tickets", 9)["updated_at"] = "2024-03-02T23:00:00Z"
+    loaded.find("tickets", 9)["subject"] = "changed"
+    assert explained(certify(workspace, NAME)) == {"loaded": 40}
+    assert table(workspace, "tickets")["9"]["subject"] == "changed"
+
+
+def test_what_stays_unexplained_is_named_and_fails(workspace, loaded):
+    loaded.records["tickets"].append(ticket(50, "2024-03-02T11:00:00Z"))
+
+    def broken(request: Request) -> Answer | None:
+        return Answer(500, b"{}") if request.id == "50" else None
+
+    loaded.before = broken
+    certificate = certify(workspace, NAME)
+    # Refused one by one, it comes with the whole listing.
+    assert explained(certificate) == {"loaded": 41}
+
+    loaded.records["tickets"].append(ticket(60, "2024-03-02T11:00:00Z"))
+
+    def hidden_when_whole(request: Request) -> Answer | None:
+        if request.id == "60":
+            return Answer(500, b"{}")
+        if "select=*" in request.target:
+            drop(loaded, 60)
+        return None
+
+    loaded.before = hidden_when_whole
+    certificate = certify(workspace, NAME)
+    assert certificate.verdict == "incomplete"
+    assert named(certificate, "unexplained") == {"60": "not_loaded"}
+
+
+def test_records_without_an_id_are_found_by_their_bytes(workspace, loaded):
+    loaded.records["tickets"].append(b'{"_type":"Ticket","subject":"nameless","updated_at":null}')
+    certificate = certify(workspace, NAME)
+    assert certificate.verdict == "complete"
+    assert section(certificate)["without_id"] == {"in_quarantine": 1, "lost": []}
+    assert list(quarantined(workspace, "tickets").values()) == ["id_missing"]
+
+
+def test_a_mass_disappearance_is_held_until_it_is_accepted(workspace, loaded):
+    drop(loaded, *range(1, 6))
+    certificate = certify(workspace, NAME)
+    assert certificate.verdict == "blocked"
+    assert set(named(certificate, "unexplained").values()) == {"held"}
+    assert deleted(workspace) == set()
+    assert rows(workspace, "select * from bridge.deletions") == []
+    accepted = certify(workspace, NAME, acceptance=Acceptance("Ann Lee", "the vendor purged them"))
+    assert accepted.verdict == "complete"
+    assert deleted(workspace) == {"1", "2", "3", "4", "5"}
+    assert accepted.accepted_by == "Ann Lee"
+    (row,) = rows(workspace, "select distinct accepted_by from bridge.deletions")
+    assert row == {"accepted_by": "Ann Lee"}
+
+
+def test_an_entity_of_which_nothing_is_left_is_held(workspace, loaded):
+    loaded.records["accounts"] = []
+    certificate = certify(workspace, NAME)
+    assert certificate.verdict == "blocked"
+    assert deleted(workspace, "accounts") == set()
+
+
+@pytest.mark.parametrize("status", [404, 403])
+def test_lookups_that_deny_what_is_listed_are_not_believed(workspace, loaded, status):
+    drop(loaded, 7)
+    loaded.before = lambda request: Answer(status, b"{}") if request.id else None
+    certificate = certify(workspace, NAME)
+    assert certificate.verdict == "incomplete"
+    assert named(certificate, "unexplained") == {"7": "silent"}
+    assert deleted(workspace) == set()
+
+
+def test_where_there_are_no_lookups_the_whole_listing_decides(workspace, loaded):
+    drop(loaded, 7)
+    loaded.by_id = False
+    certificate = certify(workspace, NAME)
+    assert certificate.verdict == "complete"
+    assert deleted(workspace) == {"7"}
+    assert [row["reason"] for row in rows(workspace, "select reason from bridge.deletions")] == ["listing"]
+
+
+NOT_EMPTY = {
+    "unauthorised": Answer(401, b'{"data": []}'),
+    "forbidden": Answer(403, b'{"data": []}'),
+    "not found": Answer(404, b'{"data": []}'),
+    "login page": Answer(200, b"<html>Please sign in</html>", {"Content-Type": "text/html"}),
+    "nothing": Answer(200, b""),
+}
+
+
+@pytest.mark.parametrize("answer", NOT_EMPTY.values(), ids=NOT_EMPTY)
+def test_a_listing_that_is_no_listing_is_never_no_records(workspace, loaded, answer):
+    loaded.before = lambda request: answer if request.entity == "tickets" else None
+    with pytest.raises(SourceError):
+        certify(workspace, NAME)
+    assert deleted(workspace) == set()
+    assert step.newest(workspace, NAME) is None
+
+
+def test_a_401_in_the_midst_of_lookups_marks_nothing(workspace, loaded):
+    drop(loaded, 7, 8)
+    loaded.before = lambda request: Answer(401, b"{}") if request.id == "8" else None
+    with pytest.raises(SourceError):
+        certify(workspace, NAME)
+    assert deleted(workspace) == set()
+
+
+def test_records_of_days_that_were_never_extracted_are_awaited(workspace, loaded):
+    loaded.records["tickets"] += [ticket(60, "2024-02-01T10:00:00Z"), ticket(61, "2024-03-09T10:00:00Z")]
+    now = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
+    loaded.find("tickets", 9)["updated_at"] = now
+    certificate = certify(workspace, NAME)
+    assert certificate.verdict == "complete"
+    assert explained(certificate) == {"loaded": 39, "awaited": 3}
+
+
+def test_a_day_that_was_left_out_between_others_is_noticed(workspace, loaded):
+    process(workspace, day("2024-03-05"), ["tickets"])
+    loaded.records["tickets"].append(ticket(60, "2024-03-04T10:00:00Z"))
+    assert explained(certify(workspace, NAME)) == {"loaded": 41}
+
+
+def test_days_are_judged_alone(workspace, loaded):
+    drop(loaded, 6, 7)  # of the first and of the second day
+    loaded.records["tickets"].append(ticket(60, "2024-03-01T12:00:00Z"))
+    certificate = certify(workspace, NAME, day("2024-03-01"), ("tickets",))
+    assert explained(certificate) == {"loaded": 13, "deleted": 1}
+    assert deleted(workspace) == {"6"}
+    assert [each["entity"] for each in certificate.document["entities"]] == ["tickets"]
+    assert certificate.document["command"] == (
+        f"bridge certify {NAME} --from 2024-03-01 --to 2024-03-01 --entities tickets"
+    )
+
+
+def test_placeholders_are_ignored(workspace, loaded):
+    loaded.find("tickets", 9)["account"] = {"id": 999, "_type": "Account"}
+    loaded.find("tickets", 9)["updated_at"] = "2024-03-03T12:00:00Z"
+    process(workspace, day(LAST), ["tickets"])
+    assert table(workspace, "accounts")["999"]["placeholder"]
+    certificate = certify(workspace, NAME)
+    assert explained(certificate, "accounts") == {"loaded": 2}
+    assert certificate.verdict == "complete"
+
+
+def test_archived_records_stay_and_are_called_so(workspace, loaded, monkeypatch):
+    helpdesk = connectors.get("helpdesk")
+    streams = tuple(
+        replace(stream, state=lambda record: "archived" if record.get("cf_archived") else None)
+        for stream in helpdesk.streams
+    )
+    monkeypatch.setattr(connectors, "get", lambda name: replace(helpdesk, streams=streams))
+    loaded.find("tickets", 9)["cf_archived"] = True
+    loaded.unlisted = {9}
+    certificate = certify(workspace, NAME)
+    assert explained(certificate) == {"loaded": 39, "archived": 1}
+    assert deleted(workspace) == set()
+
+
+def test_rows_loaded_while_the_source_was_read_are_not_judged(workspace, loaded, monkeypatch):
+    def listed_and_then_changed(client, stream, *rest, **options):
+        book = list_source(client, stream, *rest, **options)
+        if stream.entity.name == "tickets":
+            loaded.records["tickets"].append(ticket(60, "2024-03-03T12:00:00Z"))
+            process(workspace, day(LAST), ["tickets"])
+        return book
+
+    monkeypatch.setattr(step, "list_source", listed_and_then_changed)
+    certificate = certify(workspace, NAME)
+    assert section(certificate)["findings"] == {"current": 40, "fresh": 1}
+    assert loaded.lookups("tickets") == []
+
+
+def test_the_files_say_what_the_ledger_says(workspace, loaded):
+    drop(loaded, 7)
+    certificate = certify(workspace, NAME)
+    path = workspace.home.audit / certificate.path
+    assert path.relative_to(workspace.home.audit).as_posix() == f"acme/{NAME}/certificates/c0001.json"
+    document = json.loads(path.read_bytes())
+    assert document == certificate.document
+    assert document["covers"]["audit_files"] == 9
+    assert section(certificate)["batches"]["holds"]
+    assert verify_folder(workspace.home.audit / "acme").findings == []
+    assert [key for key, gone in audited(workspace, "2024-03-02").items() if gone] == ["7"]
+    page = path.with_suffix(".html").read_text()
+    assert "Every one of 43 records is accounted for." in page
+    for outside in ("http://www", "<script", "src=", "@import"):
+        assert outside not in page
+    assert "Printer" not in page
+    assert "example.com" not in page
+
+
+def test_what_cannot_be_certified_is_said(workspace, loaded):
+    with pytest.raises(CannotCertify, match="has no comments"):
+        certify(workspace, NAME, entities=("comments",))
+    today = datetime.now(UTC).date().isoformat()
+    with pytest.raises(CannotCertify, match="not over yet"):
+        certify(workspace, NAME, day(today))
+
+
+KILLED_AT = (
+    "after bridge_pipeline.steps.listed:list_source",
+    "after bridge_pipeline.steps.extract:extract_ids",
+    "before bridge_pipeline.steps.certify:record_deletions",
+    "after bridge_pipeline.steps.certificate:write",
+)
+
+
+@pytest.mark.parametrize("point", KILLED_AT)
+def test_killed_anywhere_nothing_is_half_marked_and_it_heals(workspace, loaded, point):
+    drop(loaded, 7, 8)
+    loaded.records["tickets"].append(ticket(60, "2024-03-02T12:00:00Z"))
+    # By the name that the step calls it by.
+    point = point.replace("steps.listed:", "steps.certify:").replace("steps.extract:", "steps.certify:")
+    assert ended(start(flow.certify_and_die, point, 3 if "list_source" in point else 1)) == -9
+    assert deleted(workspace) == set()
+    assert step.newest(workspace, NAME) is None
+    certificate = certify(workspace, NAME)
+    assert certificate.number == 1
+    assert explained(certificate) == {"loaded": 39, "deleted": 2}
+    assert deleted(workspace) == {"7", "8"}
+
+
+def test_two_at_once_make_two_certificates_one_after_the_other(workspace, loaded):
+    drop(loaded, 7)
+    together = flow.barrier(2)
+    both = [start(flow.certify_when_told, together) for _ in range(2)]
+    assert [ended(process) for process in both] == [0, 0]
+    numbers = rows(workspace, "select number, verdict from bridge.certificates order by number")
+    assert [(row["number"], row["verdict"]) for row in numbers] == [(1, "complete"), (2, "complete")]
+    assert len(rows(workspace, "select * from bridge.deletions")) == 1
