@@ -1,6 +1,7 @@
 """The census on disk counts what a plain set in memory would count."""
 
 import sqlite3
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
@@ -96,7 +97,8 @@ def test_a_page_with_more_records_than_a_statement_may_have_variables(census):
 
 
 def record(number, page, position):
-    return RejectedRecord(f"{number:064x}", "nul_character", "/s", "é", None, b"\x00\xff\xed", page, position)
+    raw, at = b"\x00\xff\xed", datetime(2025, 1, 2, 3, 4, 5, 6, UTC)
+    return RejectedRecord(f"{number:064x}", "nul_character", "/s", "é", None, raw, page, position, at)
 
 
 def test_rejected_records_are_kept_once_with_their_bytes_in_the_order_of_reading(census):
