@@ -23,6 +23,7 @@ from bridge_pipeline.commands import (
     run,
     service,
     simulate,
+    tenants,
 )
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ app.add_typer(connections.app, name="connections")
 app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(expectations.app, name="expectations")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(tenants.app, name="tenants")
 
 
 def main() -> NoReturn:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ProgrammingError
 
 from bridge_pipeline.database.engine import advisory_lock
+from bridge_pipeline.database.readers import grant_readers
 from bridge_pipeline.naming import BRIDGE_SCHEMA
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -34,6 +35,8 @@ def migrate(engine: sa.Engine) -> None:
         advisory_lock(connection, "bridge/migrate", long=True)
         if not _at_head(connection):
             _upgrade(connection)
+            # Tables that are new have no grants yet.
+            grant_readers(connection)
 
 
 def head() -> str:

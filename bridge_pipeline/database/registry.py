@@ -76,6 +76,23 @@ def list_connections(engine: sa.Engine, include_removed: bool = False) -> list[C
         return [_record(row) for row in connection.execute(query)]
 
 
+def add_tenant(engine: sa.Engine, name: str) -> None:
+    """Adds a tenant; one that is known stays as it is.
+
+    Raises:
+        InvalidKey: that may not be a tenant's name.
+    """
+    with engine.begin() as connection:
+        row = {"name": checked_key("tenant", name)}
+        connection.execute(insert(tenants).values(row).on_conflict_do_nothing())
+
+
+def list_tenants(engine: sa.Engine) -> list[str]:
+    """The names of all tenants."""
+    with engine.connect() as connection:
+        return list(connection.scalars(sa.select(tenants.c.name).order_by(tenants.c.name)))
+
+
 def put(
     engine: sa.Engine,
     record: ConnectionRecord,

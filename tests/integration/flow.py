@@ -42,11 +42,13 @@ _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload([__name__, "great_expectations"])
 
 
-def connect(workspace: Workspace, desk: Desk | str, name: str = NAME, **changes: Any) -> ConnectionRecord:
+def connect(
+    workspace: Workspace, desk: Desk | str, name: str = NAME, tenant: str = "acme", **changes: Any
+) -> ConnectionRecord:
     """Registers a desk, or the address of one, as a connection."""
     base = desk if isinstance(desk, str) else desk.url
     config = {"base_url": base, "allow_private": True}
-    record = ConnectionRecord(name, "acme", "helpdesk", config, **{"entities": ENTITIES} | changes)
+    record = ConnectionRecord(name, tenant, "helpdesk", config, **{"entities": ENTITIES} | changes)
     box = workspace.sealer.seal(TOKEN, record.tenant, record.name, "api_token")
     registry.put(workspace.database.engine, record, {"api_token": box})
     return record

@@ -65,6 +65,9 @@ def test_the_commands_are_those_of_the_design():
         "audit head",
         "audit rotate-key",
         "quarantine replay",
+        "tenants add",
+        "tenants analyst",
+        "tenants list",
     }
 
 

@@ -1,0 +1,122 @@
+"""Who may read the data besides the pipeline: the analysts' role, and a login for each tenant.
+
+Which rows they see is decided by row policies, on the tables by a migration and on the marts by
+`dbt_project/macros/protect.sql`; here are the roles and what they are granted. None of them may
+write anything, and the schema `bridge` is closed to them.
+"""
+
+import secrets
+from dataclasses import dataclass, field
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import sql
+from sqlalchemy.exc import ProgrammingError
+
+from bridge_pipeline.database.engine import Database
+from bridge_pipeline.naming import DESK_SCHEMA, MARTS_SCHEMA, checked_key
+from bridge_pipeline.redaction import remember
+
+ANALYST = "bridge_analyst"
+_TENANT = "bridge_tenant_"
+# The login can read and nothing else, whatever the defaults of the server are.
+_ATTRIBUTES = "login nosuperuser nocreatedb nocreaterole noreplication nobypassrls"
+_CREATE = sql.SQL("create role {} " + _ATTRIBUTES + " password {}")
+_ALTER = sql.SQL("alter role {} " + _ATTRIBUTES + " password {}")
+_PASSWORD_BYTES = 24
+_NOT_ALLOWED = "42501"
+_GRANT = """
+do $$
+declare
+    reader name;
+begin
+    for reader in
+        select rolname from pg_roles
+        where rolname = 'bridge_analyst' or starts_with(rolname, 'bridge_tenant_')
+    loop
+        execute format('grant usage on schema {desk}, {marts} to %I', reader);
+        execute format('grant select on all tables in schema {desk}, {marts} to %I', reader);
+    end loop;
+end
+$$
+"""
+
+
+class RolesNotAllowed(RuntimeError):
+    """The database user of this installation may not make roles; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Login:
+    """A role that may sign in; the password is told once and kept nowhere."""
+
+    role: str
+    password: str = field(repr=False)
+    database: Database
+
+    @property
+    def address(self) -> str:
+        """The address that psql and BI tools take, password included."""
+        url = self.database.url.set(username=self.role, password=self.password)
+        return Database(url).libpq()
+
+
+def role_of(tenant: str) -> str:
+    """The role that sees one tenant's rows.
+
+    Raises:
+        InvalidKey: that may not be a tenant's name.
+    """
+    return _TENANT + checked_key("tenant", tenant)
+
+
+def exists(connection: sa.Connection, role: str) -> bool:
+    """Whether the server has the role."""
+    query = sa.text("select exists (select from pg_roles where rolname = :role)")
+    return bool(connection.scalar(query, {"role": role}))
+
+
+def make_login(database: Database, role: str) -> Login:
+    """Makes a role, or gives it another password, and grants it what readers may read.
+
+    Raises:
+        RolesNotAllowed: the database user may not make roles.
+    """
+    password = secrets.token_urlsafe(_PASSWORD_BYTES)
+    remember(password)
+    try:
+        with database.engine.begin() as connection:
+            statement = _ALTER if exists(connection, role) else _CREATE
+            connection.exec_driver_sql(_filled(connection, statement, role, password))
+            grant_readers(connection)
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) != _NOT_ALLOWED:
+            raise
+        raise RolesNotAllowed(
+            f"{database.url.username} may not make the role {role}: give it CREATEROLE, or have an "
+            f'administrator run: create role "{role}" {_ATTRIBUTES}'
+        ) from None
+    return Login(role, password, database)
+
+
+def grant_readers(connection: sa.Connection) -> None:
+    """Lets the readers that exist read all tables of `desk` and `marts`; their rows, by the policies."""
+    connection.execute(sa.text(_GRANT.format(desk=DESK_SCHEMA, marts=MARTS_SCHEMA)))
+
+
+def drop_login(connection: sa.Connection, role: str) -> None:
+    """Removes a role and what it was granted here; a role that is not there is left alone."""
+    if exists(connection, role):
+        name = sql.Identifier(role).as_string(_driver(connection))
+        connection.exec_driver_sql(f"drop owned by {name}; drop role {name}")
+
+
+def _filled(connection: sa.Connection, statement: sql.SQL, role: str, password: str) -> str:
+    driver = _driver(connection)
+    # The server gets what it would store, so that no log of statements holds the password.
+    verifier = driver.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
+    return statement.format(sql.Identifier(role), sql.Literal(verifier.decode())).as_string(driver)
+
+
+def _driver(connection: sa.Connection) -> psycopg.Connection:
+    return connection.connection.driver_connection  # type: ignore[return-value]

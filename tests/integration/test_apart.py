@@ -1,0 +1,229 @@
+"""Tenants are apart (L8): their logins read their own rows and nothing else, in whatever way they try."""
+
+import itertools
+import os
+import subprocess
+import sys
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from bridge_pipeline.database import readers
+from bridge_pipeline.database.tables import metadata
+from bridge_pipeline.settings import PROJECT_ROOT
+from resources.dbt import connection_variables
+from tests.integration.desk import account, serving, ticket, user
+from tests.integration.flow import connect, day, process, rows
+
+# Roles belong to the server that all tests share: no other test may use these.
+TENANTS = ("apart-one", "apart-two")
+DAY = "2024-03-01"
+DETAILS = {"resolved_at": f"{DAY}T10:00:00Z", "customer_user": {"id": 1, "_type": "User"}}
+WITH_TENANT = {t.name: t for t in metadata.tables.values() if "tenant" in t.columns}
+MARTS = ("dim_accounts", "dim_users", "fct_tickets", "fct_account_volume", "fct_resolution_times")
+VIEWS = ("stg_accounts", "stg_users", "stg_tickets", "stg_ticket_users")
+READABLE = [*(f"desk.{name}" for name in ("accounts", "users", "tickets", "ticket_users"))]
+MODELS = [f"marts.{name}" for name in (*MARTS, *VIEWS)]
+CLOSED = sorted(f"bridge.{t.name}" for t in metadata.tables.values() if t.schema == "bridge")
+
+
+def fill(workspace, tenant):
+    """A desk of one tenant, whose every text names it."""
+    with serving() as desk:
+        connect(workspace, desk, f"{tenant}-helpdesk", tenant)
+        desk.records["accounts"] = [account(1, f"{DAY}T10:00:00Z", name=f"account of {tenant}")]
+        desk.records["users"] = [user(1, f"{DAY}T10:00:00Z", name=f"user of {tenant}")]
+        desk.records["tickets"] = [
+            *(ticket(n, f"{DAY}T10:00:00Z", subject=f"ticket of {tenant}", **DETAILS) for n in range(1, 4)),
+            b'{"id": "' + tenant.encode() + b'"}',
+        ]
+        process(workspace, day(DAY), name=f"{tenant}-helpdesk")
+
+
+def build(workspace):
+    """A real build of the models, as a run makes it."""
+    arguments = ["build", "--exclude-resource-type", "unit_test", "--quiet", "--target-path"]
+    command = [sys.executable, "-c", "from dbt.cli.main import cli; cli()", *arguments]
+    folder = PROJECT_ROOT / "dbt_project"
+    subprocess.run(
+        [*command, workspace.home.work / "dbt", "--project-dir", folder, "--profiles-dir", folder],
+        env=os.environ | connection_variables(workspace) | {"DBT_LOG_PATH": str(workspace.home.work)},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+@pytest.fixture
+def logins(workspace):
+    """Two tenants with data, models, and a login each."""
+    for tenant in TENANTS:
+        fill(workspace, tenant)
+    found = [readers.make_login(workspace.database, readers.role_of(tenant)) for tenant in TENANTS]
+    build(workspace)
+    yield found
+    with workspace.database.engine.begin() as connection:
+        for role in (*(login.role for login in found), readers.ANALYST):
+            readers.drop_login(connection, role)
+
+
+def signed_in(login):
+    return psycopg.connect(login.address, autocommit=True)
+
+
+def told(connection, statement):
+    """All that a statement tells: its rows, or its error with every detail."""
+    try:
+        with connection.cursor() as cursor:
+            if statement.startswith("copy"):
+                with cursor.copy(statement) as copy:
+                    return repr([bytes(part) for part in copy] if "to " in statement else copy.write(b""))
+            cursor.execute(statement)
+            return repr(cursor.fetchall()) if cursor.description else ""
+    except psycopg.Error as error:
+        diagnosis = error.diag
+        return repr([str(error), diagnosis.message_detail, diagnosis.message_hint, diagnosis.context])
+
+
+WRITES = (
+    "insert into {t} select * from {t}",
+    "update {t} set tenant = '{mine}'",
+    "update {t} set tenant = tenant where tenant = '{other}'",
+    "delete from {t} where tenant = '{other}'",
+    "delete from {t}",
+    "truncate {t} cascade",
+    "drop table {t} cascade",
+    "alter table {t} disable row level security",
+    "drop policy tenants on {t}",
+    "create policy mine on {t} using (true)",
+    "create index on {t} (tenant)",
+    "create trigger spy before insert on {t} execute function suppress_redundant_updates_trigger()",
+    "copy {t} from stdin",
+    "begin; lock table {t} in access exclusive mode",
+)
+READS = (
+    "select * from {t}",
+    "select count(*) from {t} where tenant = '{other}'",
+    "select * from {t} where tenant <> '{mine}'",
+    "select * from {t} where connection = '{other}-helpdesk'",
+    "select * from {t} where tenant || '' = '{other}' or true",
+    "select string_agg({t}::text, '') from {t}",
+    "select * from {t} order by (select 1 / case when tenant = '{other}' then 0 else 1 end)",
+    "select cast(tenant as integer) from {t} where tenant = '{other}'",
+    "select cast(r::text as integer) from {t} r where tenant <> '{mine}'",
+    "select * from {t} tablesample bernoulli (100)",
+    "select * from only {t}",
+    "select a.* from {t} a full join {t} b on false",
+    "with r as materialized (select * from {t}) select * from r",
+    "select to_jsonb(r) from {t} r",
+    "select * from query_to_xml('select * from {t}', true, true, '')",
+    "select * from table_to_xml('{t}', true, true, '')",
+    "copy {t} to stdout",
+    "copy (select * from {t}) to program 'cat'",
+    "explain (analyze, verbose) select * from {t} where tenant = '{other}'",
+    "select * from pg_stats where schemaname || '.' || tablename = '{t}'",
+)
+AROUND = (
+    "set role {other_role}",
+    "set session authorization {other_role}",
+    "set row_security = off; select * from desk.tickets",
+    "select set_config('role', '{other_role}', false)",
+    "select set_config('row_security', 'off', false); select * from desk.tickets",
+    "set app.tenant = '{other}'; select * from desk.tickets",
+    "grant {other_role} to current_user",
+    "alter role current_user superuser",
+    "alter role current_user bypassrls",
+    "create role {other_role}_too in role {other_role}",
+    "create view public.spy as select * from desk.tickets",
+    "create temporary view spy as select * from desk.tickets; select * from spy",
+    "create function pg_temp.spy() returns setof desk.tickets security definer language sql as "
+    "'select * from desk.tickets'; select * from pg_temp.spy()",
+    "create schema spy",
+    "create extension dblink",
+    "select pg_read_file('/etc/passwd')",
+    "select * from pg_ls_dir('.')",
+    "select lo_import('/etc/passwd')",
+    "select rolpassword from pg_authid",
+    "select query from pg_stat_activity where usename <> current_user and query like '%{other}%'",
+    "select pg_terminate_backend(pid) from pg_stat_activity where usename <> current_user",
+    "select * from desk.tickets t where exists (select from bridge.connections)",
+    "select secrets from bridge.connections",
+    "select raw from bridge.quarantine",
+    "select config from bridge.connections where tenant = '{other}'",
+    "alter system set row_security = off",
+    "begin; set local role {other_role}; select * from desk.tickets",
+    "reset role; select * from desk.tickets",
+    "do $$ begin execute 'set role {other_role}'; end $$",
+)
+
+
+def attempts(mine, other):
+    """Every way to every table, as one tenant against the other."""
+    names = {"mine": mine, "other": other, "other_role": f'"{readers.role_of(other)}"'}
+    for name, statement in itertools.product((*READABLE, *MODELS), (*READS, *WRITES)):
+        yield statement.format(t=name, **names)
+    for name, statement in itertools.product(CLOSED, (*READS[:3], "delete from {t}")):
+        yield statement.format(t=name, **names)
+    for statement in AROUND:
+        yield statement.format(**names)
+
+
+def attack(login, mine, other):
+    """Tries everything; returns how many attempts were made, none of which told or changed anything."""
+    texts = (f"ticket of {other}", f"account of {other}", f"user of {other}", f"'{other}-helpdesk'")
+    tried = 0
+    for statement in attempts(mine, other):
+        # A session of its own: what one attempt set must not help or hinder the next.
+        with signed_in(login) as connection:
+            answer = told(connection, statement).replace(statement, "")
+        assert not [text for text in texts if text in answer], (statement, answer)
+        tried += 1
+    return tried
+
+
+def check_own_rows(workspace, login, mine):
+    """Whether a login sees exactly its tenant's rows, in every table, view and mart."""
+    with signed_in(login) as connection:
+        for name in (*READABLE, *MODELS):
+            own = rows(workspace, f"select tenant from {name} where tenant = :mine", mine=mine)
+            assert own, name
+            assert connection.execute(f"select tenant from {name}").fetchall() == [(mine,)] * len(own), name
+
+
+def check_readers(workspace, logins):
+    """Whether analysts see everybody's rows, and no reader can do more than read."""
+    assert not [login for login in logins if login.password in repr(login)]
+    with signed_in(readers.make_login(workspace.database, readers.ANALYST)) as connection:
+        for name in ("desk.tickets", "marts.fct_tickets", "marts.stg_tickets"):
+            assert set(connection.execute(f"select distinct tenant from {name}")) == {(t,) for t in TENANTS}
+        for statement in ("select secrets from bridge.connections", *WRITES):
+            answer = told(connection, statement.format(t="desk.tickets", mine="x", other="y"))
+            assert "permission denied" in answer or "must be owner" in answer, (statement, answer)
+    query = """
+        select distinct rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls as more
+        from pg_roles where starts_with(rolname, 'bridge_tenant_apart') or rolname = 'bridge_analyst'
+    """
+    assert rows(workspace, query) == [{"more": False}]
+    plain = "select 1 from pg_authid where rolname like 'bridge_%' and rolpassword not like 'SCRAM-SHA-256$%'"
+    assert rows(workspace, plain) == []
+
+
+def test_no_way_leads_from_one_tenant_to_another_before_or_after_a_rebuild(workspace, logins):
+    before = [rows(workspace, f"select count(*) from {name}") for name in (*READABLE, *MODELS)]
+    pairs = list(zip(logins, TENANTS, TENANTS[::-1], strict=True))
+    tried = sum(attack(*pair) for pair in pairs)
+    assert tried >= 1_000
+    assert [rows(workspace, f"select count(*) from {name}") for name in (*READABLE, *MODELS)] == before
+    build(workspace)
+    for login, mine, _ in pairs:
+        check_own_rows(workspace, login, mine)
+    check_readers(workspace, logins)
+
+
+def test_every_table_that_carries_a_tenant_is_protected(database):
+    query = """
+        select c.relname from pg_class c
+        where c.relrowsecurity and 2 = (select count(*) from pg_policy p where p.polrelid = c.oid)
+    """
+    with database.engine.connect() as connection:
+        assert set(connection.scalars(sa.text(query))) == set(WITH_TENANT)
