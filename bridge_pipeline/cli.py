@@ -21,6 +21,7 @@ from bridge_pipeline.commands import (
     quarantine,
     records,
     run,
+    secrets,
     service,
     simulate,
     tenants,
@@ -42,6 +43,7 @@ app.add_typer(connections.app, name="connections")
 app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(expectations.app, name="expectations")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(secrets.app, name="secrets")
 app.add_typer(tenants.app, name="tenants")
 
 

@@ -38,6 +38,14 @@ class Settings(BaseSettings):
         None,
         description="The key that seals credentials, 32 bytes in base64; without it one is made in the home.",
     )
+    secret_key_command: str | None = Field(
+        None,
+        description="A command that prints that key instead, such as one that asks a key management service.",
+    )
+    former_secret_keys: SecretStr | None = Field(
+        None,
+        description="Keys of earlier times, newest first, separated by commas: `bridge secrets rotate`.",
+    )
     first_day: date = Field(date(2015, 1, 1), description="The first day that can be a partition (UTC).")
     settle_lag: timedelta = Field(
         timedelta(hours=2),

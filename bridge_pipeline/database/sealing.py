@@ -1,7 +1,8 @@
-"""Seals credentials for the database: AES-256-GCM under one key that never lies there.
+"""Seals credentials for the database: AES-256-GCM under a key that never lies there.
 
-The key comes from BRIDGE_SECRET_KEY, or from a file in the home that is made at first use.
-A box opens only for the tenant, connection and field it was made for.
+The key comes from BRIDGE_SECRET_KEY, from what BRIDGE_SECRET_KEY_COMMAND prints, or from a file in
+the home that is made at first use. Keys of earlier times still open what they sealed; see
+`steps.rotate`. A box opens only for the tenant, connection and field it was made for.
 """
 
 import base64
@@ -9,8 +10,11 @@ import binascii
 import hashlib
 import hmac
 import secrets
+import shlex
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -23,6 +27,9 @@ from bridge_pipeline.settings import Settings
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
+KEY_FILE, NEXT_KEY_FILE = "secret.key", "next.key"
+# Seconds; a key management service that is asked over a network.
+_COMMAND_SECONDS = 60
 Box = dict[str, str | int]
 
 
@@ -32,14 +39,15 @@ class SealingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Sealer:
-    """Seals and opens credentials with one key."""
+    """Seals credentials with one key, and opens what it or a `former` one sealed, newest first."""
 
     key: bytes = field(repr=False)
+    former: tuple[bytes, ...] = field(default=(), repr=False)
 
     @property
     def key_id(self) -> str:
         """Names the key without telling it."""
-        return self._derived("key id")[:16]
+        return _key_id(self.key)
 
     def seal(self, secret: str, tenant: str, connection: str, name: str) -> Box:
         """The box of the credential `name` of a connection, as JSON."""
@@ -56,7 +64,8 @@ class Sealer:
         place = f"the {name} of connection {connection}"
         if box.get("v") != 1:
             raise SealingError(f"{place} was sealed by a newer Project Bridge: install that one")
-        if box.get("key") != self.key_id:
+        key = next((key for key in (self.key, *self.former) if _key_id(key) == box.get("key")), None)
+        if key is None:
             raise SealingError(
                 f"{place} was sealed with the key {box.get('key')}, and this installation has {self.key_id}: "
                 "bring back keys/secret.key or BRIDGE_SECRET_KEY, or give the credential anew with "
@@ -64,7 +73,7 @@ class Sealer:
             )
         try:
             nonce, data = (base64.b64decode(str(box[part]), validate=True) for part in ("nonce", "data"))
-            secret = AESGCM(self.key).decrypt(nonce, data, _purpose(tenant, connection, name)).decode()
+            secret = AESGCM(key).decrypt(nonce, data, _purpose(tenant, connection, name)).decode()
         except (InvalidTag, KeyError, ValueError) as error:
             raise SealingError(
                 f"{place} is damaged or comes from elsewhere: give it anew with `bridge connections apply`"
@@ -73,27 +82,71 @@ class Sealer:
         return secret
 
     def fingerprint(self, secret: str) -> str:
-        """Names a credential without telling it; the same on every machine that has the key."""
-        return self._derived("fingerprint", secret)[:32]
+        """Names a credential without telling it; the same on every machine that has the keys.
 
-    def _derived(self, *parts: str) -> str:
-        return hmac.new(self.key, "\0".join(parts).encode(), hashlib.sha256).hexdigest()
+        The oldest key makes it, so that the quota of a credential outlives a rotation.
+        """
+        return _derived((self.key, *self.former)[-1], "fingerprint", secret)[:32]
+
+
+def _key_id(key: bytes) -> str:
+    return _derived(key, "key id")[:16]
+
+
+def _derived(key: bytes, *parts: str) -> str:
+    return hmac.new(key, "\0".join(parts).encode(), hashlib.sha256).hexdigest()
 
 
 def open_sealer(settings: Settings, home: Home) -> Sealer:
-    """The sealer with the key of BRIDGE_SECRET_KEY or else of the home, where it is made if missing.
+    """The sealer with the key of the environment or else of the home, where it is made if missing.
 
     Raises:
-        SealingError: what is there is not a key.
+        SealingError: what is there is not a key, or the command gives none.
     """
     if settings.secret_key is not None:
-        return Sealer(_decoded(settings.secret_key.get_secret_value(), "BRIDGE_SECRET_KEY"))
-    path = home.keys / "secret.key"
+        return _given(settings, settings.secret_key.get_secret_value(), "BRIDGE_SECRET_KEY")
+    if settings.secret_key_command is not None:
+        return _given(
+            settings, _printed(settings.secret_key_command), "what BRIDGE_SECRET_KEY_COMMAND prints"
+        )
+    path = home.keys / KEY_FILE
     if not path.exists():
         with file_lock(home.keys / "lock"):
             if not path.exists():
-                write_key(path, base64.b64encode(secrets.token_bytes(_KEY_BYTES)) + b"\n")
-    return Sealer(_decoded(path.read_text(), str(path)))
+                make_key(path)
+    former = [path for path in (home.keys / NEXT_KEY_FILE, *former_keys(home)) if path.exists()]
+    return Sealer(_read(path), tuple(_read(path) for path in former))
+
+
+def former_keys(home: Home) -> list[Path]:
+    """The files of the home's keys of earlier times, newest first."""
+    return sorted(home.keys.glob("former-*.key"), reverse=True)
+
+
+def _given(settings: Settings, text: str, place: str) -> Sealer:
+    former = settings.former_secret_keys
+    keys = former.get_secret_value().split(",") if former else ()
+    return Sealer(_decoded(text, place), tuple(_decoded(key, "BRIDGE_FORMER_SECRET_KEYS") for key in keys))
+
+
+def _printed(command: str) -> str:
+    """What a command prints, such as one that asks a key management service."""
+    try:
+        done = subprocess.run(
+            shlex.split(command), stdout=subprocess.PIPE, timeout=_COMMAND_SECONDS, check=True, text=True
+        )
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise SealingError(f"BRIDGE_SECRET_KEY_COMMAND gives no key: {error}") from None
+    return done.stdout
+
+
+def _read(path: Path) -> bytes:
+    return _decoded(path.read_text(), str(path))
+
+
+def make_key(path: Path) -> None:
+    """Writes a new key; the caller holds the lock of its folder."""
+    write_key(path, base64.b64encode(secrets.token_bytes(_KEY_BYTES)) + b"\n")
 
 
 def _decoded(text: str, place: str) -> bytes:

@@ -65,6 +65,7 @@ def test_the_commands_are_those_of_the_design():
         "audit head",
         "audit rotate-key",
         "quarantine replay",
+        "secrets rotate",
         "tenants add",
         "tenants analyst",
         "tenants list",

@@ -120,3 +120,27 @@ def test_what_is_no_key_is_refused_without_showing_it(home, monkeypatch, wrong):
     with pytest.raises(SealingError, match="BRIDGE_SECRET_KEY") as caught:
         open_sealer(settings.load(home=home.root), home)
     assert wrong not in str(caught.value)
+
+
+def test_what_a_former_key_sealed_opens_until_that_key_is_gone():
+    box = SEALER.seal("secret", *PLACE)
+    assert Sealer(bytes(32), (SEALER.key,)).unseal(box, *PLACE) == "secret"
+    with pytest.raises(SealingError, match=SEALER.key_id):
+        Sealer(bytes(32)).unseal(box, *PLACE)
+
+
+def test_a_fingerprint_outlives_a_rotation():
+    assert Sealer(bytes(32), (SEALER.key,)).fingerprint("secret") == SEALER.fingerprint("secret")
+
+
+def test_a_command_may_give_the_key(home, monkeypatch):
+    key = os.urandom(32)
+    monkeypatch.setenv("BRIDGE_SECRET_KEY_COMMAND", f"echo {base64.b64encode(key).decode()}")
+    assert open_sealer(settings.load(home=home.root), home) == Sealer(key)
+
+
+@pytest.mark.parametrize("command", ["false", "/no/such/program", "echo short", "echo 'unclosed"])
+def test_a_command_that_gives_no_key_is_named(home, monkeypatch, command):
+    monkeypatch.setenv("BRIDGE_SECRET_KEY_COMMAND", command)
+    with pytest.raises(SealingError, match="BRIDGE_SECRET_KEY_COMMAND"):
+        open_sealer(settings.load(home=home.root), home)
