@@ -97,6 +97,8 @@ def make_engine(address: str, application: str = "bridge") -> sa.Engine:
         pool_size=2,
         max_overflow=8,
         pool_pre_ping=True,
+        # An error would quote what was written: records of people.
+        hide_parameters=True,
         # A pooler may give each transaction another server, which does not know the statement.
         connect_args={
             "prepare_threshold": None,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from bridge_pipeline.connector_kit.journal import write_durably
-from bridge_pipeline.database import ledger, registry
+from bridge_pipeline.database import certificates, ledger, registry
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.engine import advisory_lock
 from bridge_pipeline.database.ledger import Batch
@@ -24,6 +24,7 @@ from bridge_pipeline.masking import masked_text
 from bridge_pipeline.model import ENTITIES
 from bridge_pipeline.redaction import redact_secrets
 from bridge_pipeline.steps import chain
+from bridge_pipeline.steps.certificate import verdict_words
 from bridge_pipeline.steps.changes import compare, state_of
 from bridge_pipeline.steps.due import entities_of
 from bridge_pipeline.steps.findings import Findings, Part, findings_of, last_day
@@ -181,6 +182,7 @@ def _page(connection: sa.Connection, findings: Findings, workbook: Path | None) 
             *findings.blocked_elsewhere,
         ],
         "at_once": _AT_ONCE,
+        "certificate": _certificate(connection, record.name),
         "head": chain.head(connection, record.tenant),
         "said_by": {each.id: _said(findings, each.accepted_by) for each in findings.accepted},
         "workbook": workbook,
@@ -190,6 +192,23 @@ def _page(connection: sa.Connection, findings: Findings, workbook: Path | None) 
         "owners": OWNERS,
         "terms": TERMS,
         "trend_size": (WIDTH, HEIGHT),
+    }
+
+
+def _certificate(connection: sa.Connection, name: str) -> dict[str, Any] | None:
+    """The newest reckoning against the source's own list, in words; None if there was none."""
+    newest = certificates.newest_certificate(connection, name)
+    if newest is None:
+        return None
+    title, text = verdict_words(newest.document)
+    span = newest.document["scope"]
+    scope = f"what changed from {span['from']} to {span['to']}" if span else "all that the source lists"
+    level = "good" if newest.complete else "bad"
+    return {
+        "number": newest.number,
+        "verdict": Verdict(level, title, text),
+        "scope": scope,
+        "path": newest.path,
     }
 
 

@@ -14,6 +14,7 @@ from bridge_pipeline.steps.extract import add_to_quarantine
 from tests.integration.flow import NAME
 
 DAY = date(2025, 3, 14)
+_FETCHED = datetime(2025, 3, 15, 3, 0, tzinfo=UTC)
 # What an attacker or an unlucky customer may put into any field.
 HOSTILE = (
     "<script>alert('x')</script>",
@@ -91,7 +92,8 @@ def plant_history(workspace: Workspace, batch: Batch, counts: list[int | None]) 
 
 def rejected(reason: str, raw: bytes, **more: Any) -> dict[str, Any]:
     """A record that was refused."""
-    return {"reason": reason, "raw": raw, "pointer": "", "detail": "", "record_id": None} | more
+    where = {"pointer": "", "detail": "", "record_id": None, "fetched_at": _FETCHED}
+    return {"reason": reason, "raw": raw} | where | more
 
 
 def plant_hostile(workspace: Workspace) -> None:

@@ -8,6 +8,9 @@ import pytest
 
 from bridge_pipeline import redaction
 from bridge_pipeline.database import ledger, registry
+from bridge_pipeline.steps import chain
+from bridge_pipeline.steps.certificate import verdict_words
+from bridge_pipeline.steps.certify import certify, newest
 from bridge_pipeline.steps.report import write_report
 from bridge_pipeline.steps.summary import summarise_connection, summarise_run
 from tests.integration.desk import TOKEN, account, ticket, user
@@ -237,3 +240,24 @@ def test_the_trend_is_that_of_the_audit_files(planted):
     plant_history(planted, batch, [7, None, 30, 12])
     said = texts(write_report(planted, NAME, DAY).html.read_text())
     assert "lowest 7, highest 30, this day 12; 27 of 30 days without data" in said
+
+
+def test_the_report_names_the_newest_certificate_and_the_head_of_the_chain(desk, workspace):
+    at = f"{FIRST}T01:00:00Z"
+    desk.records["accounts"], desk.records["users"] = [account(1, at)], [user(1, at)]
+    desk.records["tickets"] = [ticket(number, at) for number in (1, 2)]
+    process(workspace, day(FIRST))
+    before = write_report(workspace, NAME, day(FIRST).start.date())
+    assert "No certificate yet" in texts(before.html.read_text())
+    desk.records["tickets"].append(ticket(3, "2024-02-01T00:00:00Z", subject="before the days read"))
+    desk.records["accounts"].clear()
+    certify(workspace, NAME)
+    after = write_report(workspace, NAME, day(FIRST).start.date())
+    said = texts(after.html.read_text())
+    title, text = verdict_words(newest(workspace, NAME).document)
+    assert f"{title} Certificate 1 , the full reckoning" in said
+    assert text in said
+    assert f"{title}." in after.markdown
+    with workspace.database.engine.connect() as connection:
+        head = chain.head(connection, "acme")
+    assert f"ended, when this was written, with entry {head.sequence}: {head.sha256}" in said
