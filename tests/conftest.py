@@ -27,12 +27,21 @@ from bridge_pipeline.settings import Settings
 # Not `BRIDGE_…`, because those are cleaned away. Workers inherit it from the controller.
 _SERVER_HOME = "TESTS_SERVER_HOME"
 _TEMPLATE = "template_bridge"
+_ROOM = 4 * 2**30
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         # Not below pytest's own folder: each pytest that starts takes that away from other users.
-        os.environ[_SERVER_HOME] = tempfile.mkdtemp(prefix="bridge-tests-")
+        os.environ[_SERVER_HOME] = tempfile.mkdtemp(prefix="bridge-tests-", dir=_in_memory())
+
+
+def _in_memory() -> str | None:
+    """A folder in memory, if the machine has room: each test's database is made and dropped, and every
+    one of these waits for the disk."""
+    folder = Path("/dev/shm")
+    roomy = folder.is_dir() and os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > _ROOM
+    return str(folder) if roomy else None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
