@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from bridge_pipeline.database.workspace import Workspace
-from bridge_pipeline.steps.audit import AuditFile, audit_window
-from bridge_pipeline.steps.tables import bring_up_to_date
+from bridge_pipeline.steps.audit import AuditFile, audit_days
 from tests.integration.desk import Desk, ticket
 from tests.integration.flow import NAME, connect, day, execute, land, process, rows, table
 
@@ -209,8 +208,7 @@ def test_a_batch_fetched_earlier_never_replaces_the_current_file(workspace, desk
     current = run(workspace)
     # The newer batch may not be read any more, so the older one is the newest that covers the day.
     execute(workspace, "update bridge.batches set verdict = 'blocked' where id > :id", id=wide.id)
-    bring_up_to_date(workspace, NAME, "tickets", day("2024-03-01", "2024-03-02"))
-    again, _ = audit_window(workspace, NAME, "tickets", day("2024-03-01", "2024-03-02"))
+    again, _ = audit_days(workspace, NAME, "tickets", day("2024-03-01", "2024-03-02").days())
     assert (again.version, again.added) == (1, False)
     assert cells(again)[0]["updated_at"] == "2024-03-01T13:00:00.000000Z"
     assert sorted(path.name for path in current.path.parent.iterdir()) == ["v0001.csv", "v0001.json"]

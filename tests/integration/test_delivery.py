@@ -137,10 +137,15 @@ def test_a_block_is_told_once_with_its_report_and_so_is_its_end(workspace, desk,
     assert mail["Subject"] == f"{NAME}: tickets of {DAY} blocked"
     text = mail.get_body(("plain",)).get_content()
     assert text.startswith("Do not rely on this data yet")
-    assert "Not more of the records are rejected than may be. (10 of 100)" in text
+    assert "Of 100 records or more, at most 5.0% are rejected. (10 of 100)" in text
     assert f"bridge accept {batch.id} --by NAME" in text
-    (attached,) = mail.iter_attachments()
+    attached, workbook = mail.iter_attachments()
     assert attached.get_filename() == f"{DAY}.html"
+    rejected = workspace.home.rejected_of("acme", NAME, date.fromisoformat(DAY))
+    assert (workbook.get_filename(), workbook.get_payload(decode=True)) == (
+        rejected.name,
+        rejected.read_bytes(),
+    )
     page = workspace.home.report_of("acme", NAME, date.fromisoformat(DAY)).read_bytes()
     assert attached.get_payload(decode=True) == page
     assert b"Do not rely on this data yet" in page
@@ -208,8 +213,11 @@ def test_only_the_newest_settled_day_is_told_and_once(workspace, desk, post, rev
         tell_report(workspace, write_report(workspace, NAME, newest), settled)
     assert deliver(workspace) == Delivered(sent=1)
     (mail,) = post.mails
-    assert mail["Subject"] == f"{NAME} {DAY}: Complete and good"
-    assert "- tickets: all" in mail.get_body(("plain",)).get_content()
+    assert mail["Subject"] == write_report(workspace, NAME, newest).subject
+    assert (
+        "checks found something; 1 records of the window landed, 0 in quarantine"
+        in mail.get_body(("plain",)).get_content()
+    )
     (attached,) = mail.iter_attachments()
     assert attached.get_payload(decode=True) == write_report(workspace, NAME, newest).html.read_bytes()
 
