@@ -5,7 +5,7 @@ from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.steps.announce import tell_accepted
 from bridge_pipeline.steps.audit import audit_window
-from bridge_pipeline.steps.chain import Draft, append
+from bridge_pipeline.steps.chain import Draft, append, export_chain
 from bridge_pipeline.steps.load import load
 from bridge_pipeline.steps.replay import finish
 
@@ -27,6 +27,7 @@ def accept_batch(workspace: Workspace, batch_id: int, by: str, reason: str) -> B
         facts = {"connection": accepted.connection, "entity": accepted.entity, "window": str(accepted.window)}
         facts |= {"batch": accepted.id, "by": by, "reason": reason}
         append(workspace, connection, accepted.tenant, [Draft("accept", facts=facts)])
+    export_chain(workspace, accepted.tenant)
     if accepted.kind == "replay":
         return finish(workspace, accepted).batch
     load(workspace, accepted)

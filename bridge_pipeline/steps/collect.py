@@ -34,12 +34,18 @@ _MOST_BYTES = 32_000_000
 
 @dataclass
 class Counts:
-    """The terms of a batch's equation, and the span of its fetch times."""
+    """The terms of a batch's equation, and the span of its fetch times.
+
+    Of the quarantined records, `elsewhere` say themselves that they changed outside the window, and
+    `undated` do not say when.
+    """
 
     fetched: int = 0
     outside: int = 0
     duplicate: int = 0
     quarantined: int = 0
+    elsewhere: int = 0
+    undated: int = 0
     landed: int = 0
     pages: int = 0
     fetched_from: datetime | None = None
@@ -81,15 +87,18 @@ class Collector:
         self.inventory.add(page.content.records)
         latest = _micros(page.fetched_at + _AHEAD)
         parsed = [self._parse(page, position, latest) for position in range(len(page.content.records))]
-        fresh = self._census.enter([self._sighting(item, latest) for item in parsed])
+        inside = [self._inside(item, latest) for item in parsed]
+        fresh = self._census.enter([_sighting(*pair) for pair in zip(parsed, inside, strict=True)])
         refused: list[RejectedRecord] = []
-        for position, (item, new) in enumerate(zip(parsed, fresh, strict=True)):
+        for position, (item, within, new) in enumerate(zip(parsed, inside, fresh, strict=True)):
             if not new:
                 counts.duplicate += 1
             elif isinstance(item, Rejected):
                 counts.quarantined += 1
+                counts.elsewhere += within is False
+                counts.undated += within is None
                 refused.append(_rejected(item, page, position))
-            elif not self._inside(item):
+            elif not within:
                 counts.outside += 1
             else:
                 self._rows.append(self._landing_row(item, page, position))
@@ -126,28 +135,19 @@ class Collector:
             self._exact_page, self._exact_slices = page.number, pages.exact_records(body, self._stream.names)
         return self._exact_slices[position]
 
-    def _sighting(self, item: Row | Rejected, latest: int) -> Sighting:
-        if isinstance(item, Rejected):
-            # Of a record that cannot be accepted nothing but its bytes is certain.
-            digest = hashlib.sha256(item.raw).hexdigest()
-            return Sighting(f"sha256:{digest}", digest, self._may_be_inside(item, latest), rejected=True)
-        return Sighting(item.id, item.content_hash, self._inside(item))
-
-    def _may_be_inside(self, item: Rejected, latest: int) -> bool:
-        """False only where a rejected record says clearly that it changed outside the window: it does not
-        keep the listing from being whole."""
+    def _inside(self, item: Row | Rejected, latest: int) -> bool | None:
+        """Whether a record changed within the window; None of a rejected one that does not say when."""
         if self._window is None:
             return True
+        if isinstance(item, Row):
+            return item.changed_at is None or self._window.contains(from_microseconds(item.changed_at))
         try:
             moment = self._changed_at(json.loads(item.raw))
         except (ValueError, RecursionError, TypeError, AttributeError):
-            return True
-        return moment is None or moment > latest or self._window.contains(from_microseconds(moment))
-
-    def _inside(self, row: Row) -> bool:
-        if self._window is None or row.changed_at is None:
-            return True
-        return self._window.contains(from_microseconds(row.changed_at))
+            return None
+        if moment is None or moment > latest:
+            return None
+        return self._window.contains(from_microseconds(moment))
 
     def _landing_row(self, row: Row, page: Page, position: int) -> tuple[Any, ...]:
         exact = page.content.exact
@@ -171,6 +171,15 @@ class Collector:
         arrays = [_array(values, field.type) for values, field in zip(columns, self._schema, strict=True)]
         self._rows, self._bytes = [], 0
         return pa.Table.from_arrays(arrays, schema=self._schema)
+
+
+def _sighting(item: Row | Rejected, inside: bool | None) -> Sighting:
+    if isinstance(item, Row):
+        return Sighting(item.id, item.content_hash, inside is True)
+    # Of a record that cannot be accepted nothing but its bytes is certain; one that clearly changed
+    # elsewhere does not keep the listing from being whole.
+    digest = hashlib.sha256(item.raw).hexdigest()
+    return Sighting(f"sha256:{digest}", digest, inside is not False, rejected=True)
 
 
 def _array(values: tuple[Any, ...], kind: pa.DataType) -> pa.Array:

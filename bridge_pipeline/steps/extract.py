@@ -257,6 +257,9 @@ class _Extraction:
         self, batch_id: int, number: int, collector: Collector, journal: Journal, files: list[dict[str, Any]]
     ) -> Batch:
         counts, record = collector.counts, self._source.record
+        for name in ("elsewhere", "undated"):
+            if found := getattr(counts, name):
+                self._proof[f"quarantined_{name}"] = found
         now = datetime.now(UTC)
         return Batch(
             id=batch_id,

@@ -155,13 +155,17 @@ def _versions_unique(expectation: Expectation, evidence: Evidence) -> CheckResul
 
 
 def _quarantined_share(expectation: Expectation, batch: Batch, rejected: int) -> CheckResult:
+    """Records of the window against the window, and those without a readable time against all read."""
     most, minimum = expectation.arguments["max_share"], expectation.arguments["minimum"]
-    distinct = batch.fetched - batch.duplicate
-    bad = batch.quarantined + rejected
-    share = bad / distinct if distinct else 0.0
+    undated, elsewhere = (batch.proof.get(f"quarantined_{name}", 0) for name in ("undated", "elsewhere"))
+    bad = batch.quarantined - undated - elsewhere + rejected
+    of_window = batch.landed + batch.quarantined - undated - elsewhere
+    of_all = batch.fetched - batch.duplicate
+    found = [(bad, of_window), (bad + undated, of_all)]
     # What a replay refuses was counted when it was read.
-    few = batch.kind == "replay" or distinct < minimum
-    passed = few or share <= most
+    judged = [pair for pair in found if pair[1] >= minimum and batch.kind != "replay"]
+    share, (bad, distinct) = max(((pair[0] / pair[1] if pair[1] else 0.0), pair) for pair in judged or found)
+    passed = not judged or share <= most
     return _fact(expectation, passed, distinct, bad, share=round(share, 4), most=most)
 
 

@@ -194,6 +194,7 @@ def _apply(connection: sa.Connection, entity: Entity, batch: Batch) -> _Counts:
     run(_NEWEST)
     run("analyze newest")
     older = count("incoming") - count("newest")
+    run(_reappeared(entity))
     unchanged = run(_drop_unchanged(entity))
     superseded = run(_drop_superseded(entity))
     placeholders = sum(
@@ -284,6 +285,18 @@ def _newer(row: str) -> str:
     return f"""({row}.placeholder
         or (coalesce(n.updated_at, '-infinity'), n.fetched_at)
         > (coalesce({row}.updated_at, '-infinity'), {row}.fetched_at))"""
+
+
+def _reappeared(entity: Entity) -> str:
+    """Takes back the deletion of what was seen after it, though in an older version than the table has.
+
+    Seeing a record clears its deletion (rule 19); its content stays that of the newest version.
+    """
+    return f"""
+    update desk.{entity.name} d set deleted_at = null, loaded_at = now() from newest n
+    where d.connection = :connection and d.id = n.id and n.fetched_at > d.deleted_at
+        and d.content_hash <> n.content_hash
+    """
 
 
 def _drop_unchanged(entity: Entity) -> str:

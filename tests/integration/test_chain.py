@@ -22,7 +22,7 @@ from bridge_pipeline.steps.audit import AuditFile, audit_records, audit_window
 from bridge_pipeline.steps.chain import ChainFileAltered, Draft, append, export_chain, head, rotate_key
 from bridge_pipeline.steps.extract import extract
 from bridge_pipeline.steps.heads import known_heads
-from bridge_pipeline.steps.load import load, load_window
+from bridge_pipeline.steps.load import BatchBlocked, load, load_window
 from bridge_pipeline.steps.verify import Verification, verify_folder
 from tests.integration import flow
 from tests.integration.desk import Desk, serving, ticket
@@ -450,3 +450,16 @@ def test_a_year_is_chained_and_verified_fast(workspace, desk):
     verifying = time.perf_counter() - started
     assert append_time[0] < 0.25 * audited, f"{append_time[0]:.2f} s of {audited:.2f} s"
     assert verifying < audited, f"{verifying:.2f} s to verify what took {audited:.2f} s to write"
+
+
+def test_an_acceptance_that_cannot_be_audited_yet_leaves_a_whole_chain(workspace, desk):
+    desk.records["tickets"] = [
+        *(ticket(number, "2024-03-01T10:00:00Z") for number in range(1, 91)),
+        *(b'{"id": "no number %d", "updated_at": "2024-03-01T10:00:00Z"}' % n for n in range(10)),
+    ]
+    first = flow.land(workspace, "tickets", day("2024-03-01"))
+    second = flow.land(workspace, "tickets", day("2024-03-01"))
+    assert (first.verdict, second.verdict) == ("blocked", "blocked")
+    with pytest.raises(BatchBlocked):
+        accept_batch(workspace, first.id, "Ann", "the vendor confirmed it")
+    assert verified(workspace).findings == []

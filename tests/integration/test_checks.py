@@ -87,6 +87,32 @@ def test_a_share_of_rejected_records_above_the_limit_blocks_larger_batches(
     assert results(workspace, batch)["quarantined_share"].passed == (verdict == "passed")
 
 
+def bad_ticket(number: int, changed: str) -> bytes:
+    """A ticket that cannot be accepted, but says when it changed."""
+    return b'{"id": "no number %d", "updated_at": "%s"}' % (number, changed.encode())
+
+
+@pytest.mark.parametrize("neighbours", [0, 200])
+def test_good_records_of_other_days_do_not_hide_a_share_of_rejected_ones(workspace, desk, neighbours):
+    desk.filtering = "ignored"
+    desk.records["tickets"] = [
+        *(ticket(number, NOON) for number in range(1, 95)),
+        *(bad_ticket(number, NOON) for number in range(6)),
+        *(ticket(1_000 + number, "2024-02-10T12:00:00Z") for number in range(neighbours)),
+    ]
+    assert land(workspace, "tickets", DAY).verdict == "blocked"
+
+
+def test_rejected_records_of_other_days_do_not_block_a_good_day(workspace, desk):
+    desk.filtering = "ignored"
+    desk.records["tickets"] = [
+        *(ticket(number, NOON) for number in range(1, 101)),
+        *(bad_ticket(number, "2024-02-10T12:00:00Z") for number in range(30)),
+    ]
+    batch = land(workspace, "tickets", DAY)
+    assert (batch.verdict, batch.quarantined, batch.landed) == ("passed", 30, 100)
+
+
 def test_a_blocked_batch_reaches_nothing_until_it_is_accepted(workspace, desk):
     fill(desk, 94, 6)
     batch = land(workspace, "tickets", DAY)

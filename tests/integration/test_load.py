@@ -190,3 +190,15 @@ def test_every_batch_that_touches_the_window_is_loaded_oldest_first(workspace, d
     assert [result.batch.id for result in update.loads] == [wide.id, narrow.id]
     assert arrived(workspace, "tickets") == {"1", "2"}
     assert bring_up_to_date(workspace, NAME, "tickets", day("2024-03-02")).loads == []
+
+
+def test_a_record_that_reappears_in_an_older_version_is_no_longer_deleted_and_keeps_its_newest(
+    workspace, desk
+):
+    desk.records["tickets"] = [ticket(1, NOON, subject="newest")]
+    process(workspace, day(DAY), ["tickets"])
+    execute(workspace, "update desk.tickets set deleted_at = now()")
+    desk.records["tickets"] = [ticket(1, "2024-03-01T09:00:00Z", subject="from a backup")]
+    process(workspace, day(DAY), ["tickets"])
+    row = table(workspace, "tickets")["1"]
+    assert (row["deleted_at"], row["subject"]) == (None, "newest")
