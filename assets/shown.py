@@ -18,7 +18,7 @@ from bridge_pipeline.database import registry
 from bridge_pipeline.database.ledger import Batch, CheckResult
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace
-from bridge_pipeline.masking import masked
+from bridge_pipeline.masking import masked, masked_text
 from bridge_pipeline.model import ENTITIES, Entity
 from bridge_pipeline.model.expectation import LOADED, Expectation, of_tables
 from bridge_pipeline.steps.audit import AuditFile
@@ -144,7 +144,8 @@ def check_results(
         else:
             # What a reviewer accepted no longer stops anything.
             accepted = batch is not None and batch.verdict == "accepted" and result.severity == "block"
-            evidence = _evidence(workspace, record, entity, result) | (_batch_facts(batch) if batch else {})
+            evidence = _evidence(workspace, record, entity, result)
+            evidence |= _batch_facts(workspace, batch) if batch else {}
             yield _check(spec, result.passed or accepted, result.severity, evidence, result.note)
 
 
@@ -175,9 +176,12 @@ def _check(
     )
 
 
-def _batch_facts(batch: Batch) -> dict[str, Any]:
-    accepted = {"accepted_by": batch.accepted_by, "accept_reason": batch.accept_reason}
-    return {"batch": batch.id} | (accepted if batch.verdict == "accepted" else {})
+def _batch_facts(workspace: Workspace, batch: Batch) -> dict[str, Any]:
+    if batch.verdict != "accepted":
+        return {"batch": batch.id}
+    clear = registry.shows_personal_data(workspace.database.engine, batch.tenant)
+    by, reason = (masked_text(each, clear) for each in (batch.accepted_by, batch.accept_reason))
+    return {"batch": batch.id, "accepted_by": by, "accept_reason": reason}
 
 
 def _evidence(

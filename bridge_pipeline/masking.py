@@ -19,6 +19,11 @@ _WAS_CUT = re.compile(rf".{{{_SHOWN}}}… \([0-9]+ characters\)", re.DOTALL)
 # What the parser's own words and the source's own marks look like; all else may be a person's text.
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9:.,]{0,18}(?:Z|[+-][0-9:]{2,6})?)?")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+# An id beyond doubt: a number as sources count, or a long hexadecimal one, or a UUID. A phone number
+# begins with 0 or +.
+_ID = re.compile(
+    r"0|[1-9][0-9]{0,19}|[0-9a-fA-F]{16,64}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+)
 # A value as Python quotes it, up to the last such quote.
 _QUOTED = re.compile(r"""(['"])(.+)\1""", re.DOTALL)
 # Digits as people write phone numbers, with or without separators: 9 to 15 of them.
@@ -45,9 +50,12 @@ def masked(entity: Entity, column: str, value: Any, clear: bool = False) -> str:
 def masked_text(value: Any, clear: bool = False) -> str:
     """A text that is nobody's own, with the addresses and phone numbers in it masked, and cut."""
     text = _harmless(value)
-    if not clear:
-        text = _NUMBER.sub(_unless_a_time, redact_people(text))
-    return _isolated(_cut(text))
+    return _isolated(_cut(text if clear else _without_people(text)))
+
+
+def masked_statement(value: str) -> str:
+    """What a reviewer said, with the addresses and phone numbers in it masked; not cut, as it is evidence."""
+    return _isolated(_without_people(_harmless(value)))
 
 
 def masked_whole(value: Any) -> str:
@@ -103,7 +111,7 @@ def _hidden(key: str, value: Any, depth: int) -> Any:
 
 def _shown(key: str, text: str) -> str:
     text = _harmless(text)
-    if _TIME.fullmatch(text) or (_is_key(key) and _KEY.fullmatch(text)):
+    if _TIME.fullmatch(text) or (_is_key(key) and _ID.fullmatch(text)):
         return text
     return masked_whole(text) if text else text
 
@@ -116,6 +124,10 @@ def _long_integer(text: str) -> bool:
     """Whether it is a number with more digits than any phone number has, or with fewer."""
     digits = text.removeprefix("-")
     return digits.isascii() and digits.isdigit() and not 7 <= len(digits) <= 15
+
+
+def _without_people(text: str) -> str:
+    return _NUMBER.sub(_unless_a_time, redact_people(text))
 
 
 def _unless_a_time(found: re.Match[str]) -> str:

@@ -3,6 +3,7 @@
 from bridge_pipeline.database import ledger
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.masking import masked_statement
 from bridge_pipeline.steps.announce import tell_accepted
 from bridge_pipeline.steps.audit import audit_window
 from bridge_pipeline.steps.chain import Draft, append, export_chain
@@ -25,7 +26,7 @@ def accept_batch(workspace: Workspace, batch_id: int, by: str, reason: str) -> B
         accepted = ledger.accept(connection, batch_id, by, reason)
         tell_accepted(connection, accepted)
         facts = {"connection": accepted.connection, "entity": accepted.entity, "window": str(accepted.window)}
-        facts |= {"batch": accepted.id, "by": by, "reason": reason}
+        facts |= {"batch": accepted.id, "by": masked_statement(by), "reason": masked_statement(reason)}
         append(workspace, connection, accepted.tenant, [Draft("accept", facts=facts)])
     export_chain(workspace, accepted.tenant)
     if accepted.kind == "replay":

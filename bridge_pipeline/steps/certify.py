@@ -28,6 +28,7 @@ from bridge_pipeline.database.exclusive import exclusively
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.masking import masked_statement
 from bridge_pipeline.model import Window
 from bridge_pipeline.steps import certificate as written
 from bridge_pipeline.steps import chain
@@ -328,7 +329,7 @@ class _Certification:
             document = written.document(connection, record, self._scope, sections, previous, number)
             document |= self._run_facts(stocks, sections, started_at)
             listings = {key: listing for stock in stocks for key, listing in stock.listings.items()}
-            accepted = document.get("accepted", {})
+            accepted = vars(self._acceptance) if "accepted" in document and self._acceptance else {}
             certificate = replace(
                 written.write(self._workspace, document, listings, self._scope),
                 accepted_by=accepted.get("by"),
@@ -354,7 +355,8 @@ class _Certification:
             "source_requests": sum(stock.requests for stock in stocks),
         }
         if self._acceptance and any(section["disappeared"]["accepted"] for section in sections):
-            return {"run": run, "accepted": vars(self._acceptance)}
+            said = {key: masked_statement(value) for key, value in vars(self._acceptance).items()}
+            return {"run": run, "accepted": said}
         return {"run": run}
 
     def _audit(self, connection: sa.Connection, stock: _Stock, gone: list[str]) -> None:

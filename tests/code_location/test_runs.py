@@ -3,12 +3,14 @@
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from assets import shown
 from assets.partitions import SCHEDULED_TAG
 from bridge_pipeline import naming
 from bridge_pipeline.automation.jobs import DAILY_JOB, range_tags
@@ -17,9 +19,10 @@ from bridge_pipeline.database import ledger
 from bridge_pipeline.database.engine import advisory_lock
 from bridge_pipeline.database.registry import UnknownConnection
 from bridge_pipeline.definitions import defs
+from bridge_pipeline.model import ENTITIES as MODEL
 from bridge_pipeline.steps.due import due_spans
 from tests.integration.desk import Desk, Request, account, ticket, user
-from tests.integration.flow import NAME, arrived, connect, day, execute, process, rows
+from tests.integration.flow import NAME, arrived, connect, day, execute, land, process, rows
 
 ENTITIES = ("accounts", "users", "tickets")
 LAYERS = ("extracted", "tables", "audit")
@@ -174,6 +177,20 @@ def test_a_blocked_check_fails_the_run_and_stops_what_lies_downstream(installati
         ledger.accept(connection, batch["id"], "Grace Hopper", "looked at them")
     assert materialise(instance, ["tables/tickets", "audit/tickets"]).success
     assert len(arrived(installation, "tickets")) == 90
+
+
+def test_what_a_reviewer_said_is_masked_in_the_ui(installation, desk):
+    fill(desk)
+    batch = land(installation, "tickets", day("2024-03-01"))
+    with installation.database.engine.connect() as connection:
+        found = ledger.checks_of(connection, batch.id)[:1]
+    said = replace(
+        batch, verdict="accepted", accepted_by="Ann Lee", accept_reason="see ada@example.com, +49 170 1234567"
+    )
+    specs = [dg.AssetCheckSpec(found[0].name, asset="tickets")]
+    (shown_check,) = shown.check_results(installation, NAME, MODEL["tickets"], specs, found, said)
+    shown_by, reason = (shown_check.metadata[name].value for name in ("accepted_by", "accept_reason"))
+    assert (shown_by, reason) == ("Ann Lee", "see a…@…, +…")
 
 
 def test_an_entity_that_the_connection_does_not_have_is_skipped(installation, desk, instance):

@@ -271,7 +271,9 @@ def test_a_mass_disappearance_is_held_until_it_is_accepted(workspace, loaded):
     assert set(named(certificate, "unexplained").values()) == {"held"}
     assert deleted(workspace) == set()
     assert rows(workspace, "select * from bridge.deletions") == []
-    accepted = certify(workspace, NAME, acceptance=Acceptance("Ann Lee", "the vendor purged them"))
+    said = Acceptance("Ann Lee", "ada@example.com of the vendor purged them")
+    accepted = certify(workspace, NAME, acceptance=said)
+    assert accepted.document["accepted"] == {"by": "Ann Lee", "reason": "a…@… of the vendor purged them"}
     assert accepted.verdict == "complete"
     assert deleted(workspace) == {"1", "2", "3", "4", "5"}
     assert accepted.accepted_by == "Ann Lee"

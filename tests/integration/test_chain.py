@@ -126,8 +126,9 @@ def test_each_tenant_has_a_chain_that_is_verified_alone(workspace, desk, tmp_pat
 def test_an_acceptance_is_signed(workspace, desk):
     batch = read(workspace)
     execute(workspace, "update bridge.batches set verdict = 'blocked' where id = :id", id=batch.id)
-    accept_batch(workspace, batch.id, "Ann", "the vendor confirmed it")
+    accept_batch(workspace, batch.id, "Ann", "ada@example.com of the vendor confirmed it")
     accepted = entries_of(workspace)[1]
+    assert accepted["facts"]["reason"] == "a…@… of the vendor confirmed it"
     assert (accepted["kind"], accepted["facts"]["batch"], accepted["facts"]["by"]) == (
         "accept",
         batch.id,

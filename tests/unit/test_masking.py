@@ -9,6 +9,7 @@ from bridge_pipeline.masking import (
     masked_detail,
     masked_key,
     masked_record,
+    masked_statement,
     masked_text,
     masked_whole,
 )
@@ -121,6 +122,27 @@ def test_a_rejected_record_shows_its_fields_and_no_texts():
     assert (shown["id"], shown["updated_at"], shown["account"]["id"]) == (5, "2024-03-01T10:00:00Z", 1)
     assert "a…@…" in shown
     assert not any(text in json.dumps(shown) for text in ("Ada", "example", "491701234567"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("account_id", "360001234567", "360001234567"),
+        ("sys_id", "62826bf03710200044e0bfc8bcbe5df1", "62826bf03710200044e0bfc8bcbe5df1"),
+        ("user_id", "123e4567-e89b-12d3-a456-426614174000", "123e4567-e89b-12d3-a456-426614174000"),
+        ("phone_id", "0301234567", "0… (10 characters)"),
+        ("owner_id", "Jane-Doe", "J… (8 characters)"),
+        ("owner_id", "Ada", "A… (3 characters)"),
+        ("id", "Jane-Doe", "J… (8 characters)"),
+    ],
+)
+def test_a_field_that_is_called_an_id_shows_only_what_is_one_beyond_doubt(name, value, shown):
+    assert json.loads(masked_record(json.dumps({name: value}).encode())) == {name: shown}
+
+
+def test_what_a_reviewer_said_is_kept_whole_without_addresses_and_numbers():
+    said = f"Ann Lee, ada@example.com, 0170 1234567 {'because ' * 40}"
+    assert masked_statement(said) == f"Ann Lee, a…@…, … (number) {'because ' * 40}"
 
 
 @pytest.mark.parametrize("raw", [b"{", b"\xff", b"[" * 100_000, b'{"a":' * 5_000 + b"1" + b"}" * 5_000])
