@@ -51,7 +51,7 @@ def _show_checks(summary: Summary, console: Console) -> None:
     found = [
         [each.entity, each.name, each.outcome, each.unexpected, each.evaluated, each.description]
         for each in summary.checks
-        if each.outcome != "passed"
+        if each.failed
     ]
     if found:
         console.print(table(["entity", "check", "outcome", "failing", "of", "meaning"], found))

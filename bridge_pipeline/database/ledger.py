@@ -98,6 +98,16 @@ class CheckResult:
 
 
 @dataclass(frozen=True)
+class SetAside:
+    """Records of an entity that are in quarantine for one reason; `last_batch` refused one of them last."""
+
+    entity: str
+    reason: str
+    records: int
+    last_batch: int
+
+
+@dataclass(frozen=True)
 class Inventory:
     """The fields of a batch's payload: JSON pointer -> JSON type -> how many records of the sample.
 
@@ -440,16 +450,34 @@ def load_counts(connection: sa.Connection, batch_id: int) -> dict[str, int] | No
     return dict(row._mapping) if row else None
 
 
-def quarantined_by_reason(connection: sa.Connection, batch_ids: Sequence[int]) -> list[tuple[str, str, int]]:
-    """Entity, reason and count of the quarantined records that any of the batches saw, each once."""
-    s = t.quarantine_sightings
+def still_quarantined(connection: sa.Connection, batch_ids: Sequence[int]) -> list[SetAside]:
+    """The records in quarantine that any of the batches saw, each once, by the reason they are there for now.
+
+    What a replay has loaded since is not among them.
+    """
+    q = t.quarantine
+    count, last_batch = sa.func.count(), sa.func.max(q.c.last_batch)
     query = (
-        sa.select(s.c.entity, s.c.reason, sa.func.count(s.c.sha256.distinct()))
-        .where(s.c.batch_id.in_(batch_ids))
-        .group_by(s.c.entity, s.c.reason)
-        .order_by(s.c.entity, s.c.reason)
+        sa.select(q.c.entity, q.c.reason, count, last_batch)
+        .where(seen_by(batch_ids), q.c.replayed_at.is_(None))
+        .group_by(q.c.entity, q.c.reason)
+        .order_by(q.c.entity, q.c.reason)
     )
-    return [(entity, reason, count) for entity, reason, count in connection.execute(query)]
+    return [SetAside(*row) for row in connection.execute(query)]
+
+
+def replayed_since(connection: sa.Connection, batch_ids: Sequence[int]) -> int:
+    """How many of the records that the batches set aside a replay has loaded since."""
+    q = t.quarantine
+    query = sa.select(sa.func.count()).where(seen_by(batch_ids), q.c.replayed_at.is_not(None))
+    return connection.scalar(query) or 0
+
+
+def seen_by(batch_ids: Sequence[int]) -> sa.ColumnElement[bool]:
+    """Whether a record of the quarantine was set aside by any of the batches."""
+    q, s = t.quarantine, t.quarantine_sightings
+    same = (s.c.connection == q.c.connection, s.c.entity == q.c.entity, s.c.sha256 == q.c.sha256)
+    return sa.exists().where(*same, s.c.batch_id.in_(batch_ids))
 
 
 def record_audit(connection: sa.Connection, batch_id: int, days: int, versions_added: int) -> None:

@@ -187,7 +187,10 @@ def verdict_words(document: dict[str, Any]) -> tuple[str, str]:
     if document["verdict"] == "incomplete":
         broken = [each["entity"] for each in document["entities"] if not each["batches"]["holds"]]
         more = f" What was fetched of {', '.join(broken)} does not add up." if broken else ""
-        return "Incomplete", f"{lost:,} records are not accounted for; they are named below.{more}"
+        return (
+            "Incomplete",
+            f"{lost:,} records are not accounted for; their ids stand in the certificate.{more}",
+        )
     awaited = sum(each["explained"]["awaited"] for each in document["entities"])
     if awaited:
         return (

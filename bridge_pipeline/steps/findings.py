@@ -6,19 +6,20 @@ Numbers and masked values only; the words around them are in `report` and its te
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
+from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
-from bridge_pipeline import connectors
 from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.database import tables as t
+from bridge_pipeline.database.certificates import Certificate, newest_certificate
 from bridge_pipeline.database.ledger import Batch, CheckResult
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.masking import masked, masked_detail, masked_key, masked_text
 from bridge_pipeline.model import ENTITIES, Window
+from bridge_pipeline.steps.links import record_url
 from bridge_pipeline.steps.reasons import Reason, reason_of
 from bridge_pipeline.steps.trend import Trend, trend
 from bridge_pipeline.steps.workbook import Link
@@ -65,7 +66,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Rejection:
-    """The records that were set aside for one reason."""
+    """The records that are in quarantine for one reason."""
 
     code: str
     reason: Reason
@@ -89,7 +90,10 @@ class Equation:
 
 @dataclass(frozen=True)
 class Part:
-    """One entity of the report; without `batch` nothing was extracted that covers the day."""
+    """One entity of the report; without `batch` nothing was extracted that covers the day.
+
+    `replayed` counts the records that were set aside and have been loaded since.
+    """
 
     entity: str
     batch: Batch | None
@@ -101,6 +105,7 @@ class Part:
     unjudged: tuple[CheckResult, ...] = ()
     failures: tuple[Failure, ...] = ()
     rejections: tuple[Rejection, ...] = ()
+    replayed: int = 0
     equations: tuple[Equation, ...] = ()
 
     @property
@@ -116,15 +121,29 @@ class Part:
 
 @dataclass(frozen=True)
 class Findings:
-    """One day of a connection. `accepted` and `blocked` are batches that a reviewer decided on or must."""
+    """One day of a connection. `accepted` and `blocked` are batches that a reviewer decided on or must.
+
+    `certificate` is the newest one.
+    """
 
     record: ConnectionRecord
     day: date
     parts: tuple[Part, ...]
     accepted: tuple[Batch, ...]
     blocked_elsewhere: tuple[Batch, ...]
+    certificate: Certificate | None
     clear: bool
     links: dict[str, Link] = field(repr=False)
+
+    @property
+    def shortfall(self) -> Certificate | None:
+        """The certificate, where it is not complete and speaks of this day."""
+        found, window = self.certificate, Window.of_days(self.day, self.day)
+        if found is None or found.complete:
+            return None
+        start, end = found.window_start, found.window_end
+        touches = start is None or end is None or (start < window.end and end > window.start)
+        return found if touches else None
 
 
 def findings_of(
@@ -132,7 +151,8 @@ def findings_of(
 ) -> Findings:
     """Reads what there is to say about a day; of each entity the newest batch speaks."""
     clear = registry.shows_personal_data(workspace.database.engine, record.tenant)
-    reader = _Reader(connection, record, day, clear, {each: _link(record, each) for each in entities})
+    links: dict[str, Link] = {each: partial(record_url, record, each) for each in entities}
+    reader = _Reader(connection, record, day, clear, links)
     window = Window.of_days(day, day)
     batches = {each: ledger.newest_batch(connection, record.name, each, window) for each in entities}
     return Findings(
@@ -141,8 +161,9 @@ def findings_of(
         parts=tuple(reader.part(entity, batch) for entity, batch in batches.items()),
         accepted=tuple(_accepted(connection, record.name, window)),
         blocked_elsewhere=tuple(_blocked(connection, record.name, window)),
+        certificate=newest_certificate(connection, record.name),
         clear=clear,
-        links=reader.links,
+        links=links,
     )
 
 
@@ -176,11 +197,7 @@ class _Reader:
         if batch is None:
             return Part(**common)
         batches = [batch, *self._lookups(batch)]
-        found = [
-            replace(check, description=masked_text(check.description, clear=True))
-            for each in batches
-            for check in ledger.checks_of(self.connection, each.id)
-        ]
+        found = [check for each in batches for check in self._checks(each.id)]
         checks = [check for check in found if check.judged]
         return Part(
             **common,
@@ -189,8 +206,15 @@ class _Reader:
             unjudged=tuple(check for check in found if not check.judged),
             failures=tuple(self._failures(entity, checks)),
             rejections=tuple(self._rejections(entity, batches, checks)),
+            replayed=ledger.replayed_since(self.connection, [each.id for each in batches]),
             equations=tuple(self._equation(each) for each in batches),
         )
+
+    def _checks(self, batch_id: int) -> list[CheckResult]:
+        return [
+            replace(check, description=masked_text(check.description, clear=True))
+            for check in ledger.checks_of(self.connection, batch_id)
+        ]
 
     def _lookups(self, batch: Batch) -> list[Batch]:
         """The batches of single records that the same run brought."""
@@ -237,21 +261,20 @@ class _Reader:
     def _rejections(
         self, entity: str, batches: list[Batch], checks: list[CheckResult]
     ) -> Iterable[Rejection]:
-        sentences = {check.name: check.description for check in checks}
-        owners = {check.name: check.owner for check in checks}
         ids = [batch.id for batch in batches]
-        for _, code, count in ledger.quarantined_by_reason(self.connection, ids):
-            reason = reason_of(code, sentences, owners)
-            yield Rejection(code, reason, count, tuple(self._samples(entity, ids, code)))
+        for aside in ledger.still_quarantined(self.connection, ids):
+            # A replay may have refused them by an expectation that the batch itself did not know.
+            known = [*self._checks(aside.last_batch), *checks]
+            sentences = {check.name: check.description for check in known}
+            reason = reason_of(aside.reason, sentences, {check.name: check.owner for check in known})
+            samples = tuple(self._samples(entity, ids, aside.reason))
+            yield Rejection(aside.reason, reason, aside.records, samples)
 
     def _samples(self, entity: str, batches: list[int], code: str) -> Iterable[Sample]:
-        q, s = t.quarantine, t.quarantine_sightings
-        same = (q.c.connection == s.c.connection, q.c.entity == s.c.entity, q.c.sha256 == s.c.sha256)
+        q = t.quarantine
         query = (
             sa.select(q.c.sha256, q.c.record_id, q.c.pointer, q.c.detail)
-            .join_from(q, s, sa.and_(*same))
-            .where(s.c.batch_id.in_(batches), s.c.reason == code)
-            .distinct()
+            .where(ledger.seen_by(batches), q.c.reason == code, q.c.replayed_at.is_(None))
             .order_by(q.c.sha256)
             .limit(_SAMPLES)
         )
@@ -276,20 +299,6 @@ class _Reader:
             "duplicate": batch.duplicate,
         }
         return Equation(batch, terms, 0 if load is not None else batch.landed - batch.rejected)
-
-
-def _link(record: ConnectionRecord, entity: str) -> Link:
-    """Record id -> its page at the source, where the connector knows one and it is one to open."""
-    base, url_of = str(record.config.get("base_url", "")), connectors.get(record.connector).record_url
-
-    def link(record_id: str) -> str | None:
-        # An id that had to be masked would be quoted in the address.
-        if url_of is None or masked_key(record_id) != record_id:
-            return None
-        url = url_of(base, entity, record_id)
-        return url if url and urlsplit(url).scheme in ("http", "https") else None
-
-    return link
 
 
 def _accepted(connection: sa.Connection, name: str, window: Window) -> list[Batch]:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from bridge_pipeline.connector_kit.journal import write_durably
-from bridge_pipeline.database import certificates, ledger, registry
+from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.database import tables as t
+from bridge_pipeline.database.certificates import Certificate
 from bridge_pipeline.database.engine import advisory_lock
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
@@ -169,7 +170,7 @@ def _page(connection: sa.Connection, findings: Findings, workbook: Path | None) 
         "connector": record.connector,
         "source": record.config.get("base_url"),
         "day": findings.day,
-        "verdict": overall(parts),
+        "verdict": overall(parts, findings.shortfall),
         "answers": answers(findings),
         "comparison": compare(connection, record, findings.day, state_of(parts, titles)),
         "parts": parts,
@@ -182,7 +183,7 @@ def _page(connection: sa.Connection, findings: Findings, workbook: Path | None) 
             *findings.blocked_elsewhere,
         ],
         "at_once": _AT_ONCE,
-        "certificate": _certificate(connection, record.name),
+        "certificate": _certificate(findings.certificate),
         "head": chain.head(connection, record.tenant),
         "said_by": {each.id: _said(findings, each.accepted_by) for each in findings.accepted},
         "workbook": workbook,
@@ -195,9 +196,8 @@ def _page(connection: sa.Connection, findings: Findings, workbook: Path | None) 
     }
 
 
-def _certificate(connection: sa.Connection, name: str) -> dict[str, Any] | None:
+def _certificate(newest: Certificate | None) -> dict[str, Any] | None:
     """The newest reckoning against the source's own list, in words; None if there was none."""
-    newest = certificates.newest_certificate(connection, name)
     if newest is None:
         return None
     title, text = verdict_words(newest.document)
@@ -244,6 +244,8 @@ def _counts(part: Part) -> Iterable[tuple[str, str]]:
     yield "landed", f"{sum(each.batch.landed for each in part.equations):,}"
     for term in ("loaded", "unchanged", "superseded", "quarantined"):
         yield term, f"{sums[term]:,}"
+    if part.replayed:
+        yield "loaded since by replay", f"{part.replayed:,}"
     if waiting := sum(each.waiting for each in part.equations):
         yield "waiting", f"{waiting:,}"
     yield "in the table now", f"{part.table_rows:,}"

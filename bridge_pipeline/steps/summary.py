@@ -3,12 +3,12 @@
 Reads the ledger and the tables only; printing is the caller's business.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import distinct_on
@@ -19,7 +19,7 @@ from bridge_pipeline.database.ledger import Batch, CheckResult
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import ENTITIES
 
-Outcome = Literal["passed", "warned", "quarantined", "blocked"]
+Outcome = Literal["passed", "not judged", "warned", "quarantined", "blocked"]
 _FAILED: dict[str, Outcome] = {"warn": "warned", "quarantine": "quarantined", "block": "blocked"}
 _LOAD_TERMS = ("loaded", "unchanged", "superseded")
 
@@ -62,6 +62,11 @@ class CheckSummary:
     evaluated: int
     unexpected: int
 
+    @property
+    def failed(self) -> bool:
+        """Whether it found something."""
+        return self.outcome in _FAILED.values()
+
 
 @dataclass(frozen=True)
 class QuarantineSummary:
@@ -99,15 +104,13 @@ class Summary:
     report: Path | None
 
     def outcomes(self) -> dict[str, int]:
-        """How many checks passed, warned, quarantined and blocked."""
-        return {
-            outcome: sum(check.outcome == outcome for check in self.checks)
-            for outcome in ("passed", *_FAILED.values())
-        }
+        """How many checks came to each outcome."""
+        counts = Counter(check.outcome for check in self.checks)
+        return {outcome: counts[outcome] for outcome in get_args(Outcome)}
 
     def document(self) -> dict[str, Any]:
         """The summary as plain values, for JSON; of the checks only those that found something."""
-        found = [asdict(check) for check in self.checks if check.outcome != "passed"]
+        found = [asdict(check) for check in self.checks if check.failed]
         return asdict(self) | {"checks": self.outcomes() | {"found": found}}
 
 
@@ -236,17 +239,16 @@ def _audit(connection: sa.Connection, name: str, entity: str, first: date, last:
 def _quarantine(connection: sa.Connection, name: str, batches: list[Batch]) -> list[QuarantineSummary]:
     """The records in quarantine; those that the batches brought, or all where there are none."""
     if batches:
-        found = ledger.quarantined_by_reason(connection, [batch.id for batch in batches])
-    else:
-        q = t.quarantine
-        query = (
-            sa.select(q.c.entity, q.c.reason, sa.func.count())
-            .where(q.c.connection == name, q.c.replayed_at.is_(None))
-            .group_by(q.c.entity, q.c.reason)
-            .order_by(q.c.entity, q.c.reason)
-        )
-        found = [(entity, reason, count) for entity, reason, count in connection.execute(query)]
-    return [QuarantineSummary(entity, reason, records) for entity, reason, records in found]
+        found = ledger.still_quarantined(connection, [batch.id for batch in batches])
+        return [QuarantineSummary(each.entity, each.reason, each.records) for each in found]
+    q = t.quarantine
+    query = (
+        sa.select(q.c.entity, q.c.reason, sa.func.count())
+        .where(q.c.connection == name, q.c.replayed_at.is_(None))
+        .group_by(q.c.entity, q.c.reason)
+        .order_by(q.c.entity, q.c.reason)
+    )
+    return [QuarantineSummary(*row) for row in connection.execute(query)]
 
 
 def _checks(connection: sa.Connection, batches: list[Batch]) -> dict[int, list[CheckResult]]:
@@ -262,15 +264,23 @@ def _merged(batches: list[Batch], checks: dict[int, list[CheckResult]]) -> Itera
     for (entity, name), results in sorted(
         together.items(), key=lambda item: (order.index(item[0][0]), item[0][1])
     ):
-        failed = [result for result in results if not result.passed]
         yield CheckSummary(
             entity=entity,
             name=name,
-            outcome=_FAILED[failed[0].severity] if failed else "passed",
+            outcome=_outcome(results),
             description=results[0].description,
             evaluated=sum(result.evaluated for result in results),
             unexpected=sum(result.unexpected for result in results),
         )
+
+
+def _outcome(results: list[CheckResult]) -> Outcome:
+    """What one check came to over several batches; as in the report, what could not be judged is no pass."""
+    judged = [result for result in results if result.judged]
+    failed = next((result for result in judged if not result.passed), None)
+    if failed is not None:
+        return _FAILED[failed.severity]
+    return "passed" if judged else "not judged"
 
 
 def _blocked(batches: list[Batch], checks: dict[int, list[CheckResult]]) -> Iterable[BlockedBatch]:

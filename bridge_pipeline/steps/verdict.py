@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 
+from bridge_pipeline.database.certificates import Certificate
 from bridge_pipeline.database.ledger import Batch
+from bridge_pipeline.steps.certificate import verdict_words
 from bridge_pipeline.steps.findings import Findings, Part, last_day
 from bridge_pipeline.steps.reasons import CONTENT, PIPELINE
 
@@ -70,10 +72,16 @@ def verdict_of(part: Part) -> Verdict:
     return Verdict("good", "Good", f"All {_checks(len(part.checks))} passed.")
 
 
-def overall(parts: Iterable[Part]) -> Verdict:
-    """What to think of the day as a whole: the worst of its entities decides."""
+def overall(parts: Iterable[Part], shortfall: Certificate | None = None) -> Verdict:
+    """What to think of the day as a whole: the worst of its entities decides.
+
+    Args:
+        shortfall: a certificate that is not complete and speaks of this day.
+    """
     each = {part.entity: verdict_of(part) for part in parts}
     bad = [f"{entity}: {verdict.title.lower()}" for entity, verdict in each.items() if verdict.level == "bad"]
+    if shortfall is not None:
+        bad.append(f"certificate {shortfall.number}: {verdict_words(shortfall.document)[0].lower()}")
     if bad:
         return Verdict("bad", "Do not rely on this data yet", f"{'; '.join(bad)}.".capitalize())
     if any(verdict.level == "fair" for verdict in each.values()):
@@ -88,9 +96,9 @@ def overall(parts: Iterable[Part]) -> Verdict:
 def answers(findings: Findings) -> Answers:
     """The five answers of a day."""
     steps = tuple(_steps(findings))
-    wrong = list(_wrong(findings.parts))
+    wrong = list(_wrong(findings))
     return Answers(
-        complete=_complete(findings.parts),
+        complete=_complete(findings.parts, findings.shortfall),
         right=_right(findings.parts),
         wrong=tuple(_first(wrong)),
         owners=tuple(dict.fromkeys(OWNERS.get(step.owner, step.owner) for step in steps)),
@@ -123,7 +131,7 @@ def share(count: int, of: int) -> str:
     return f"{shown}\u00a0%"
 
 
-def _complete(parts: tuple[Part, ...]) -> str:
+def _complete(parts: tuple[Part, ...], shortfall: Certificate | None) -> str:
     missing = [part.entity for part in parts if part.batch is None]
     lost = [part.entity for part in parts if not all(equation.holds for equation in part.equations)]
     waiting = [part.entity for part in parts if any(equation.waiting for equation in part.equations)]
@@ -131,14 +139,17 @@ def _complete(parts: tuple[Part, ...]) -> str:
         return f"No. {_listed(missing).capitalize()} were never fetched for this day."
     if lost:
         return f"No. Records of {_listed(lost)} were fetched and cannot be accounted for."
+    if shortfall is not None:
+        return f"No. By certificate {shortfall.number}: {verdict_words(shortfall.document)[1]}"
     count = sum(part.records for part in parts)
     if waiting:
         return (
             f"Not yet. All {_records(count)} that the service desk sent are kept, but those of "
             f"{_listed(waiting)} have not reached the tables."
         )
-    aside = sum(part.set_aside for part in parts)
-    kept = f"; {_records(aside)} of them set aside in quarantine, nothing thrown away" if aside else ""
+    aside, replayed = sum(part.set_aside for part in parts), sum(part.replayed for part in parts)
+    kept = f"; {aside:,} of them set aside in quarantine, nothing thrown away" if aside else ""
+    kept += f"; {replayed:,} of them set aside at first and loaded since by replay" if replayed else ""
     return f"Yes. Every one of the {_records(count)} that the service desk sent is accounted for{kept}."
 
 
@@ -158,7 +169,11 @@ def _right(parts: tuple[Part, ...]) -> str:
     return f"{said}; {_listed(unchecked)} not checked yet." if unchecked else f"{said}."
 
 
-def _wrong(parts: tuple[Part, ...]) -> Iterable[str]:
+def _wrong(findings: Findings) -> Iterable[str]:
+    parts = findings.parts
+    if findings.shortfall is not None:
+        title, text = verdict_words(findings.shortfall.document)
+        yield f"certificate {findings.shortfall.number}, {title.lower()}: {text}"
     for part in parts:
         if part.batch is None:
             yield f"{part.entity}: nothing was fetched for this day."
@@ -198,6 +213,8 @@ def _steps(findings: Findings) -> Iterable[Step]:
     for part in findings.parts:
         if part.batch is not None:
             yield from _repairs(part, part.batch)
+    if findings.shortfall is not None:
+        yield from _reckonings(findings.shortfall)
     for batch in findings.blocked_elsewhere[:_MOST_NAMED]:
         last = last_day(batch)
         text = f"Decide about {batch.entity} of {batch.window_start.date()} to {last}, too: still blocked."
@@ -219,6 +236,22 @@ def _repairs(part: Part, batch: Batch) -> Iterable[Step]:
         yield Step(owner, text, f'bridge accept {batch.id} --by "YOUR NAME" --reason "WHY"', fact=True)
     elif batch.verdict == "pending" or any(equation.waiting for equation in part.equations):
         yield Step(PIPELINE, f"Let the checks and the load of {part.entity} run.", again)
+
+
+def _reckonings(shortfall: Certificate) -> Iterable[Step]:
+    """What must be done until a certificate is complete."""
+    command = shortfall.document["command"]
+    names = f"The page of certificate {shortfall.number} names them"
+    if shortfall.verdict == "blocked":
+        text = (
+            f"Find out why records are gone from the service desk. {names}. If they are back, reckon again."
+        )
+        yield Step(CONTENT, text, command)
+        text = "Or, if they may be deleted, accept it; name and reason are kept."
+        yield Step(CONTENT, text, f'{command} --accept-deletions --by "YOUR NAME" --reason "WHY"')
+    else:
+        text = f"Find out what became of the records that are not accounted for. {names}. Then reckon again."
+        yield Step(PIPELINE, text, command)
 
 
 def _remarks(name: str, part: Part) -> Iterable[Step]:

@@ -46,7 +46,7 @@ def write_workbook(
     links: dict[str, Link],
     clear: bool,
 ) -> Path | None:
-    """Writes the records that the batches rejected; None, and no file, where there are none.
+    """Writes the records of the batches that are in quarantine; None, and no file, where there are none.
 
     Args:
         reasons: the words for each (entity, reason code).
@@ -103,11 +103,11 @@ def _rows(
     q, s = t.quarantine, t.quarantine_sightings
     same = sa.and_(q.c.connection == s.c.connection, q.c.entity == s.c.entity, q.c.sha256 == s.c.sha256)
     query = (
-        sa.select(s.c.entity, s.c.reason, s.c.batch_id, q.c.sha256, q.c.record_id)
+        sa.select(q.c.entity, q.c.reason, s.c.batch_id, q.c.sha256, q.c.record_id)
         .add_columns(q.c.pointer, q.c.detail, sa.func.substr(q.c.raw, 1, 1_000_000).label("raw"))
         .join_from(s, q, same)
-        .where(s.c.batch_id.in_(batches))
-        .order_by(s.c.entity, s.c.reason, q.c.sha256, s.c.batch_id)
+        .where(s.c.batch_id.in_(batches), q.c.replayed_at.is_(None))
+        .order_by(q.c.entity, q.c.reason, q.c.sha256, s.c.batch_id)
         .limit(_MOST_ROWS)
         .execution_options(yield_per=20)
     )

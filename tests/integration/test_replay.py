@@ -4,18 +4,22 @@ import csv
 import dataclasses
 import json
 
+import openpyxl
 import pytest
 
 from bridge_pipeline import cli, connectors
 from bridge_pipeline.connector_kit import fields
 from bridge_pipeline.connector_kit.connector import Connector
 from bridge_pipeline.connectors import helpdesk
+from bridge_pipeline.database import registry
 from bridge_pipeline.database.ledger import CheckResult
 from bridge_pipeline.database.workspace import open_workspace
 from bridge_pipeline.model.expectation import Expectation
 from bridge_pipeline.steps.accept import accept_batch
+from bridge_pipeline.steps.findings import Findings, findings_of
 from bridge_pipeline.steps.quarantine import NotASha256, Selection, list_quarantined
 from bridge_pipeline.steps.replay import RemovedConnection, replay
+from bridge_pipeline.steps.report import write_report
 from tests.integration import flow
 from tests.integration.desk import ticket
 from tests.integration.flow import (
@@ -89,6 +93,12 @@ def audited(workspace, on: str = DAY) -> dict[str, dict[str, str]]:
         return {row["id"]: row for row in csv.DictReader(file)}
 
 
+def findings(workspace, on: str) -> Findings:
+    record = registry.get(workspace.database.engine, NAME)
+    with workspace.database.engine.connect() as connection:
+        return findings_of(workspace, connection, record, ["tickets"], day(on).start.date())
+
+
 def waiting(workspace) -> set[str | None]:
     return {r.record_id for r in list_quarantined(workspace, Selection(NAME, replayed=False))}
 
@@ -147,6 +157,32 @@ def test_what_is_refused_again_stays_and_says_why(workspace, desk, monkeypatch):
     assert (after.replayed_at, after.last_batch, after.times_seen) == (None, done.batch.id, before.times_seen)
     (other,) = list_quarantined(workspace, Selection(ids=("2",)))
     assert other.replayed_at is not None
+
+
+def test_the_report_says_what_a_replay_brought_and_why_the_rest_waits_now(workspace, desk, monkeypatch):
+    desk.records["tickets"] = [ticket(1, NOON), spoilt(2), spoilt(3, subject="damn printer")]
+    process(workspace, day(DAY), ["tickets"])
+    mend(monkeypatch, dataclasses.replace(MENDED, expectations={"tickets": (LIKES_NONE,)}))
+    replay(workspace, ALL)
+    report = write_report(workspace, NAME, day(DAY).start.date())
+    assert report.workbook is not None
+    (row,) = list(openpyxl.load_workbook(report.workbook).active.values)[1:]
+    assert (row[1], row[5]) == ("3", "subject_polite")
+    split = "; 1 of them set aside at first and loaded since by replay"
+    assert f"1 of them set aside in quarantine, nothing thrown away{split}" in report.markdown
+    assert "Refused by a check: Subjects are polite." in report.markdown
+    assert "time_without_zone" not in report.html.read_text(), "the reason of then"
+    assert f"bridge quarantine list {NAME} --reason subject_polite" in report.markdown
+
+    mend(monkeypatch)
+    replay(workspace, ALL)
+    mended = write_report(workspace, NAME, day(DAY).start.date())
+    assert mended.workbook is None
+    assert "bridge quarantine list" not in mended.markdown, "nothing is left to do"
+    assert "2 of them set aside at first and loaded since by replay" in mended.markdown
+    assert "Loaded since by replay: 2" in mended.markdown
+    (part,) = findings(workspace, DAY).parts
+    assert [(each.terms["quarantined"], each.holds) for each in part.equations] == [(2, True)]
 
 
 @pytest.mark.parametrize("regex", ["damn", "x"], ids=["again", "no more"])

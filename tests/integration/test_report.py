@@ -8,6 +8,8 @@ import pytest
 
 from bridge_pipeline import redaction
 from bridge_pipeline.database import ledger, registry
+from bridge_pipeline.database.certificates import Certificate, add_certificate
+from bridge_pipeline.model import Window
 from bridge_pipeline.steps import chain
 from bridge_pipeline.steps.certificate import verdict_words
 from bridge_pipeline.steps.certify import certify, newest
@@ -240,6 +242,55 @@ def test_the_trend_is_that_of_the_audit_files(planted):
     plant_history(planted, batch, [7, None, 30, 12])
     said = texts(write_report(planted, NAME, DAY).html.read_text())
     assert "lowest 7, highest 30, this day 12; 27 of 30 days without data" in said
+
+
+def test_a_certificate_that_is_not_complete_is_not_contradicted_above_it(desk, workspace):
+    connect(workspace, desk, entities=("tickets",))
+    at = f"{FIRST}T01:00:00Z"
+    desk.records["tickets"] = [ticket(number, at) for number in range(1, 11)]
+    process(workspace, day(FIRST), ["tickets"])
+    gone = desk.records["tickets"][4:]
+    del desk.records["tickets"][4:]
+    assert certify(workspace, NAME).verdict == "blocked"
+    report = write_report(workspace, NAME, day(FIRST).start.date())
+    said = texts(report.html.read_text())
+    assert (report.verdict.level, report.verdict.text) == ("bad", "Certificate 1: held back.")
+    for line in (
+        "Is it complete? No. By certificate 1: 6 of 10 tickets are gone from the source all at once.",
+        "What is wrong? certificate 1, held back: 6 of 10 tickets are gone",
+        "Find out why records are gone from the service desk.",
+        f'bridge certify {NAME} --accept-deletions --by "YOUR NAME" --reason "WHY"',
+    ):
+        assert line in said, line
+    assert "Is it complete?** No" in report.markdown
+
+    desk.records["tickets"] += gone
+    assert certify(workspace, NAME).complete
+    assert "Is it complete? Yes." in texts(
+        write_report(workspace, NAME, day(FIRST).start.date()).html.read_text()
+    )
+
+
+def test_a_certificate_of_other_days_says_nothing_of_this_one(planted):
+    for each in (DAY, DAY + timedelta(days=1)):
+        for entity in ("accounts", "users", "tickets"):
+            plant(planted, entity, [passed("name", "Everything has a name.", 400)], day=each)
+    before = write_report(planted, NAME, DAY).verdict
+    window = Window.of_days(DAY + timedelta(days=1), DAY + timedelta(days=1))
+    with planted.database.engine.begin() as connection:
+        add_certificate(
+            connection,
+            Certificate(
+                connection=NAME, number=1, tenant="acme", window_start=window.start, window_end=window.end,
+                verdict="incomplete", listings={}, path="-", sha256="-", page_sha256="-",
+                document={
+                    "verdict": "incomplete", "command": "bridge certify", "entities": [],
+                    "scope": {"from": str(window.start.date()), "to": str(window.start.date())},
+                },
+            ),
+        )  # fmt: skip
+    assert write_report(planted, NAME, DAY).verdict == before
+    assert write_report(planted, NAME, window.start.date()).verdict.level == "bad"
 
 
 def test_the_report_names_the_newest_certificate_and_the_head_of_the_chain(desk, workspace):

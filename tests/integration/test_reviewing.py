@@ -1,10 +1,14 @@
 """What reviewers see: summaries, the report, a record's history, the quarantine."""
 
 import json
+from datetime import date
 
 import pytest
 
 from bridge_pipeline import cli
+from bridge_pipeline.database import registry
+from bridge_pipeline.steps.due import entities_of
+from bridge_pipeline.steps.findings import findings_of
 from bridge_pipeline.steps.history import UnknownEntity, UnknownRecord, find_record
 from bridge_pipeline.steps.quarantine import (
     NotASha256,
@@ -59,6 +63,22 @@ def test_a_summary_accounts_for_every_record(filled):
         *((entity, "freshness") for entity in ("accounts", "users", "tickets")),
     }
     assert json.dumps(summary.document(), default=str)
+
+
+def test_a_check_that_could_not_be_judged_is_no_pass_in_the_summary_as_in_the_report(filled):
+    summary = summarise_connection(filled, NAME)
+    record = registry.get(filled.database.engine, NAME)
+    with filled.database.engine.connect() as connection:
+        parts = findings_of(filled, connection, record, list(entities_of(record)), date(2024, 3, 1)).parts
+    judged = {(part.entity, check.name) for part in parts for check in part.checks}
+    unjudged = {(part.entity, check.name) for part in parts for check in part.unjudged} - judged
+    assert unjudged
+    assert {(c.entity, c.name) for c in summary.checks if c.outcome == "not judged"} == unjudged
+    outcomes = summary.outcomes()
+    assert outcomes["not judged"] == len(unjudged)
+    assert sum(outcomes.values()) == len(judged | unjudged)
+    found = summary.document()["checks"]["found"]
+    assert {each["outcome"] for each in found} == {"warned"}
 
 
 def test_a_batch_that_waits_for_a_reviewer_is_shown_as_waiting(filled):
