@@ -134,11 +134,11 @@ def _apply(workspace: Workspace, connection: sa.Connection, draft: TenantDraft) 
 
 def _put_setting(connection: sa.Connection, draft: TenantDraft) -> bool:
     """Writes whether personal data is shown; says whether it was otherwise."""
-    if draft.show_personal_data is None or "show_personal_data" not in t.tenants.c:
+    if draft.show_personal_data is None:
         return False
-    column = t.tenants.c["show_personal_data"]
-    differs = sa.and_(t.tenants.c.name == draft.name, column.is_distinct_from(draft.show_personal_data))
-    update = t.tenants.update().where(differs).values({column.name: draft.show_personal_data})
+    shown = t.tenants.c.show_personal_data
+    differs = sa.and_(t.tenants.c.name == draft.name, shown.is_distinct_from(draft.show_personal_data))
+    update = t.tenants.update().where(differs).values(show_personal_data=draft.show_personal_data)
     return connection.execute(update).rowcount > 0
 
 
