@@ -22,6 +22,7 @@ import structlog
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.pages import UnreadableBody
 from bridge_pipeline.connector_kit.quota import HeldBack, Quota
+from bridge_pipeline.connector_kit.tokens import OwnTokens, TokenStore
 from bridge_pipeline.connector_kit.transport import Deadline, GuardedTransport, NotPublic
 from bridge_pipeline.redaction import RedactingFilter, redact
 from bridge_pipeline.settings import Settings
@@ -75,12 +76,16 @@ class Credentials(Protocol):
 
 @dataclass(frozen=True)
 class SourceContext:
-    """What a connector's client works with: who asks, how patiently, and with which quota."""
+    """What a connector's client works with: who asks, how patiently, and with which quota.
+
+    `tokens` keeps access tokens; those of a run are shared with all processes.
+    """
 
     connection: str
     settings: Settings
     quota: Quota
     exclude: tuple[str, ...] = ()
+    tokens: TokenStore = field(default_factory=OwnTokens)
 
 
 @dataclass(frozen=True)
@@ -127,27 +132,8 @@ class Session:
         self._credentials = credentials
         self._base = base_url.rstrip("/")
         self._params = params
-        scheme = _scheme(self._base)
-        if scheme is None:
-            raise AddressRefused(f"{context.connection}: base_url {base_url!r} is not an http(s) address")
-        if scheme == "http" and not allow_private:
-            raise AddressRefused(
-                f"{context.connection}: base_url {base_url!r} is plain http; use https, or set "
-                "allow_private: true in the connection's config for a test server"
-            )
-        settings = context.settings
         self._deadline = Deadline()
-        for name in _HTTP_LOGGERS:
-            logging.getLogger(name).addFilter(_REDACTING)
-        self._http = httpx.Client(
-            transport=GuardedTransport(allow_private, self._deadline),
-            timeout=httpx.Timeout(settings.read_timeout, connect=settings.connect_timeout),
-            # Other codings could not be read piece by piece.
-            headers={"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "project-bridge"},
-            follow_redirects=False,
-            # Proxies and .netrc of the environment would go round the address check.
-            trust_env=False,
-        )
+        self._http = open_http(context, self._base, allow_private, self._deadline)
 
     def get(self, path: str, params: dict[str, str], decode: Callable[[bytes], T]) -> Answer[T]:
         """Asks until a decodable answer comes or the attempts are used up.
@@ -196,10 +182,11 @@ class Session:
         url = self._url(path, params)
         try:
             with self.context.quota.request(path, params):
-                self._deadline.begin(self.context.settings.read_timeout)
+                # Getting a token may take a request of its own, with a deadline of its own.
                 headers = self._credentials.headers() if self._credentials else None
+                self._deadline.begin(self.context.settings.read_timeout)
                 with self._http.stream("GET", url, headers=headers) as response:
-                    body = self._body(response) if response.is_success else _beginning(response)
+                    body = self._body(response) if response.is_success else beginning(response)
                     fetched_at = datetime.now(UTC)
         except HeldBack as error:
             raise self._error(path, params, attempt, _Failure(str(error)), "try again after that") from None
@@ -215,7 +202,7 @@ class Session:
                 return Answer(url, body, decode(body), fetched_at, response.headers)
             except UnreadableBody as error:
                 return _Failure(f"unreadable answer: {error}", response.status_code)
-        failure = _Failure(_describe(response, body), response.status_code, _retry_after(response))
+        failure = _Failure(_describe(response, body), response.status_code, retry_after(response))
         if response.status_code in _AGAIN or response.is_server_error:
             return failure
         self._log_failure(path, params, failure, attempt)
@@ -263,6 +250,34 @@ class _Unacceptable(RuntimeError):
     pass
 
 
+def open_http(context: SourceContext, base_url: str, allow_private: bool, deadline: Deadline) -> httpx.Client:
+    """An HTTP client for the origin of `base_url`: guarded, without redirects, proxies or `.netrc`.
+
+    Raises:
+        AddressRefused: `base_url` is not https to a public address, without `allow_private`.
+    """
+    scheme = _scheme(base_url)
+    if scheme is None:
+        raise AddressRefused(f"{context.connection}: base_url {base_url!r} is not an http(s) address")
+    if scheme == "http" and not allow_private:
+        raise AddressRefused(
+            f"{context.connection}: base_url {base_url!r} is plain http; use https, or set "
+            "allow_private: true in the connection's config for a test server"
+        )
+    for name in _HTTP_LOGGERS:
+        logging.getLogger(name).addFilter(_REDACTING)
+    settings = context.settings
+    return httpx.Client(
+        transport=GuardedTransport(allow_private, deadline),
+        timeout=httpx.Timeout(settings.read_timeout, connect=settings.connect_timeout),
+        # Other codings could not be read piece by piece.
+        headers={"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "project-bridge"},
+        follow_redirects=False,
+        # Proxies and .netrc of the environment would go round the address check.
+        trust_env=False,
+    )
+
+
 def _scheme(base: str) -> str | None:
     """`http` or `https`, or None for what is no address of a server."""
     try:
@@ -303,7 +318,7 @@ def _inflated(parts: Iterable[bytes]) -> Iterator[bytes]:
         raise zlib.error("the compressed answer is cut")
 
 
-def _beginning(response: httpx.Response) -> bytes:
+def beginning(response: httpx.Response) -> bytes:
     """What can be read of an error's body; its status counts whatever becomes of the body."""
     parts, size = [], 0
     with suppress(httpx.HTTPError, zlib.error, _Unacceptable):
@@ -359,7 +374,7 @@ def _stored(session: Session, key: str, body: bytes, decode: Callable[[bytes], T
         ) from None
 
 
-def _retry_after(response: httpx.Response) -> float | None:
+def retry_after(response: httpx.Response) -> float | None:
     """Seconds to wait by `Retry-After` (RFC 9110: seconds or a date), at least one."""
     value = response.headers.get("retry-after", "").strip()
     if not value:

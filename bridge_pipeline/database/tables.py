@@ -365,6 +365,20 @@ quota_holds = _bridge(
     "quota_holds", _text("credential", primary_key=True), _time("held_until", nullable=False)
 )
 
+# Tokens that a source gave for a credential; all in boxes, as the secrets of connections are.
+access_tokens = _bridge(
+    "access_tokens",
+    # A fingerprint of all that a token is asked with, which `identity` holds sealed.
+    _text("credential", primary_key=True),
+    sa.Column("identity", JSONB, nullable=False),
+    sa.Column("access_token", JSONB),
+    sa.Column("refresh_token", JSONB),
+    _time("expires_at"),
+    # When a token was asked for whose answer has not been kept.
+    _time("sent_at"),
+    _time("renewed_at"),
+)
+
 
 # Who is told, per tenant. `id` is a keyed fingerprint of the address.
 reviewers = _bridge(

@@ -30,6 +30,7 @@ from bridge_pipeline.database.engine import advisory_lock
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.quota import SharedQuota
 from bridge_pipeline.database.registry import ConnectionRecord
+from bridge_pipeline.database.tokens import SharedTokens
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import Window
 from bridge_pipeline.naming import Home
@@ -71,7 +72,9 @@ def open_source(workspace: Workspace, name: str) -> Iterator[Source]:
     config = connector.config.model_validate({**record.config, **secrets})
     base = str(record.config.get("base_url", "")).rstrip("/")
     quota = _quota(workspace, record, base, secrets)
-    client = connector.open(config, SourceContext(name, workspace.settings, quota, record.exclude))
+    tokens = SharedTokens(engine, workspace.sealer)
+    context = SourceContext(name, workspace.settings, quota, record.exclude, tokens)
+    client = connector.open(config, context)
     try:
         yield Source(record, connector, client, base)
     finally:

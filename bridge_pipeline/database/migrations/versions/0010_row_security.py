@@ -7,8 +7,8 @@ them.
 
 from alembic import op
 
-revision = "0009"
-down_revision = "0008"
+revision = "0010"
+down_revision = "0009"
 
 PROTECT = """
 do $$
