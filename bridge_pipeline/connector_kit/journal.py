@@ -8,9 +8,9 @@ An extraction is one folder of such files; a killed one is resumed from them.
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -31,7 +31,8 @@ log = structlog.get_logger(__name__)
 class Entry:
     """What the journal knows of one answer; `sha256` and `size` are those of the stored body.
 
-    `original_sha256` differs from `sha256` where a secret or an excluded field was cut out.
+    `original_sha256` differs from `sha256` where a secret or an excluded field was cut out. `headers`
+    are those of the answer that its reader wants back, in lower case.
     """
 
     number: int
@@ -42,6 +43,7 @@ class Entry:
     size: int
     sha256: str
     original_sha256: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Journal:
@@ -59,6 +61,10 @@ class Journal:
         self._numbered = {_number_of(path): path for path in self._files.values()}
         self._next = max(self._numbered, default=-1) + 1
 
+    def __contains__(self, key: str) -> bool:
+        """Whether there is a stored answer to the request `key`, readable or not."""
+        return key in self._files
+
     def find(self, key: str) -> tuple[Entry, bytes] | None:
         """The stored answer to the request `key`, or None; a damaged file counts as absent."""
         path = self._files.get(key)
@@ -73,7 +79,14 @@ class Journal:
         return entry, body
 
     def write(
-        self, key: str, url: str, body: bytes, original: bytes, records: int, fetched_at: datetime
+        self,
+        key: str,
+        url: str,
+        body: bytes,
+        original: bytes,
+        records: int,
+        fetched_at: datetime,
+        headers: Mapping[str, str] | None = None,
     ) -> tuple[Entry, bytes]:
         """Stores an answer durably and returns it as stored: without known secrets.
 
@@ -92,6 +105,7 @@ class Journal:
             size=len(body),
             sha256=hashlib.sha256(body).hexdigest(),
             original_sha256=hashlib.sha256(original).hexdigest(),
+            headers={name: redact(value) for name, value in (headers or {}).items()},
         )
         path = self.folder / f"{number:06d}.{key}.json.zst"
         head = orjson.dumps(asdict(entry))
@@ -102,6 +116,15 @@ class Journal:
         self.records += entry.records
         self.written += 1
         return entry, body
+
+    def headers(self, number: int) -> Mapping[str, str]:
+        """The kept headers of the answer with that number.
+
+        Raises:
+            KeyError: there is none.
+            ValueError: it is damaged.
+        """
+        return read_file(self._numbered[number])[0].headers
 
     def body(self, number: int) -> bytes:
         """The stored body of the answer with that number.

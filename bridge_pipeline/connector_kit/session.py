@@ -339,12 +339,14 @@ def journalled(
     decode: Callable[[bytes], T],
     prepare: Callable[[bytes], bytes],
     count: Callable[[T], int],
+    keep: Iterable[str] = (),
 ) -> tuple[int, T, datetime, bool]:
     """The answer to a request from the journal, or from the source and then into the journal.
 
     Args:
         prepare: cuts what may not be stored out of a body.
         count: how many records an answer holds.
+        keep: headers, in lower case, that `Journal.headers` gives back.
 
     Returns:
         The entry's number, the content, when it was fetched, and whether it was fetched now.
@@ -357,8 +359,9 @@ def journalled(
         return entry.number, _stored(session, key, body, decode), entry.fetched_at, False
     answer = session.get(path, params, decode)
     prepared = prepare(answer.body)
+    headers = {name: answer.headers[name] for name in keep if name in answer.headers}
     entry, body = journal.write(
-        key, answer.url, prepared, answer.body, count(answer.content), answer.fetched_at
+        key, answer.url, prepared, answer.body, count(answer.content), answer.fetched_at, headers
     )
     content = answer.content if body is answer.body else _stored(session, key, body, decode)
     return entry.number, content, answer.fetched_at, True

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -37,6 +37,7 @@ FILTERS = ("faithful", "ignored", "hiding", "local_time")
 _TRUTH_KEPT_FRESH = 200_000
 _TRUTH_EVERY_SECONDS = 1.0
 _DRIP_PIECES, _DRIP_SECONDS = 8, 0.15
+_LONGEST_BODY = 1_000_000
 _TOKEN = re.compile(r"((?:^|[?&])token=)[^&#]*")
 _FOREIGN_HOST = "https://elsewhere.example"
 _HTML = b"<!DOCTYPE html><html><head><title>One moment</title></head><body><h1>%b</h1></body></html>"
@@ -183,18 +184,26 @@ class SimulatorOptions:
 
 @dataclass(frozen=True)
 class Request:
-    """A request as a dialect sees it; `target` is path and query as sent, the credential included."""
+    """A request as a dialect sees it; `target` is path and query as sent, the credential included.
+
+    Names of `headers` are in lower case.
+    """
 
     method: str
     target: str
     path: str
     query: dict[str, str]
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
 
     @classmethod
-    def of(cls, method: str, target: str) -> "Request":
+    def of(
+        cls, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> "Request":
         """Takes `target` apart; of a repeated parameter the last one counts."""
         parts = urlsplit(target)
-        return cls(method, target, parts.path, dict(parse_qsl(parts.query, keep_blank_values=True)))
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        return cls(method, target, parts.path, query, headers or {}, body)
 
 
 @dataclass(frozen=True)
@@ -360,9 +369,14 @@ class _Service:
     """Everything between a received request and the bytes of its answer."""
 
     def __init__(
-        self, dialect: Dialect, options: SimulatorOptions, kept: list[dict[str, Any]] | None
+        self,
+        dialect: Dialect,
+        options: SimulatorOptions,
+        kept: list[dict[str, Any]] | None,
+        refusals: "Refusals",
     ) -> None:
         self.dialect = dialect
+        self._refusals = refusals
         self.lock = threading.Lock()
         self.stopping = False
         self._faults = Faults(options.profile, options.seed)
@@ -374,15 +388,16 @@ class _Service:
     def start(self) -> None:
         self._truth.start()
 
-    def handle(self, method: str, target: str) -> _Outcome:
+    def handle(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> _Outcome:
         """Decides about one request and logs it."""
         shown = _TOKEN.sub(r"\1[redacted]", target)
         with self.lock:
             arrived = datetime.now(UTC)
             if wait := self._limit.wait():
-                outcome = _Outcome(_throttled(str(wait)), None)
+                outcome = _Outcome(self._refusals.throttled(str(wait)), None)
             else:
-                outcome = self._decide(Request.of(method, target), self._faults.next(shown))
+                request = Request.of(method, target, headers, body)
+                outcome = self._decide(request, self._faults.next(shown))
             answer, fault = outcome
             self._log.add(arrived, shown, answer and answer.status, fault and fault.kind)
         return outcome
@@ -402,9 +417,9 @@ class _Service:
         """What is answered where the dialect is not asked at all."""
         match fault.kind:
             case "throttle":
-                return _throttled(self._retry_after(fault.variant))
+                return self._refusals.throttled(self._retry_after(fault.variant))
             case "server_error":
-                return _server_error(request, fault.variant)
+                return self._refusals.server_error(request, fault.variant)
             case "html":
                 return Answer(200, _HTML % b"Maintenance", "text/html")
             case "redirect":
@@ -429,6 +444,14 @@ def _server_error(request: Request, variant: int) -> Answer:
         # Its text repeats the URL, and with it the credential (vendor-apis F, CC-5).
         return Answer(500, orjson.dumps({"error": f"Internal error while answering {request.target}"}))
     return Answer(status, _HTML % HTTPStatus(status).phrase.encode(), "text/html")
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """How a vendor words what befalls a request: 429, and 5xx in one of several forms."""
+
+    throttled: Callable[[str], Answer] = _throttled
+    server_error: Callable[[Request, int], Answer] = _server_error
 
 
 class _Server(ThreadingHTTPServer):
@@ -459,16 +482,21 @@ class _Handler(BaseHTTPRequestHandler):
         if service.stopping:
             self.close_connection = True
             return
-        outcome = service.handle(self.command, self.path)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        outcome = service.handle(self.command, self.path, headers, self._body())
         if outcome.answer is None:
             self._hang_up()
         else:
             self._send(outcome.answer, outcome.fault)
 
     def do_POST(self) -> None:
-        # The body is left unread, so the connection cannot be used again.
+        # What is left unread of a body would be taken for the next request.
         self.close_connection = True
         self.do_GET()
+
+    def _body(self) -> bytes:
+        length = self.headers.get("Content-Length", "0")
+        return self.rfile.read(min(int(length), _LONGEST_BODY)) if length.isdigit() else b""
 
     do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = do_POST
 
@@ -536,18 +564,22 @@ class RunningSimulator:
 
 @contextmanager
 def serving(
-    dialect: Dialect, options: SimulatorOptions, keep_requests: bool = True
+    dialect: Dialect,
+    options: SimulatorOptions,
+    keep_requests: bool = True,
+    refusals: Refusals = Refusals(),
 ) -> Iterator[RunningSimulator]:
     """Serves `dialect` on 127.0.0.1 in a thread of its own until the block ends.
 
     Args:
         keep_requests: whether to keep the request log's lines in memory too.
+        refusals: the vendor's words for 429 and 5xx.
 
     Raises:
         OSError: the port is taken, or a file cannot be written.
     """
     requests: list[dict[str, Any]] = []
-    service = _Service(dialect, options, requests if keep_requests else None)
+    service = _Service(dialect, options, requests if keep_requests else None, refusals)
     server = _Server(options.port, service)
     service.start()
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="simulator", daemon=True)
@@ -566,7 +598,7 @@ def serving(
         stop()
 
 
-def serve(dialect: Dialect, options: SimulatorOptions) -> None:
+def serve(dialect: Dialect, options: SimulatorOptions, refusals: Refusals = Refusals()) -> None:
     """Serves `dialect` until SIGTERM or SIGINT; says on stdout when it is ready. Main thread only.
 
     Raises:
@@ -576,7 +608,7 @@ def serve(dialect: Dialect, options: SimulatorOptions) -> None:
     signals = (signal.SIGTERM, signal.SIGINT)
     before = [signal.signal(number, lambda *_: ended.set()) for number in signals]
     try:
-        with serving(dialect, options, keep_requests=False) as simulator:
+        with serving(dialect, options, keep_requests=False, refusals=refusals) as simulator:
             sys.stdout.write(f"listening on {simulator.url}\n")
             sys.stdout.flush()
             ended.wait()

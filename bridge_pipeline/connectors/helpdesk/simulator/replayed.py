@@ -3,16 +3,14 @@
 Nothing is made up, broken or changed here; that is `generated` and `malformed`.
 """
 
-import csv
-import gzip
 import re
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 
+from bridge_pipeline.connector_kit.incident_log import IncidentLog, created
 from bridge_pipeline.connectors.helpdesk.simulator.generated import CATALOGS
 from bridge_pipeline.connectors.helpdesk.simulator.world import (
     Record,
@@ -38,14 +36,9 @@ _LOG_STATES = {
     9: "-100",
 }
 _LOG_PRIORITIES = {1: "1 - Critical", 2: "2 - High", 3: "3 - Moderate", 4: "4 - Low"}
+_COLUMNS = ("incident_state", "priority", "assignment_group", "caller_id", "assigned_to", "location")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DIGITS = re.compile(r"\d+$")
-
-
-def _log_time(text: str) -> int | None:
-    """A time of the log (`D/M/YYYY HH:MM`, UTC); None for `?`."""
-    if text == "?":
-        return None
-    return micros_of(datetime.strptime(text, "%d/%m/%Y %H:%M").replace(tzinfo=UTC))
 
 
 def _log_id(text: str, first: int = 0) -> int | None:
@@ -69,19 +62,21 @@ class Replayed:
 
     def __init__(self, path: Path, clock: int) -> None:
         self._clock = clock
-        self._newest: dict[int, tuple[tuple[int, int], dict[str, str]]] = {}
         self._states, self._priorities = dict(_LOG_STATES), dict(_LOG_PRIORITIES)
-        self._groups: dict[int, str] = {}
-        self._people: dict[int, tuple[str, int]] = {}
-        self._places: dict[int, tuple[str, int]] = {}
-        for row in _log_rows(path):
-            self._enter(row)
-        incidents = sorted(self._newest)
-        self._incidents = [self._newest[identity][1] for identity in incidents]
-        times = [self._newest[identity][0][0] for identity in incidents]
+        self._log = IncidentLog(path, _EPOCH + timedelta(microseconds=clock), _COLUMNS)
+        seen = self._log.first_seen
+        for catalog, column in ((self._states, "incident_state"), (self._priorities, "priority")):
+            for name in seen[column]:
+                _named(catalog, name)
+        self._groups = {i: name for name in seen["assignment_group"] if (i := _log_id(name)) is not None}
+        people = _numbered(seen["caller_id"], _FIRST_CALLER) | _numbered(seen["assigned_to"], _FIRST_RESOLVER)
+        found = {i: v for number, v in self._log.incidents.items() if (i := _log_id(number)) is not None}
+        incidents = sorted(found)
+        self._incidents = [found[identity].row for identity in incidents]
+        times = [micros_of(found[identity].updated) for identity in incidents]
         self.tickets = Table("Ticket", *_columns(incidents, times), self._ticket)
-        self.users = self._table("User", self._people)
-        self.accounts = self._table("Account", self._places)
+        self.users = self._table("User", people)
+        self.accounts = self._table("Account", _numbered(seen["location"], 0))
 
     def world(self) -> World:
         """The desk that holds these records; its clock stands still."""
@@ -94,28 +89,6 @@ class Replayed:
         }
         tables = {"accounts": self.accounts, "users": self.users, "tickets": self.tickets}
         return World(tables, catalogs, self._clock)
-
-    def _enter(self, row: dict[str, str]) -> None:
-        """Takes a row of the log into account if it was written before the clock."""
-        updated = _log_time(row["sys_updated_at"])
-        identity = _log_id(row["number"])
-        if updated is None or identity is None or updated >= self._clock:
-            return
-        version = (updated, int(row["sys_mod_count"]))
-        if identity not in self._newest or version >= self._newest[identity][0]:
-            self._newest[identity] = (version, row)
-        for column, first, seen in (
-            ("caller_id", _FIRST_CALLER, self._people),
-            ("assigned_to", _FIRST_RESOLVER, self._people),
-            ("location", 0, self._places),
-        ):
-            if (found := _log_id(row[column], first)) is not None:
-                name, before = seen.get(found, (row[column], updated))
-                seen[found] = (name, min(before, updated))
-        if (group := _log_id(row["assignment_group"])) is not None:
-            self._groups[group] = row["assignment_group"]
-        _named(self._states, row["incident_state"])
-        _named(self._priorities, row["priority"])
 
     @staticmethod
     def _table(kind: str, seen: dict[int, tuple[str, int]]) -> Table:
@@ -166,7 +139,7 @@ class Replayed:
             "description": None,
             "internal": False,
             "visible_to_customer": True,
-            "created_at": _instant_or_none(_log_time(row["sys_created_at"]) or _log_time(row["opened_at"])),
+            "created_at": _instant_or_none(created(row)),
             "updated_at": instant(int(self.tickets.updated[number])),
             "responded_at": None,
             "resolved_at": resolved,
@@ -174,14 +147,12 @@ class Replayed:
         }
 
     def _past(self, text: str) -> str | None:
-        moment = _log_time(text)
-        return None if moment is None or moment > self._clock else instant(moment)
+        return _instant_or_none(self._log.past(text))
 
 
-def _log_rows(path: Path) -> Iterator[dict[str, str]]:
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file)
+def _numbered(seen: dict[str, datetime], first: int) -> dict[int, tuple[str, int]]:
+    """Names and when they were first seen, by the number in the name, from `first` on."""
+    return {i: (name, micros_of(m)) for name, m in seen.items() if (i := _log_id(name, first)) is not None}
 
 
 def _columns(ids: list[int], times: list[int]) -> tuple[Rows, Rows, Rows]:
@@ -197,5 +168,5 @@ def _stub_or_none(kind: str, identity: int | None) -> Record | None:
     return None if identity is None else stub(kind, identity)
 
 
-def _instant_or_none(micros: int | None) -> str | None:
-    return None if micros is None else instant(micros)
+def _instant_or_none(moment: datetime | None) -> str | None:
+    return None if moment is None else instant(micros_of(moment))

@@ -1,0 +1,387 @@
+"""Reads ServiceNow: `/api/now/table/<table>` (vendor-apis D), one request at a time.
+
+How a table is found whole is `keyset`; what its columns mean is `streams`.
+"""
+
+import base64
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from bridge_pipeline.connector_kit import pages
+from bridge_pipeline.connector_kit.connector import Page, Reading, Stream
+from bridge_pipeline.connector_kit.journal import Journal
+from bridge_pipeline.connector_kit.oauth import OAuth, OAuthCredentials
+from bridge_pipeline.connector_kit.pages import PageContent
+from bridge_pipeline.connector_kit.quota import Bucket, Metering, Observed
+from bridge_pipeline.connector_kit.session import (
+    Credentials,
+    Session,
+    SourceContext,
+    SourceError,
+    journalled,
+)
+from bridge_pipeline.connectors.servicenow.keyset import ID, Ask, Keyset, NeverWhole, NotObeyed, Part, Span
+from bridge_pipeline.model import Window
+from bridge_pipeline.redaction import remember
+
+log = structlog.get_logger("bridge.source")
+_TOTAL = "x-total-count"
+_CANCELLED = b"Transaction cancelled"
+_MOST_ROWS = 10_000
+# Keys are small: as many more of them are asked for at a time.
+_KEYS_PER_ROW = 10
+_FEWEST_ROWS = 10
+_RATE_RULE = "rate rule"
+_HOUR = 3_600.0
+
+
+class ServiceNowConfig(BaseModel):
+    """What a connection to ServiceNow needs: an instance, and one way to sign in."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base_url: str = Field(description="Address of the instance, such as https://acme.service-now.com")
+    user: str | None = Field(
+        None, description="Name of the integration user, for Basic or the password grant."
+    )
+    password: SecretStr | None = Field(None, description="That user's password.")
+    api_token: SecretStr | None = Field(None, description="A bearer token that does not change.")
+    api_key: SecretStr | None = Field(None, description="An API key, sent as `x-sn-apikey`.")
+    client_id: str | None = Field(None, description="OAuth: the client id of the application registry.")
+    client_secret: SecretStr | None = Field(None, description="OAuth: the client's secret.")
+    refresh_token: SecretStr | None = Field(
+        None, description="OAuth: a refresh token, instead of a password."
+    )
+    requests_per_hour: int | None = Field(
+        None, gt=0, description="What a rate limit rule of the instance allows this user, if there is one."
+    )
+    page_size: int = Field(
+        1_000, ge=1, le=_MOST_ROWS, description="Rows asked for at a time; fewer where the instance is slow."
+    )
+    allow_private: bool = Field(
+        False, description="Allow plain http and private or loopback addresses, for test servers."
+    )
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an address such as https://acme.service-now.com")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("must hold no credential, query or fragment")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> "ServiceNowConfig":
+        ways = [self.api_token is not None, self.api_key is not None, self.client_id is not None]
+        by_password = self.user is not None and self.password is not None
+        if (self.user is None) != (self.password is None):
+            raise ValueError("user and password belong together")
+        if sum(ways) > 1 or (by_password and (self.api_token or self.api_key)):
+            raise ValueError("give one of: user and password, api_token, api_key, client_id")
+        if not by_password and not any(ways):
+            raise ValueError("needs user and password, api_token, api_key, or client_id for OAuth")
+        if self.client_id is None and (self.client_secret or self.refresh_token):
+            raise ValueError("client_secret and refresh_token need client_id")
+        if self.client_id is not None and self.client_secret is None:
+            raise ValueError("client_id needs client_secret")
+        return self
+
+
+class _Cancelled(RuntimeError):
+    """The instance gave up in the middle of an answer; fewer rows may be quick enough."""
+
+
+class _Fixed:
+    """A credential that does not change: see `connector_kit.session.Credentials`."""
+
+    def __init__(self, name: str, value: str) -> None:
+        self._headers = {name: value}
+
+    def headers(self) -> Mapping[str, str]:
+        return self._headers
+
+    def renew(self) -> bool:
+        return False
+
+
+class ServiceNowClient:
+    """Reads one connection; see `connector_kit.connector.Client`."""
+
+    def __init__(self, config: ServiceNowConfig, context: SourceContext) -> None:
+        self._context = context
+        self._credentials = _credentials(config, context)
+        self._session = Session(context, config.base_url, {}, config.allow_private, self._credentials)
+        # Of whole rows, and of their keys alone; smaller once the instance was too slow.
+        self._sizes = {False: config.page_size, True: min(config.page_size * _KEYS_PER_ROW, _MOST_ROWS)}
+
+    def read(self, reading: Reading, proof: dict[str, Any]) -> Iterator[Page]:
+        """Yields pages by `(sys_updated_on, sys_id)` until the keys bring no unseen row."""
+        yield from self._explained(reading.stream, self._keyset(reading, proof).pages())
+
+    def list_ids(self, reading: Reading, proof: dict[str, Any]) -> Iterator[Page]:
+        """All ids with the times of their change, and nothing else of the rows."""
+        listed = self._keyset(reading, proof, counted=True).listed("ids")
+        yield from self._explained(reading.stream, (part.page for part in listed))
+        proof["method"] = "list of keys"
+
+    def read_one(self, stream: Stream, record_id: str, journal: Journal) -> Page | None:
+        """The row with that id, or None.
+
+        404 says the same of a row that is deleted and of one that access rules hide (D.8); the
+        count, which is taken before those rules, tells them apart.
+        """
+        try:
+            number, (record, raw), fetched_at, _ = journalled(
+                self._session,
+                journal,
+                f"one-{record_id}",
+                f"{stream.path}/{record_id}",
+                _raw(),
+                lambda body: _that_row(body, stream, record_id),
+                lambda body: self._without_excluded(stream, body),
+                lambda _: 1,
+            )
+        except SourceError as error:
+            if error.status != 404:
+                raise
+            if self._matching(stream, f"{ID}={record_id}"):
+                raise SourceError(f"{error}: access rules hide this row", 403) from None
+            return None
+        return Page(number, PageContent([record], exact=[raw]), fetched_at)
+
+    def count(self, stream: Stream) -> int | None:
+        """`X-Total-Count`, which counts the rows that access rules hide too (D.2)."""
+        return self._matching(stream, stream.select)
+
+    def check(self, stream: Stream) -> int:
+        """Asks for the first row."""
+        answer = self._session.get(
+            stream.path, {**_raw(), "sysparm_limit": "1"}, lambda body: _rows(body, stream)
+        )
+        return len(answer.content.records)
+
+    def close(self) -> None:
+        """Closes the connections to the source."""
+        self._session.close()
+        if isinstance(self._credentials, OAuthCredentials):
+            self._credentials.close()
+
+    def _keyset(self, reading: Reading, proof: dict[str, Any], counted: bool = False) -> Keyset:
+        stream, settings = reading.stream, self._context.settings
+        window = reading.window.padded(settings.window_padding) if reading.window else None
+        return Keyset(
+            lambda ask: self._part(stream, reading.journal, ask, counted),
+            _span(stream, window),
+            settings.max_sweeps,
+            proof,
+        )
+
+    def _explained(self, stream: Stream, found: Iterator[Page]) -> Iterator[Page]:
+        try:
+            yield from found
+        except (NotObeyed, NeverWhole) as error:
+            raise SourceError(f"{self._context.connection}: {stream.entity.name}: {error}") from None
+
+    def _part(self, stream: Stream, journal: Journal, ask: Ask, counted: bool) -> Part:
+        """The answer to a request, with fewer rows if the instance cancels it.
+
+        Of a resumed extraction the number of rows is the one with which each page was read.
+        """
+        sizes = [1] if ask.counting else list(_halves(self._sizes[ask.only_keys]))
+        read = next((n for n, size in enumerate(sizes) if f"{ask.key}-{size}" in journal), 0)
+        for size in sizes[read:]:
+            try:
+                part = self._fetch(stream, journal, ask, size, counted)
+            except _Cancelled as cancelled:
+                log.warning("asking for fewer rows", table=stream.path, rows=size, reason=str(cancelled))
+                continue
+            if not ask.counting:
+                self._sizes[ask.only_keys] = size
+            return part
+        raise SourceError(
+            f"{self._context.connection}: GET {stream.path}: the instance cancels even answers of "
+            f"{sizes[-1]} rows: maximum execution time exceeded"
+        )
+
+    def _fetch(self, stream: Stream, journal: Journal, ask: Ask, size: int, counted: bool) -> Part:
+        params = {
+            **_raw(),
+            "sysparm_query": ask.query,
+            "sysparm_limit": str(size),
+            "sysparm_offset": str(ask.offset),
+            # Links are never followed; next pages are asked for by keys.
+            "sysparm_suppress_pagination_header": "true",
+        }
+        if ask.only_keys or ask.counting:
+            params["sysparm_fields"] = f"{ID},{_changed(stream)}"
+        counts = counted or not (ask.only_keys or ask.counting)
+        number, content, fetched_at, live = journalled(
+            self._session,
+            journal,
+            f"{ask.key}-{size}",
+            stream.path,
+            params,
+            lambda body: _rows(body, stream),
+            lambda body: self._without_excluded(stream, body),
+            lambda content: len(content.records) if counts else 0,
+            keep=(_TOTAL,),
+        )
+        return Part(Page(number, content, fetched_at), self._total(stream, journal, number), size, live)
+
+    def _total(self, stream: Stream, journal: Journal, number: int) -> int:
+        return self._counted(stream, journal.headers(number).get(_TOTAL, ""))
+
+    def _matching(self, stream: Stream, term: str) -> int:
+        """How many rows match, before access rules."""
+        params = {**_raw(), "sysparm_query": term, "sysparm_limit": "1", "sysparm_fields": ID}
+        answer = self._session.get(stream.path, params, lambda body: _rows(body, stream))
+        return self._counted(stream, answer.headers.get(_TOTAL, ""))
+
+    def _counted(self, stream: Stream, total: str) -> int:
+        if not (total.isascii() and total.isdigit()):
+            raise SourceError(
+                f"{self._context.connection}: GET {stream.path}: the answer has no X-Total-Count, without "
+                "which an empty page cannot be told from the last one; does a proxy take headers away?"
+            )
+        return int(total)
+
+    def _without_excluded(self, stream: Stream, body: bytes) -> bytes:
+        prefix = f"{stream.entity.name}."
+        patterns = [p.removeprefix(prefix) for p in self._context.exclude if p.startswith(prefix)]
+        return pages.without_members(body, patterns) if patterns else body
+
+
+def open_client(config: ServiceNowConfig, context: SourceContext) -> ServiceNowClient:
+    """A client for one connection; nothing is sent yet.
+
+    Raises:
+        AddressRefused: the address is not allowed.
+    """
+    return ServiceNowClient(config, context)
+
+
+def _credentials(config: ServiceNowConfig, context: SourceContext) -> Credentials:
+    if config.client_id is not None:
+        return OAuthCredentials(context, config.base_url, config.allow_private, _oauth(config))
+    if config.api_token is not None:
+        remember(token := config.api_token.get_secret_value())
+        return _Fixed("Authorization", f"Bearer {token}")
+    if config.api_key is not None:
+        remember(key := config.api_key.get_secret_value())
+        return _Fixed("x-sn-apikey", key)
+    password = _clear(config.password)
+    pair = base64.b64encode(f"{config.user}:{password}".encode()).decode()
+    remember(password)
+    remember(pair)
+    return _Fixed("Authorization", f"Basic {pair}")
+
+
+def _oauth(config: ServiceNowConfig) -> OAuth:
+    """Tokens by password, or by the client's own credentials where there is neither user nor token."""
+    grant: dict[str, str] | None = None
+    if config.user is not None:
+        grant = {"grant_type": "password", "username": config.user, "password": _clear(config.password)}
+    elif config.refresh_token is None:
+        grant = {"grant_type": "client_credentials"}
+    return OAuth(
+        path="/oauth_token.do",
+        client={"client_id": config.client_id or "", "client_secret": _clear(config.client_secret)},
+        grant=grant,
+        refresh_token=_clear(config.refresh_token) or None,
+    )
+
+
+def _clear(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret else ""
+
+
+def _raw() -> dict[str, str]:
+    """Values as they are stored: UTC to the second, choices and references as keys (D.2, D.3).
+
+    Display mode would give times in the caller's zone, drop seconds of durations and translate
+    choices; links name the wrong table at times.
+    """
+    return {"sysparm_display_value": "false", "sysparm_exclude_reference_link": "true"}
+
+
+def _rows(body: bytes, stream: Stream) -> PageContent:
+    """Takes a list answer apart.
+
+    Raises:
+        UnreadableBody: it is none.
+        _Cancelled: it broke off because it took too long, also where what is there is JSON (D.7).
+    """
+    if _CANCELLED in body and _broke_off(body):
+        raise _Cancelled("the instance cancelled the answer: maximum execution time exceeded")
+    return pages.parse_list(body, stream.names)
+
+
+def _broke_off(body: bytes) -> bool:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return True
+    return not isinstance(document, dict) or "error" in document
+
+
+def _that_row(body: bytes, stream: Stream, record_id: str) -> tuple[Any, bytes]:
+    """The one row of an answer.
+
+    Raises:
+        UnreadableBody: there is none, or it is plainly another one.
+    """
+    record, raw = pages.parse_single(body, stream.single_names)
+    found = record.get(ID) if isinstance(record, dict) else None
+    if isinstance(found, str) and found != record_id:
+        raise pages.UnreadableBody(f"the row has the sys_id {found[:40]}, not {record_id}")
+    return record, raw
+
+
+def _changed(stream: Stream) -> str:
+    """The column with the time of a row's change, as its field names it."""
+    return stream.fields[stream.entity.column_names.index("updated_at")].consumes[0]
+
+
+def _span(stream: Stream, window: Window | None) -> Span:
+    if window is None:
+        return Span(stream.select, _changed(stream))
+    return Span(stream.select, _changed(stream), _written(window.start), _written(window.end))
+
+
+def _written(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def _halves(size: int) -> Iterator[int]:
+    while size > _FEWEST_ROWS:
+        yield size
+        size //= 2
+    yield size
+
+
+def _buckets(config: ServiceNowConfig) -> tuple[Bucket, ...]:
+    """None is published: an instance defines a rule for a user, or has none (D.7)."""
+    if config.requests_per_hour is None:
+        return ()
+    return (Bucket(_RATE_RULE, config.requests_per_hour, _HOUR),)
+
+
+def _observed(headers: Mapping[str, str]) -> tuple[Observed, ...]:
+    """A rule's limit and the end of its hour; what is left is never said, and refusals come late (D.7)."""
+    limit, reset = headers.get("x-ratelimit-limit", ""), headers.get("x-ratelimit-reset", "")
+    if not (limit.isascii() and limit.isdigit()):
+        return ()
+    ends = max(0.0, float(reset) - time.time()) if reset.isascii() and reset.isdigit() else None
+    return (Observed(_RATE_RULE, units=int(limit), resets_in=ends),)
+
+
+METERING = Metering(_buckets, lambda path, params: {_RATE_RULE: 1}, _observed)

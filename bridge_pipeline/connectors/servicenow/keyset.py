@@ -1,0 +1,290 @@
+"""Reading a table by keys until it is provably whole (vendor-apis D.2, D.4).
+
+Offsets over rows that change lose some, so pages follow each other by `(changed, sys_id)`: a row
+that changes while it is read moves to the end and is met again. The limit of a page counts before
+access rules do, so a short or empty page says nothing; `X-Total-Count`, which counts before them
+too, says whether the server has looked at the last row.
+
+Then the keys alone are listed by `sys_id`, an order in which nothing moves, and what was not seen
+is fetched by its key. Terms of a query that the server does not understand are dropped without a
+word, so every answer is compared with what was asked.
+"""
+
+import re
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from bridge_pipeline.connector_kit.connector import Page
+
+log = structlog.get_logger("bridge.source")
+ID = "sys_id"
+# A URL holds about 10,000 characters (D.2).
+_IDS_AT_ONCE = 100
+# Before any row.
+_EPOCH = "1970-01-01 00:00:00"
+_ORDERED = re.compile(r"[0-9a-f]{32}")
+Key = tuple[str, str]
+
+
+class NotObeyed(RuntimeError):
+    """The server answered something else than what was asked."""
+
+
+class NeverWhole(RuntimeError):
+    """Listings of the keys kept bringing unseen rows."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request for rows; `key` is its name in the journal. `counting` wants no rows but their number."""
+
+    key: str
+    query: str
+    offset: int = 0
+    only_keys: bool = False
+    counting: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """Its answer: `size` rows were looked at, of `total` that match before access rules."""
+
+    page: Page
+    total: int
+    size: int
+    live: bool
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which rows are read: those with the terms `only` that changed in `[start, end)`, as texts.
+
+    `changed` is the column with the time of the change. Without `start` and `end` all rows.
+    """
+
+    only: str
+    changed: str
+    start: str = ""
+    end: str = ""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether not all rows are asked for."""
+        return bool(self.start)
+
+    def query(self, *terms: str, order: Iterable[str] = ()) -> str:
+        """An encoded query; a server that does not order gives rows twice or not at all."""
+        until = f"{self.changed}<{self.end}" if self.end else ""
+        ordered = [f"ORDERBY{column}" for column in order]
+        return "^".join(filter(None, (self.only, *terms, until, *ordered)))
+
+    def first(self) -> str:
+        """All of its rows, by change."""
+        since = f"{self.changed}>={self.start}" if self.start else ""
+        return self.query(since, order=(self.changed, ID))
+
+    def after(self, key: Key) -> str:
+        """Those behind a row: changed later, or in the same second with a larger id."""
+        moment, record_id = key
+        later = self.query(f"{self.changed}>{moment}")
+        # `^NQ` begins an alternative; `^OR` would bind only to the term before it (D.4).
+        same = self.query(f"{self.changed}={moment}", f"{ID}>{record_id}", order=(self.changed, ID))
+        return f"{later}^NQ{same}"
+
+    def keys(self, after: str) -> str:
+        """Its rows by id, behind one of them."""
+        since = f"{self.changed}>={self.start}" if self.start else ""
+        return self.query(since, f"{ID}>{after}" if after else "", order=(ID,))
+
+    def chosen(self, ids: list[str]) -> str:
+        """Rows by their ids, whenever they changed."""
+        return "^".join(filter(None, (self.only, f"{ID}IN{','.join(ids)}", f"ORDERBY{ID}")))
+
+
+class _Seen:
+    """The newest change of each row that was read; on disk once it is large, and gone with the process."""
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", isolation_level=None)
+        self._db.execute("create table seen (id text primary key, changed text) without rowid")
+
+    def add(self, keys: Iterable[Key]) -> None:
+        statement = """insert into seen values (?, ?)
+            on conflict (id) do update set changed = max(changed, excluded.changed)"""
+        self._db.execute("begin")
+        self._db.executemany(statement, [(record_id, changed) for changed, record_id in keys])
+        self._db.execute("commit")
+
+    def state(self, key: Key) -> str | None:
+        """`unseen`, `older` or None for a row that was read as it is."""
+        found = self._db.execute("select changed from seen where id = ?", (key[1],)).fetchone()
+        return "unseen" if found is None else "older" if found[0] < key[0] else None
+
+    def close(self) -> None:
+        self._db.close()
+
+
+@dataclass
+class Keyset:
+    """One reading of a table; `proof` says afterwards how it was found whole.
+
+    Args:
+        fetch: gets one answer.
+        rounds: listings of the keys at most.
+    """
+
+    fetch: Callable[[Ask], Part]
+    span: Span
+    rounds: int
+    proof: dict[str, Any] = field(default_factory=dict)
+    _empty: bool = False
+    _unseen: int = 0
+    _live: bool = True
+
+    def pages(self) -> Iterator[Page]:
+        """Yields pages of rows until a listing of the keys brings no unseen one.
+
+        Raises:
+            NotObeyed: the server does not even list keys as it was asked.
+            NeverWhole: still unseen rows after the last listing.
+        """
+        seen = _Seen()
+        try:
+            yield from self._rows_or_none("s1", seen)
+            if self._empty and self.span.bounded and self._hides_by_time():
+                log.warning("the source finds no row by its change; reading all of the table")
+                self.proof["filter_refused"] = True
+                self.span = Span(self.span.only, self.span.changed)
+                yield from self._rows_or_none("s2", seen)
+            round_ = live = 0
+            while live < self.rounds:
+                round_ += 1
+                yield from self._confirm(f"k{round_}", seen)
+                live += self._live
+                if self._live and not self._unseen:
+                    self.proof |= {"method": "keyset, confirmed by keys", "sweeps": 1 + round_}
+                    return
+        finally:
+            seen.close()
+        raise NeverWhole(
+            f"its keys were listed {round_} times, and the last listing still brought {self._unseen} unseen "
+            "rows; the source changes faster than it can be read"
+        )
+
+    def listed(self, name: str = "k1") -> Iterator[Part]:
+        """Answers that together hold the keys of all rows, in an order in which nothing moves."""
+        after, offset, number = "", 0, 0
+        while True:
+            number += 1
+            part = self.fetch(Ask(f"{name}-p{number}", self.span.keys(after), offset, only_keys=True))
+            ids = [record_id for _, record_id in self._keys(part.page)]
+            self._demand(all(record_id > after for record_id in ids if _plain(record_id, after)), part)
+            yield part
+            if offset + part.size >= part.total:
+                return
+            after, offset = (ids[-1], 0) if ids else (after, offset + part.size)
+
+    def _rows_or_none(self, name: str, seen: _Seen) -> Iterator[Page]:
+        """As far as pages by change come; the listing of keys brings the rest, slowly."""
+        try:
+            yield from self._rows(name, seen)
+        except NotObeyed as error:
+            log.warning("the source does not page by change; reading row by row", reason=str(error))
+            self.proof["cursor_refused"] = True
+
+    def _rows(self, name: str, seen: _Seen) -> Iterator[Page]:
+        """Pages of all rows by `(changed, sys_id)`."""
+        query, offset, number = self.span.first(), 0, 0
+        last: Key | None = None
+        while True:
+            number += 1
+            part = self.fetch(Ask(f"{name}-p{number}", query, offset))
+            keys = [key for key in self._keys(part.page) if key[0]]
+            self._demand(last is None or all(_behind(key, last) for key in keys), part)
+            self._count_outside(keys)
+            seen.add(keys)
+            yield part.page
+            self._empty = number == 1 and not part.total
+            if offset + part.size >= part.total:
+                return
+            if keys:
+                last, offset = keys[-1], 0
+                query = self.span.after(last)
+            else:
+                # All of these are hidden by access rules, or without a time.
+                offset += part.size
+
+    def _confirm(self, name: str, seen: _Seen) -> Iterator[Page]:
+        """Lists the keys and fetches what was not seen, or not in this version."""
+        self._unseen, self._live = 0, True
+        visible, total, fetched = 0, None, 0
+        for part in self.listed(name):
+            self._live &= part.live
+            total = part.total if total is None else total
+            keys = self._keys(part.page)
+            visible += len(keys)
+            states = {key[1]: state for key in keys if (state := seen.state(key))}
+            self._unseen += sum(state == "unseen" for state in states.values())
+            wanted = list(states)
+            for start in range(0, len(wanted), _IDS_AT_ONCE):
+                fetched += 1
+                yield self._chosen(f"{name}-f{fetched}", wanted[start : start + _IDS_AT_ONCE], seen)
+        self.proof |= {"listed": visible, "hidden_by_access_rules": max(0, (total or 0) - visible)}
+
+    def _chosen(self, name: str, ids: list[str], seen: _Seen) -> Page:
+        part = self.fetch(Ask(name, self.span.chosen(ids)))
+        keys = self._keys(part.page)
+        self._demand({record_id for _, record_id in keys} <= set(ids), part)
+        seen.add(keys)
+        return part.page
+
+    def _hides_by_time(self) -> bool:
+        """Whether rows are found without the window and none by any time at all.
+
+        An instance may answer a query that it does not understand with no rows (D.2,
+        `glide.invalid_query.returns_no_rows`), which looks like an empty window.
+        """
+        always = Span(self.span.only, self.span.changed, _EPOCH)
+        if self.fetch(Ask("e1", always.first(), counting=True)).total:
+            return False
+        unbounded = Span(self.span.only, self.span.changed).keys("")
+        return self.fetch(Ask("e2", unbounded, counting=True)).total > 0
+
+    def _count_outside(self, keys: list[Key]) -> None:
+        """A window that the server ignores costs time and nothing else; it is said in the proof."""
+        span = self.span
+        if span.bounded and (wide := sum(not span.start <= moment < span.end for moment, _ in keys)):
+            self.proof["beyond_the_filter"] = self.proof.get("beyond_the_filter", 0) + wide
+
+    def _keys(self, page: Page) -> list[Key]:
+        """`(changed, sys_id)` of a page's rows, as far as they have an id."""
+        keys = []
+        for record in page.content.records:
+            record_id = record.get(ID) if isinstance(record, dict) else None
+            if isinstance(record_id, str) and record_id:
+                moment = record.get(self.span.changed)
+                keys.append((moment if isinstance(moment, str) else "", record_id))
+        return keys
+
+    def _demand(self, obeyed: bool, part: Part) -> None:
+        if not obeyed:
+            raise NotObeyed(
+                f"answer {part.page.number} holds rows that the query excludes: the instance drops terms "
+                "that it does not understand, or the user may not query by sys_updated_on or sys_id"
+            )
+
+
+def _behind(key: Key, last: Key) -> bool:
+    """Whether a row comes after another; a change while it is read only moves it further."""
+    if key[0] != last[0]:
+        return key[0] > last[0]
+    return not _plain(key[1], last[1]) or key[1] > last[1]
+
+
+def _plain(record_id: str, other: str) -> bool:
+    """Whether both are ordinary ids: how the database orders others is its own affair."""
+    return bool(_ORDERED.fullmatch(record_id) and (not other or _ORDERED.fullmatch(other)))

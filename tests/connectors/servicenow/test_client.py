@@ -1,0 +1,380 @@
+"""What is extracted is what the instance holds, whatever it does meanwhile."""
+
+import json
+import re
+import time
+from dataclasses import replace
+from datetime import date
+
+import pytest
+
+from bridge_pipeline.connector_kit.journal import Journal
+from bridge_pipeline.connector_kit.session import SourceError
+from bridge_pipeline.connectors.servicenow import CONNECTOR
+from bridge_pipeline.connectors.servicenow.simulator.habits import HABITS, Habits
+from bridge_pipeline.model import Window
+from tests.connectors.servicenow.reading import (
+    BASIC,
+    OAUTH,
+    collected,
+    instance,
+    open_client,
+    read,
+    reading,
+    rows,
+    truth,
+)
+
+ENTITIES = CONNECTOR.entities
+DAYS = {"first_day": date(2025, 1, 1), "last_day": date(2025, 1, 12)}
+HOSTILE = replace(HABITS["hostile"], hidden_run=60, cancels_above=40)
+
+
+@pytest.mark.parametrize("entity", ENTITIES)
+def test_a_full_read_is_the_truth(entity, tmp_path):
+    with instance() as (simulator, _):
+        landed, collector, journal = collected(open_client(simulator.url), entity, tmp_path, None)
+        assert landed == truth(simulator, entity)
+        counts = collector.counts
+        assert journal.records == counts.fetched == counts.landed + counts.duplicate + counts.quarantined
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("entity", ["users", "tickets", "comments"])
+def test_a_full_read_of_a_hostile_instance_is_the_truth(entity, seed, tmp_path):
+    with instance(HOSTILE, faults="hostile", seed=seed) as (simulator, _):
+        landed, collector, journal = collected(
+            open_client(simulator.url, **BASIC, **OAUTH), entity, tmp_path, None
+        )
+        true, held = truth(simulator, entity), simulator.truth()
+        gone = set(held["deleted"][entity])
+        assert set(true) - set(landed) == set()
+        assert set(landed) - set(true) <= gone
+        malformed = {m["id"] for m in held["malformed"] if m["entity"] == entity}
+        counts = collector.counts
+        assert counts.quarantined >= len(malformed) - len(gone)
+        assert journal.records == counts.fetched
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("entity", ["tickets", "comments"])
+def test_windows_in_any_order_are_the_truth(entity, backwards, tmp_path):
+    days = list(Window.of_days(date(2025, 1, 1), date(2025, 1, 13)).days())
+    with instance(**DAYS) as (simulator, _):
+        client, landed = open_client(simulator.url), {}
+        for day in reversed(days) if backwards else days:
+            found, collector, journal = collected(
+                client, entity, tmp_path / str(day), Window.of_days(day, day)
+            )
+            assert all(moment.startswith(str(day)) for moment in found.values())
+            counts = collector.counts
+            assert journal.records == counts.landed + counts.outside + counts.duplicate + counts.quarantined
+            landed |= found
+        assert landed == truth(simulator, entity)
+
+
+def test_rows_that_change_while_a_window_is_read_are_met_in_one_of_them(tmp_path):
+    with instance(Habits(), faults="hostile", seed=3, **DAYS) as (simulator, _):
+        client, landed = open_client(simulator.url, page_size=20), {}
+        for day in [*Window.of_days(date(2025, 1, 1), date(2025, 1, 13)).days(), date(2025, 1, 13)]:
+            found, _, _ = collected(
+                client, "tickets", tmp_path / str(time.monotonic_ns()), Window.of_days(day, day)
+            )
+            landed |= found
+        assert set(truth(simulator, "tickets")) - set(landed) == set()
+
+
+def test_a_killed_extraction_resumes_at_every_page_and_spends_nothing_twice(tmp_path):
+    with instance(replace(HOSTILE, token_uses=None, malformed=False)) as (simulator, _):
+        whole = tmp_path / "whole"
+        expected = read(open_client(simulator.url), "tickets", whole)
+        files = len(Journal(whole)._files)
+        assert files > 5
+        for killed in range(1, files):
+            folder, before = tmp_path / str(killed), len(simulator.requests)
+            folder.mkdir()
+            for path in sorted(whole.glob("*.json.zst"))[:killed]:
+                (folder / path.name).write_bytes(path.read_bytes())
+            assert read(open_client(simulator.url), "tickets", folder) == expected
+            # What is in the journal is not asked again, and at least one whole listing of keys is live.
+            # An answer that is cancelled is no answer: it is asked again when none is kept of its kind.
+            spent = len(simulator.requests) - before
+            assert 1 <= spent <= files - killed + 6
+
+
+def test_pages_that_access_rules_empty_are_not_the_end(tmp_path):
+    with instance(Habits(hidden_run=150)) as (simulator, _):
+        client = open_client(simulator.url, page_size=20, **BASIC)
+        proof = {}
+        found = rows(client.read(reading("tickets", tmp_path), proof))
+        assert set(found) == set(truth(simulator, "tickets"))
+        assert len(found) == 90
+        assert proof["hidden_by_access_rules"] == 150
+
+
+def test_more_ties_in_a_second_than_a_page_holds_are_all_read(tmp_path):
+    with instance() as (simulator, dialect):
+        for row in dialect.world.tables["incident"].rows.values():
+            row.updated = "2025-01-05 12:00:00"
+        found = read(open_client(simulator.url, page_size=7, **BASIC), "tickets", tmp_path)
+        assert len(found) == 240
+
+
+def test_a_row_that_moves_to_the_end_is_met_again(tmp_path):
+    with instance() as (simulator, dialect):
+        table, client = dialect.world.tables["incident"], open_client(simulator.url, page_size=30, **BASIC)
+        seen = []
+        for page in client.read(reading("tickets", tmp_path), {}):
+            seen += [row["sys_id"] for row in page.content.records]
+            if len(seen) == 30:
+                table.touch(table.rows[seen[0]], "2025-03-05 00:00:00")
+        assert seen.count(seen[0]) == 2
+        assert set(seen) == set(table.rows)
+
+
+def test_a_row_committed_late_under_an_earlier_stamp_is_found_by_its_key(tmp_path):
+    with instance() as (simulator, dialect):
+        table = dialect.world.tables["incident"]
+        late = min(table.rows.values(), key=lambda row: row.updated)
+        late.appears = 3
+        client = open_client(simulator.url, page_size=50, **BASIC)
+        dialect._changes = None
+        assert late.id in read(client, "tickets", tmp_path)
+
+
+def dropping(dialect, pattern):
+    """Makes an instance drop the parts of a query that match."""
+    original = dialect._found
+    dialect._found = lambda table, text: original(table, re.sub(pattern, "sys_id!=nothing", text))
+
+
+def test_a_server_that_drops_the_cursor_is_found_out_and_read_by_keys(tmp_path):
+    with instance() as (simulator, dialect):
+        dropping(dialect, r"sys_updated_on[>=][^^]*")
+        proof = {}
+        client = open_client(simulator.url, page_size=50, **BASIC)
+        assert set(rows(client.read(reading("tickets", tmp_path), proof))) == set(truth(simulator, "tickets"))
+        assert proof["cursor_refused"]
+
+
+@pytest.mark.parametrize("dropped", [r"sys_id>\w*", r"sys_idIN[^^]*"])
+def test_a_server_that_drops_keys_is_never_believed(dropped, tmp_path):
+    with instance() as (simulator, dialect):
+        dropping(dialect, r"sys_updated_on[>=][^^]*")
+        dropping(dialect, dropped)
+        with pytest.raises(SourceError, match="rows that the query excludes"):
+            read(open_client(simulator.url, page_size=10, **BASIC), "tickets", tmp_path)
+
+
+def test_a_window_that_the_server_ignores_costs_only_time(tmp_path):
+    with instance(Habits(), **DAYS) as (simulator, dialect):
+        original = dialect._found
+        dialect._found = lambda table, text: original(table, text.replace("<2025-01-07 00:00:00", "<2099"))
+        window = Window.of_days(date(2025, 1, 5), date(2025, 1, 5))
+        landed, collector, _ = collected(open_client(simulator.url), "tickets", tmp_path, window)
+        expected = {k: v for k, v in truth(simulator, "tickets").items() if v.startswith("2025-01-05")}
+        assert landed == expected
+        assert collector.counts.outside > len(expected)
+
+
+@pytest.mark.parametrize("no_rows", [False, True])
+def test_an_instance_that_cannot_be_asked_by_time_is_read_whole(no_rows, tmp_path):
+    habits = Habits(no_rows=no_rows, no_time_queries=True)
+    with instance(habits, **DAYS) as (simulator, _):
+        window = Window.of_days(date(2025, 1, 5), date(2025, 1, 5))
+        landed, _, _ = collected(open_client(simulator.url), "tickets", tmp_path, window)
+        expected = {k: v for k, v in truth(simulator, "tickets").items() if v.startswith("2025-01-05")}
+        assert landed == expected
+        assert expected
+
+
+def test_an_empty_window_is_believed_because_the_filter_finds_other_rows(tmp_path):
+    with instance(**DAYS) as (simulator, _):
+        window = Window.of_days(date(2024, 6, 1), date(2024, 6, 1))
+        assert read(open_client(simulator.url), "tickets", tmp_path, window) == {}
+        asked = [line["path"] for line in simulator.requests]
+        assert any("1970-01-01" in path for path in asked)
+
+
+def test_an_answer_that_takes_too_long_is_asked_for_in_halves(tmp_path):
+    with instance(Habits(cancels_above=30)) as (simulator, _):
+        client = open_client(simulator.url, page_size=200, **BASIC)
+        assert set(read(client, "tickets", tmp_path)) == set(truth(simulator, "tickets"))
+        limits = [line["path"].split("sysparm_limit=")[1].split("&")[0] for line in simulator.requests]
+        # 200, 100 and 50 once each, then what is quick enough; keys are never too many.
+        assert limits[:4] == ["200", "100", "50", "25"]
+        assert set(limits[4:]) == {"25", "2000"}
+
+
+def test_an_instance_that_cancels_everything_is_named(tmp_path):
+    with instance(Habits(cancels_above=1)) as (simulator, _), pytest.raises(SourceError) as caught:
+        read(open_client(simulator.url), "tickets", tmp_path)
+    assert "cancels even answers of 6 rows" in str(caught.value)
+
+
+def test_an_answer_without_a_total_is_no_end(tmp_path):
+    with instance() as (simulator, dialect):
+        original = dialect._list
+        dialect._list = lambda *args: replace(original(*args), headers=())
+        with pytest.raises(SourceError, match="no X-Total-Count"):
+            read(open_client(simulator.url), "tickets", tmp_path)
+
+
+@pytest.mark.parametrize("entity", ENTITIES)
+def test_one_forbidden_table_is_named_and_the_others_are_read(entity):
+    table = CONNECTOR.stream(entity).path.rpartition("/")[2]
+    with instance(Habits(forbidden=(table,)), tickets=20) as (simulator, _):
+        client = open_client(simulator.url)
+        for stream in CONNECTOR.streams:
+            if stream.entity.name != entity:
+                assert client.check(stream) >= 0
+                continue
+            with pytest.raises(SourceError) as caught:
+                client.check(stream)
+            assert caught.value.status == 403
+            assert f"/api/now/table/{table}" in str(caught.value)
+            assert "Failed API level ACL Validation" in str(caught.value)
+
+
+def test_a_wrong_password_is_refused_exactly_and_never_shown(tmp_path):
+    with instance(token="the-only-one") as (simulator, _), pytest.raises(SourceError) as caught:
+        open_client(simulator.url).check(CONNECTOR.stream("tickets"))
+    assert caught.value.status == 401
+    assert "User Not Authenticated" in str(caught.value)
+    assert "canary" not in str(caught.value)
+    assert len(simulator.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BASIC,
+        {"api_token": "a-static-bearer"},
+        {"api_key": "an-api-key"},
+        {**OAUTH, **BASIC},
+        OAUTH,
+        {**OAUTH, "refresh_token": "a-refresh-token-given-to-us"},
+    ],
+    ids=["basic", "bearer", "key", "password grant", "client credentials", "refresh token"],
+)
+def test_every_way_to_sign_in(config, tmp_path):
+    with instance() as (simulator, _):
+        found = read(open_client(simulator.url, **config), "tickets", tmp_path)
+        assert set(found) == set(truth(simulator, "tickets"))
+
+
+@pytest.mark.parametrize("config", [{**OAUTH, **BASIC}, OAUTH, {**OAUTH, "refresh_token": "a-refresh-token"}])
+def test_a_token_that_ends_in_the_middle_is_renewed(config, tmp_path):
+    with instance(Habits(token_uses=4)) as (simulator, _):
+        found = read(open_client(simulator.url, page_size=20, **config), "tickets", tmp_path)
+        assert set(found) == set(truth(simulator, "tickets"))
+        statuses = [(line["path"].partition("?")[0], line["status"]) for line in simulator.requests]
+        assert statuses.count(("/oauth_token.do", 200)) >= 3
+        assert ("/api/now/table/incident", 401) in statuses
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"user": "me"},
+        {"password": "x"},
+        {"client_id": "a"},
+        {"client_secret": "a", **BASIC},
+        {"api_token": "a", "api_key": "b"},
+        {"api_token": "a", **BASIC},
+        {"refresh_token": "a"},
+    ],
+)
+def test_a_config_without_one_clear_way_in_is_refused(config):
+    with pytest.raises(ValueError, match=r"give one of|needs?|belong together"):
+        CONNECTOR.config.model_validate({"base_url": "https://acme.service-now.com", **config})
+
+
+def test_a_lookup_tells_a_deleted_row_from_a_hidden_one(tmp_path):
+    with instance() as (simulator, dialect):
+        table, client = dialect.world.tables["incident"], open_client(simulator.url)
+        there, hidden, gone = list(table.rows.values())[:3]
+        hidden.hidden = True
+        table.remove(gone, "2025-03-05 00:00:00")
+        stream, journal = CONNECTOR.stream("tickets"), Journal(tmp_path)
+        page = client.read_one(stream, there.id, journal)
+        assert page is not None
+        assert json.loads(page.content.exact[0])["sys_id"] == there.id
+        assert client.read_one(stream, gone.id, journal) is None
+        with pytest.raises(SourceError, match="access rules hide this row") as caught:
+            client.read_one(stream, hidden.id, journal)
+        assert caught.value.status == 403
+
+
+def test_the_ids_are_listed_cheaply_and_counted_before_access_rules(tmp_path):
+    with instance(Habits(hidden_run=30)) as (simulator, _):
+        client, proof = open_client(simulator.url, page_size=5, **BASIC), {}
+        wanted = reading("tickets", tmp_path)
+        found = [row for page in client.list_ids(wanted, proof) for row in page.content.records]
+        assert {row["sys_id"] for row in found} == set(truth(simulator, "tickets"))
+        assert {tuple(sorted(row)) for row in found} == {("sys_id", "sys_updated_on")}
+        assert wanted.journal.records == len(found) == 210
+        assert len(simulator.requests) < 8
+        assert client.count(CONNECTOR.stream("tickets")) == 240
+
+
+def test_excluded_fields_are_never_journalled(tmp_path):
+    with instance() as (simulator, _):
+        client = open_client(simulator.url, exclude=("tickets.short_*",))
+        assert not any("short_description" in row for row in read(client, "tickets", tmp_path).values())
+        journal = Journal(tmp_path)
+        assert not any(b"short_description" in journal.body(number) for number in journal._numbered)
+
+
+def spoilt(dialect, at, answer):
+    """Spoils the answers from the `at`-th list on, for as long as asked."""
+    original, count = dialect._list, 0
+
+    def instead(*args):
+        nonlocal count
+        count += 1
+        good = original(*args)
+        return answer(good) if at <= count < at + 3 else good
+
+    dialect._list = instead
+
+
+@pytest.mark.parametrize("at", [1, 4, 7])
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda good: replace(good, body=b"<html>Your instance is hibernating</html>"), "not JSON"),
+        (lambda good: replace(good, body=good.body[:-40]), "body is cut|ends in the middle|not JSON"),
+        (lambda good: replace(good, body=b""), "empty"),
+        (
+            lambda good: replace(good, body=b'{"error":{"message":"x"},"status":"failure"}'),
+            "no list under result",
+        ),
+        (lambda good: replace(good, status=503, body=b"restarting"), "503"),
+        (lambda good: replace(good, status=404, body=b"{}"), "404"),
+    ],
+    ids=["html", "cut", "empty", "error", "503", "404"],
+)
+def test_a_broken_answer_is_never_no_rows(at, spoil, reason, tmp_path):
+    with instance() as (simulator, dialect):
+        client = open_client(simulator.url, page_size=40, **BASIC)
+        spoilt(dialect, at, spoil)
+        with pytest.raises(SourceError, match=reason):
+            read(client, "tickets", tmp_path)
+
+
+def test_metering_is_the_rule_of_the_instance_if_it_has_one():
+    def config(**more):
+        return CONNECTOR.config.model_validate({"base_url": "https://a.example", **BASIC, **more})
+
+    metering = CONNECTOR.metering
+    assert metering.buckets(config()) == ()
+    (bucket,) = metering.buckets(config(requests_per_hour=5_000))
+    assert (bucket.units, bucket.seconds) == (5_000, 3_600.0)
+    assert metering.cost("/api/now/table/incident", {}) == {bucket.name: 1}
+    soon = str(int(time.time()) + 100)
+    (observed,) = metering.observed({"x-ratelimit-limit": "100", "x-ratelimit-reset": soon})
+    assert (observed.bucket, observed.units, observed.left) == (bucket.name, 100, None)
+    assert 98 <= observed.resets_in <= 100
+    assert metering.observed({}) == metering.observed({"x-ratelimit-limit": "many"}) == ()
