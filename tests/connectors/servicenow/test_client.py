@@ -39,8 +39,7 @@ def test_a_full_read_is_the_truth(entity, tmp_path):
         assert journal.records == counts.fetched == counts.landed + counts.duplicate + counts.quarantined
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("entity", ["users", "tickets", "comments"])
+@pytest.mark.parametrize(("entity", "seed"), [("users", 1), ("tickets", 2), ("comments", 1)])
 def test_a_full_read_of_a_hostile_instance_is_the_truth(entity, seed, tmp_path):
     with instance(HOSTILE, faults="hostile", seed=seed) as (simulator, _):
         landed, collector, journal = collected(
@@ -56,8 +55,7 @@ def test_a_full_read_of_a_hostile_instance_is_the_truth(entity, seed, tmp_path):
         assert journal.records == counts.fetched
 
 
-@pytest.mark.parametrize("backwards", [False, True])
-@pytest.mark.parametrize("entity", ["tickets", "comments"])
+@pytest.mark.parametrize(("entity", "backwards"), [("tickets", False), ("tickets", True), ("comments", True)])
 def test_windows_in_any_order_are_the_truth(entity, backwards, tmp_path):
     days = list(Window.of_days(date(2025, 1, 1), date(2025, 1, 13)).days())
     with instance(**DAYS) as (simulator, _):
