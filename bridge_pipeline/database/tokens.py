@@ -9,6 +9,7 @@ docs/decisions/0015.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,6 +24,7 @@ from bridge_pipeline.database.sealing import Box, Sealer, SealingError
 from bridge_pipeline.database.tables import access_tokens as t
 
 log = structlog.get_logger(__name__)
+_BOXES = ("identity", "access_token", "refresh_token")
 
 
 class SharedTokens:
@@ -34,15 +36,15 @@ class SharedTokens:
 
     def find(self, identity: str) -> Token | None:
         with self._engine.connect() as connection:
-            token = self._read(connection, self._sealer.fingerprint(identity)).token
+            token = self._read(connection, self._name(connection, identity)).token
         return None if token is None or token.expired else token
 
     def renewed(self, identity: str, refused: str | None, obtain: Obtain) -> Token:
-        credential = self._sealer.fingerprint(identity)
-        token, row = None, None
+        token, row, credential = None, None, ""
         try:
             with self._engine.begin() as connection:
-                advisory_lock(connection, f"token:{credential}", long=True)
+                advisory_lock(connection, f"token:{self._sealer.fingerprint(identity)}", long=True)
+                credential = self._name(connection, identity)
                 kept = self._read(connection, credential)
                 if kept.token and not kept.token.expired and kept.token.access != refused:
                     return kept.token
@@ -58,6 +60,18 @@ class SharedTokens:
             with self._engine.begin() as another:
                 another.execute(_upsert(row))
         return token
+
+    def _name(self, connection: sa.Connection, identity: str) -> str:
+        """The row of a credential: its fingerprint, or what that was while another key made fingerprints."""
+        fingerprint = self._sealer.fingerprint(identity)
+        rows = connection.execute(sa.select(t.c.credential, t.c.identity)).all()
+        if fingerprint in (row.credential for row in rows):
+            return fingerprint
+        for row in rows:
+            with suppress(SealingError):
+                if _open(self._sealer, row.credential, "identity", row.identity) == identity:
+                    return row.credential
+        return fingerprint
 
     def _obtained(self, credential: str, identity: str, kept: Kept, obtain: Obtain) -> Token:
         self._mark_sent(credential, identity)
@@ -106,30 +120,26 @@ class SharedTokens:
         }
 
 
-def reseal(connection: sa.Connection, old: Sealer, new: Sealer) -> int:
-    """Seals all kept tokens with another key, under which credentials have other fingerprints too.
+def reseal(connection: sa.Connection, sealer: Sealer) -> int:
+    """Seals all kept tokens anew with the sealer's key; part of `bridge secrets rotate`.
 
     Returns:
-        How many credentials' tokens were kept. One that the old key does not open is forgotten.
+        How many boxes were sealed.
+
+    Raises:
+        SealingError: one cannot be opened.
     """
-    count = 0
+    done = 0
     for row in connection.execute(sa.select(t).with_for_update()).all():
-        connection.execute(sa.delete(t).where(t.c.credential == row.credential))
-        boxes = {name: getattr(row, name) for name in ("identity", "access_token", "refresh_token")}
-        try:
-            clear = {name: box and _open(old, row.credential, name, box) for name, box in boxes.items()}
-        except SealingError as error:
-            log.warning("a kept token is forgotten", error=str(error))
-            continue
-        credential = new.fingerprint(clear["identity"])
-        sealed = {
-            name: dict(_seal(new, credential, name, value)) if value else sa.null()
-            for name, value in clear.items()
+        found = {name: getattr(row, name) for name in _BOXES}
+        boxes = {
+            name: _seal(sealer, row.credential, name, _open(sealer, row.credential, name, box))
+            for name, box in found.items()
+            if box
         }
-        times = {"expires_at": row.expires_at, "sent_at": row.sent_at, "renewed_at": row.renewed_at}
-        connection.execute(insert(t).values(credential=credential, **sealed, **times))
-        count += 1
-    return count
+        connection.execute(sa.update(t).where(t.c.credential == row.credential).values(boxes))
+        done += len(boxes)
+    return done
 
 
 def _upsert(row: dict[str, Any]) -> sa.Executable:

@@ -1,6 +1,5 @@
 """Tokens are kept sealed, renewed by one process at a time, and survive what HTTP lets survive."""
 
-import base64
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -125,10 +124,28 @@ def test_what_came_back_is_kept_although_the_connection_was_lost_meanwhile(works
     assert shared().find(IDENTITY).refresh == "canary-refresh-1"
 
 
-def test_tokens_follow_to_another_key(workspace, shared):
+def test_tokens_are_sealed_anew_with_the_credentials(workspace, shared):
     shared().renewed(IDENTITY, None, giving(1))
-    other = Sealer(base64.b64decode(base64.b64encode(b"k" * 32)))
+    before = stored(workspace)
     with workspace.database.engine.begin() as connection:
-        assert reseal(connection, workspace.sealer, other) == 1
-    assert shared().find(IDENTITY) is None
-    assert SharedTokens(workspace.database.engine, other).find(IDENTITY).refresh == "canary-refresh-1"
+        assert reseal(connection, workspace.sealer) == 3
+    assert stored(workspace) != before
+    assert shared().find(IDENTITY).refresh == "canary-refresh-1"
+
+
+class Renamed(Sealer):
+    """A sealer whose fingerprints another key makes."""
+
+    def fingerprint(self, secret):
+        return f"other-{super().fingerprint(secret)}"
+
+
+def test_a_credential_is_found_although_its_fingerprint_is_another_one_now(workspace, shared):
+    shared().renewed(IDENTITY, None, giving(1))
+    renamed = SharedTokens(workspace.database.engine, Renamed(workspace.sealer.key))
+    assert renamed.find(IDENTITY + " ") is None
+    assert renamed.find(IDENTITY).access == "canary-access-1"
+    seen = []
+    renamed.renewed(IDENTITY, "canary-access-1", lambda kept: seen.append(kept.token) or giving(2)(kept))
+    assert seen[0].refresh == "canary-refresh-1"
+    assert shared().find(IDENTITY).access == "canary-access-2"
