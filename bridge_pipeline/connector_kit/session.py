@@ -58,6 +58,10 @@ class AddressRefused(SourceError):
     """The source's address is private, loopback or plain http, and that is not allowed."""
 
 
+class TookTooLong(SourceError):
+    """No answer came in time, at any attempt; a smaller question may be answered."""
+
+
 class Credentials(Protocol):
     """What a request proves itself with, in headers; the helpdesk's token stands in the URL instead."""
 
@@ -107,6 +111,7 @@ class _Failure:
     reason: str
     status: int | None = None
     wait: float | None = None
+    timed_out: bool = False
 
 
 class Session:
@@ -143,7 +148,8 @@ class Session:
                 HTML or of an unknown envelope, which is retried like a server error.
 
         Raises:
-            SourceError: refused (4xx, redirect) at once, or failed after the last attempt.
+            SourceError: refused (4xx, redirect) at once, or failed after the last attempt;
+                `TookTooLong` where that one ran out of time.
         """
         settings = self.context.settings
         attempt, patience, renewed = 1, settings.retry_after_budget, False
@@ -196,7 +202,8 @@ class Session:
                 "that is meant"
             ) from None
         except (httpx.HTTPError, httpx.InvalidURL, zlib.error, _Unacceptable) as error:
-            return _Failure(f"{type(error).__name__.lstrip('_')}: {error}")
+            timed_out = isinstance(error, httpx.ReadTimeout)
+            return _Failure(f"{type(error).__name__.lstrip('_')}: {error}", timed_out=timed_out)
         if response.is_success:
             try:
                 return Answer(url, body, decode(body), fetched_at, response.headers)
@@ -239,7 +246,8 @@ class Session:
         self, path: str, params: dict[str, str], attempt: int, failure: _Failure, end: str
     ) -> SourceError:
         status = f"HTTP {failure.status}, " if failure.status else ""
-        return SourceError(
+        kind = TookTooLong if failure.timed_out else SourceError
+        return kind(
             f"{self.context.connection}: GET {self._shown(path, params)} failed at attempt {attempt} "
             f"of {self.context.settings.attempts}: {status}{failure.reason}; {end}",
             failure.status,

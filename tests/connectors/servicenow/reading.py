@@ -44,12 +44,14 @@ def instance(habits: Habits | None = CALM, **options: Any) -> Iterator[tuple[Run
         yield served
 
 
-def open_client(url: str, exclude: tuple[str, ...] = (), **config: Any) -> ServiceNowClient:
+def open_client(
+    url: str, exclude: tuple[str, ...] = (), patience: float = 20, attempts: int = 3, **config: Any
+) -> ServiceNowClient:
     """A client that does not wait between attempts; by Basic unless told otherwise."""
     config = {"base_url": url, "allow_private": True, "page_size": 100} | (config or BASIC)
     if not {"user", "api_token", "api_key", "client_id"} & set(config):
         config |= BASIC
-    settings = Settings(backoff_initial=0, read_timeout=20)  # type: ignore[call-arg]
+    settings = Settings(backoff_initial=0, read_timeout=patience, attempts=attempts)  # type: ignore[call-arg]
     return CONNECTOR.open(
         CONNECTOR.config.model_validate(config), SourceContext("acme", settings, Free(), exclude)
     )  # type: ignore[return-value]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 import time
 from dataclasses import replace
 from datetime import date
@@ -202,6 +203,20 @@ def test_an_answer_that_takes_too_long_is_asked_for_in_halves(tmp_path):
         # 200, 100 and 50 once each, then what is quick enough; keys are never too many.
         assert limits[:4] == ["200", "100", "50", "25"]
         assert set(limits[4:]) == {"25", "2000"}
+
+
+def test_an_answer_that_never_comes_is_asked_for_in_halves_too(tmp_path):
+    with instance() as (simulator, dialect):
+        original = dialect._list
+
+        def slow(table, request, version):
+            if int(request.query["sysparm_limit"]) == 300:
+                threading.Event().wait(0.8)
+            return original(table, request, version)
+
+        dialect._list = slow
+        client = open_client(simulator.url, patience=0.5, attempts=1, page_size=300, **BASIC)
+        assert set(read(client, "tickets", tmp_path)) == set(truth(simulator, "tickets"))
 
 
 def test_an_instance_that_cancels_everything_is_named(tmp_path):
