@@ -183,6 +183,7 @@ class Keyset:
             part = self.fetch(Ask(f"{name}-p{number}", self.span.keys(after), offset, only_keys=True))
             ids = [record_id for _, record_id in self._keys(part.page)]
             self._demand(all(record_id > after for record_id in ids if _plain(record_id, after)), part)
+            self._demand(after not in ids, part)
             yield part
             if offset + part.size >= part.total:
                 return
@@ -204,7 +205,7 @@ class Keyset:
             number += 1
             part = self.fetch(Ask(f"{name}-p{number}", query, offset))
             keys = [key for key in self._keys(part.page) if key[0]]
-            self._demand(last is None or all(_behind(key, last) for key in keys), part)
+            self._demand(last is None or all(key != last and _behind(key, last) for key in keys), part)
             self._count_outside(keys)
             seen.add(keys)
             yield part.page
