@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel
 
+from bridge_pipeline.connector_kit import pages
 from bridge_pipeline.connector_kit.fields import Field, Record
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.pages import PageContent
@@ -37,7 +38,8 @@ class Stream:
     `fields` covers every canonical column of `entity`. `people` lists the users of a record.
     `names` are the envelope's keys that may hold the records of a list answer; `single_names`
     those of an answer with one record. `state` says `deleted` or `archived` of a record that the
-    source still gives and marks so itself.
+    source still gives and marks so itself. `split` takes the exact bytes of the records out of a list
+    answer where they are not the items of one list.
     """
 
     entity: Entity
@@ -48,6 +50,7 @@ class Stream:
     fields: tuple[Field, ...]
     people: Callable[[Record], list[Person]] | None = None
     state: Callable[[Record], str | None] | None = None
+    split: Callable[[bytes], list[bytes]] | None = None
 
     @property
     def keys(self) -> dict[str, tuple[str, ...]]:
@@ -61,6 +64,10 @@ class Stream:
                 f"the stream of {self.entity.name} must read the columns {self.entity.column_names} "
                 f"in this order, it reads {covered}"
             )
+
+    def exact_records(self, body: bytes) -> list[bytes]:
+        """The exact bytes of every record of a list answer, in order."""
+        return self.split(body) if self.split else pages.exact_records(body, self.names)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -66,13 +66,17 @@ class Rejected:
 
 @dataclass(frozen=True)
 class PageContent:
-    """The records of one list answer, in order, and what its envelope says of further pages."""
+    """The records of one list answer, in order, and what its envelope says of further pages.
+
+    `envelope` are the members beside the records that are no lists.
+    """
 
     records: list[Any]
     more: bool | None = None
     total_pages: int | None = None
     total: int | None = None
     exact: list[bytes] | None = field(default=None, repr=False)
+    envelope: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def parse_list(body: bytes, names: Iterable[str]) -> PageContent:
@@ -233,6 +237,7 @@ def _page(document: Any, names: tuple[str, ...], exact: list[bytes] | None) -> P
         _count(document.get("total_pages")),
         _count(document.get("count")),
         exact,
+        {key: value for key, value in document.items() if not isinstance(value, list)},
     )
 
 
@@ -244,7 +249,7 @@ def _parse_split(body: bytes, names: tuple[str, ...]) -> PageContent:
     slices, (start, end) = _split(body, names)
     document = _read_envelope(body[: start + 1] + body[end:])
     page = _page(document, names, slices)
-    return PageContent([parse_record(raw) for raw in slices], page.more, page.total_pages, page.total, slices)
+    return replace(page, records=[parse_record(raw) for raw in slices])
 
 
 def _read_envelope(rest: bytes) -> Any:

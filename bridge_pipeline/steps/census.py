@@ -17,6 +17,12 @@ create table seen (id text, version text, inside integer, sweep integer, primary
     without rowid;
 create table rejected (sha256 text primary key, reason text, pointer text, detail text,
     record_id text, raw blob, page integer, position integer, fetched_at text) without rowid;
+create table gone (id text primary key, changed integer, seen integer, page integer, position integer)
+    without rowid;
+"""
+_REPORT = """
+insert into gone values (?, ?, ?, ?, ?) on conflict (id) do update
+set changed = excluded.changed, seen = excluded.seen, page = excluded.page, position = excluded.position
 """
 # SQLite allows 32,766 variables in a statement.
 _AT_ONCE = 30_000
@@ -45,6 +51,20 @@ class RejectedRecord:
     page: int
     position: int
     fetched_at: datetime
+
+
+@dataclass(frozen=True)
+class GoneReport:
+    """A record that the source lists as deleted: when it says so, when it was read, and where.
+
+    Times are in µs since 1970.
+    """
+
+    id: str
+    changed_at: int | None
+    seen_at: int
+    page: int
+    position: int
 
 
 class DiskCensus:
@@ -118,6 +138,16 @@ class DiskCensus:
         for row in self._db.execute("select * from rejected order by page, position"):
             values: tuple[Any, ...] = (*row[:-1], datetime.fromisoformat(row[-1]))
             yield RejectedRecord(*values)
+
+    def report_gone(self, reports: list[GoneReport]) -> None:
+        """Spools records that the source lists as deleted; of one record the last report counts."""
+        with self._transaction():
+            self._db.executemany(_REPORT, [tuple(vars(report).values()) for report in reports])
+
+    def gone(self) -> Iterator[GoneReport]:
+        """The spooled reports, by id."""
+        for row in self._db.execute("select * from gone order by id"):
+            yield GoneReport(*row)
 
     def close(self) -> None:
         """Closes the scratch file."""

@@ -141,7 +141,7 @@ def _exact_records(workspace: Workspace, batch: Batch, rejected: dict[int, str])
             if batch.kind == "lookup":
                 exact = [pages.parse_single(body, stream.single_names)[1]]
             else:
-                exact = pages.exact_records(body, stream.names)
+                exact = stream.exact_records(body)
             for row in of_page:
                 raw = exact[row["position"]]
                 yield {

@@ -1,7 +1,9 @@
 """From pages to landing tables: parse, sort out, count.
 
 Every record of every page ends in exactly one of `landed`, `outside`, `duplicate` and
-`quarantined`; memory holds one page and one chunk of rows.
+`quarantined`; memory holds one page and one chunk of rows. A record that the source lists as
+deleted is `outside`: it has no version to land, and would overwrite the last good one. It is
+reported, for a lookup to confirm (rule 19).
 """
 
 import hashlib
@@ -15,14 +17,13 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from bridge_pipeline.connector_kit import pages
 from bridge_pipeline.connector_kit.connector import Page, Stream
 from bridge_pipeline.connector_kit.fields import Refused, from_microseconds, microseconds
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.pages import Rejected
 from bridge_pipeline.model import Window
 from bridge_pipeline.model.entity import TIMESTAMP
-from bridge_pipeline.steps.census import DiskCensus, RejectedRecord, Sighting
+from bridge_pipeline.steps.census import DiskCensus, GoneReport, RejectedRecord, Sighting
 from bridge_pipeline.steps.inventory import FieldInventory
 from bridge_pipeline.steps.parse import RecordParser, Row
 
@@ -36,12 +37,14 @@ _MOST_BYTES = 32_000_000
 class Counts:
     """The terms of a batch's equation, and the span of its fetch times.
 
+    `gone` are those of `outside` that the source lists as deleted, whatever the window.
     Of the quarantined records, `elsewhere` say themselves that they changed outside the window, and
     `undated` do not say when.
     """
 
     fetched: int = 0
     outside: int = 0
+    gone: int = 0
     duplicate: int = 0
     quarantined: int = 0
     elsewhere: int = 0
@@ -90,6 +93,7 @@ class Collector:
         inside = [self._inside(item, latest) for item in parsed]
         fresh = self._census.enter([_sighting(*pair) for pair in zip(parsed, inside, strict=True)])
         refused: list[RejectedRecord] = []
+        gone: list[GoneReport] = []
         for position, (item, within, new) in enumerate(zip(parsed, inside, fresh, strict=True)):
             if not new:
                 counts.duplicate += 1
@@ -98,6 +102,9 @@ class Collector:
                 counts.elsewhere += within is False
                 counts.undated += within is None
                 refused.append(_rejected(item, page, position))
+            elif self._is_gone(page, position):
+                counts.outside += 1
+                gone.append(_gone(item, page, position))
             elif not within:
                 counts.outside += 1
             else:
@@ -105,6 +112,9 @@ class Collector:
                 counts.landed += 1
         if refused:
             self._census.reject(refused)
+        if gone:
+            self._census.report_gone(gone)
+            counts.gone += len(gone)
         counts.fetched += len(parsed)
         counts.pages += 1
         counts.fetched_from = min(counts.fetched_from or page.fetched_at, page.fetched_at)
@@ -124,6 +134,10 @@ class Collector:
             raw = self._exact(page, position)
             return Rejected(raw, refused.reason, refused.pointer, refused.detail, record_id)
 
+    def _is_gone(self, page: Page, position: int) -> bool:
+        state = self._stream.state
+        return state is not None and state(page.content.records[position]) == "deleted"
+
     def _exact(self, page: Page, position: int) -> bytes:
         """The bytes of a record as the source sent them."""
         if page.content.exact is not None:
@@ -132,7 +146,7 @@ class Collector:
             raise ValueError("pages of no journal must hold the exact bytes of their records")
         if self._exact_page != page.number:
             body = self._journal.body(page.number)
-            self._exact_page, self._exact_slices = page.number, pages.exact_records(body, self._stream.names)
+            self._exact_page, self._exact_slices = page.number, self._stream.exact_records(body)
         return self._exact_slices[position]
 
     def _inside(self, item: Row | Rejected, latest: int) -> bool | None:
@@ -192,6 +206,10 @@ def _micros(moment: datetime) -> int:
     result = microseconds(moment.isoformat(), "")
     assert result is not None
     return result
+
+
+def _gone(item: Row, page: Page, position: int) -> GoneReport:
+    return GoneReport(item.id, item.changed_at, _micros(page.fetched_at), page.number, position)
 
 
 def _rejected(item: Rejected, page: Page, position: int) -> RejectedRecord:

@@ -34,6 +34,7 @@ from bridge_pipeline.database.tokens import SharedTokens
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import Window
 from bridge_pipeline.naming import Home
+from bridge_pipeline.steps import gone
 from bridge_pipeline.steps.census import DiskCensus, RejectedRecord
 from bridge_pipeline.steps.collect import Collector
 from bridge_pipeline.steps.land import land
@@ -203,6 +204,7 @@ class _Extraction:
                 ledger.add_batch(connection, batch)
                 ledger.record_inventory(connection, batch.id, collector.inventory.found)
                 keep_rejected(connection, batch, census.rejected())
+                gone.keep(connection, batch, census.gone())
         finally:
             census.close()
             shutil.rmtree(work, ignore_errors=True)
@@ -263,6 +265,8 @@ class _Extraction:
         for name in ("elsewhere", "undated"):
             if found := getattr(counts, name):
                 self._proof[f"quarantined_{name}"] = found
+        if counts.gone:
+            self._proof["listed_as_deleted"] = counts.gone
         now = datetime.now(UTC)
         return Batch(
             id=batch_id,

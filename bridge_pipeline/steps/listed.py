@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge_pipeline import progress
-from bridge_pipeline.connector_kit import pages, reckoning
+from bridge_pipeline.connector_kit import reckoning
 from bridge_pipeline.connector_kit.connector import Client, Page, Reading, Stream
 from bridge_pipeline.connector_kit.fields import Refused
 from bridge_pipeline.connector_kit.journal import Journal
@@ -173,7 +173,7 @@ class _Reader:
             return record.raw
         if page.content.exact is not None:
             return page.content.exact[position]
-        return pages.exact_records(self._journal.body(page.number), self._stream.names)[position]
+        return self._stream.exact_records(self._journal.body(page.number))[position]
 
 
 def micros(moment: datetime) -> int:

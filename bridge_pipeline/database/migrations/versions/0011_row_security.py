@@ -7,8 +7,8 @@ them.
 
 from alembic import op
 
-revision = "0010"
-down_revision = "0009"
+revision = "0011"
+down_revision = "0010"
 
 PROTECT = """
 do $$

@@ -1,0 +1,258 @@
+"""Reads Zendesk Support: incremental exports, and a list for groups (vendor-apis C.1 to C.3).
+
+An export is ordered by change and read by what stands in its answers, so records that change while it
+is read move to its end and nothing is lost between pages.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any
+
+from bridge_pipeline.connector_kit import pages
+from bridge_pipeline.connector_kit.connector import Page, Reading, Stream
+from bridge_pipeline.connector_kit.fields import Refused, from_microseconds, integer_id
+from bridge_pipeline.connector_kit.journal import Journal
+from bridge_pipeline.connector_kit.pages import PageContent
+from bridge_pipeline.connector_kit.session import Session, SourceContext, SourceError, journalled
+from bridge_pipeline.connectors.zendesk.config import ZendeskConfig, credentials_of
+from bridge_pipeline.connectors.zendesk.paging import STYLES, Capped, Params, Style
+from bridge_pipeline.connectors.zendesk.streams import comment_page
+
+# Where one record of an entity is found; there is no address of a single comment.
+_SINGLE = {
+    "accounts": "/api/v2/organizations",
+    "users": "/api/v2/users",
+    "groups": "/api/v2/groups",
+    "tickets": "/api/v2/tickets",
+}
+# A start within the last minute is refused, and was within the last five (vendor-apis C.3, 1).
+_YOUNGEST_START = timedelta(minutes=5, seconds=1)
+# Exports leave this out.
+_WITHHELD = timedelta(seconds=60)
+_GATEWAY = (500, 502, 503, 504)
+# A page is asked for at a sixteenth of its size at least.
+_HALVINGS = 4
+_NOT_OFFERED = 405
+
+
+class ZendeskClient:
+    """Reads one connection; see `connector_kit.connector.Client`."""
+
+    def __init__(self, config: ZendeskConfig, context: SourceContext) -> None:
+        self._context = context
+        self._session = Session(context, config.base_url, {}, config.allow_private, credentials_of(config))
+        # By entity, how often the page has been halved for the rest of this client's life.
+        self._halved: dict[str, int] = {}
+
+    def read(self, reading: Reading, proof: dict[str, Any]) -> Iterator[Page]:
+        """Yields the pages of an export or list from beginning to end; again, if some of it was resumed.
+
+        An empty window is confirmed by the first page of the whole export; if that shows a record of the
+        window, the start was not honoured, and all is read.
+        """
+        style = STYLES[reading.stream.entity.name]
+        start = self._start(reading) if style.export else None
+        for sweep in count(1):
+            reading.census.begin_sweep()
+            fresh = True
+            for page, live in self._sweep(reading, f"s{sweep}", start, proof):
+                fresh &= live
+                yield page
+            proof |= {"method": style.method, "sweeps": sweep}
+            if not fresh:
+                continue
+            if not start or reading.census.in_window:
+                return
+            yield from self._unfiltered(reading, f"c{sweep}", proof)
+            if not reading.census.in_window:
+                return
+            start = 0
+
+    def read_one(self, stream: Stream, record_id: str, journal: Journal) -> Page | None:
+        """The record `/api/v2/<entity>/<id>.json`, or None for 404; there are no single comments."""
+        path = _SINGLE.get(stream.entity.name)
+        if path is None:
+            entity = stream.entity.name
+            raise SourceError(f"{self._context.connection}: Zendesk gives no single {entity}", _NOT_OFFERED)
+        try:
+            number, (record, raw), fetched_at, _ = journalled(
+                self._session,
+                journal,
+                f"one-{record_id}",
+                f"{path}/{record_id}.json",
+                _included(stream),
+                lambda body: _that_record(body, stream, record_id),
+                lambda body: self._without_excluded(stream, body),
+                lambda _: 1,
+            )
+        except SourceError as error:
+            if error.status in (404, 410):
+                return None
+            raise
+        return Page(number, PageContent([record], exact=[raw]), fetched_at)
+
+    def check(self, stream: Stream) -> int:
+        """Asks for the smallest page."""
+        style = STYLES[stream.entity.name]
+        start = {"start_time": "0"} if style.export else {}
+        params = {style.size: "1", **_included(stream), **start}
+        answer = self._session.get(stream.path, params, lambda body: _list_page(stream, body))
+        return len(answer.content.records)
+
+    def close(self) -> None:
+        """Closes the connections to the source."""
+        self._session.close()
+
+    def _start(self, reading: Reading) -> int:
+        """The second from which an export is read; 0 for all of it."""
+        if reading.window is None:
+            return 0
+        padded = reading.window.start - self._context.settings.window_padding
+        return max(0, int(min(padded, datetime.now(UTC) - _YOUNGEST_START).timestamp()))
+
+    def _sweep(
+        self, reading: Reading, name: str, start: int | None, proof: dict[str, Any]
+    ) -> Iterator[tuple[Page, bool]]:
+        """Yields every page, and whether it was asked of the source now."""
+        style = STYLES[reading.stream.entity.name]
+        params: Params | None = {} if start is None else {"start_time": str(start)}
+        for number in count(1):
+            assert params is not None
+            try:
+                page, live = self._page(reading, f"{name}-p{number}", style, params)
+                following = style.following(page.content, params)
+            except SourceError as error:
+                if not style.export or not _too_recent(error):
+                    raise
+                # Also said of the server's own next page: nothing has changed since.
+                proof["ended"] = "start too recent"
+                return
+            except Capped as error:
+                raise SourceError(
+                    f"{self._context.connection}: {reading.stream.entity.name}: {error}"
+                ) from None
+            yield page, live
+            if following is None:
+                proof["ended"] = "end of stream" if style.export else "no more pages"
+                self._say_what_is_unsettled(reading, page, proof)
+                return
+            if style.marked and self._beyond(reading, page, following):
+                proof["ended"] = "beyond the window"
+                return
+            params = following
+
+    def _unfiltered(self, reading: Reading, name: str, proof: dict[str, Any]) -> Iterator[Page]:
+        """The first page of the whole export."""
+        for page, _ in self._sweep(reading, name, 0, {}):
+            yield page
+            proof["confirmed_empty"] = {"records": len(page.content.records)}
+            return
+
+    def _page(self, reading: Reading, key: str, style: Style, params: Params) -> tuple[Page, bool]:
+        """One page, at half the size for as long as the gateway gives up on it (vendor-apis C.1)."""
+        stream = reading.stream
+        entity = stream.entity.name
+        while True:
+            halved = self._halved.get(entity, 0)
+            # Offset pages of another size would begin elsewhere.
+            size = {"per_page": "100"} if "page" in params else {style.size: str(style.most >> halved)}
+            try:
+                number, content, fetched_at, live = journalled(
+                    self._session,
+                    reading.journal,
+                    key,
+                    stream.path,
+                    {**params, **size, **_included(stream)},
+                    lambda body: _checked_page(stream, style, body, params),
+                    lambda body: self._without_excluded(stream, body),
+                    lambda content: len(content.records),
+                )
+            except SourceError as error:
+                if error.status not in _GATEWAY or halved == _HALVINGS or "page" in params:
+                    raise
+                self._halved[entity] = halved + 1
+                continue
+            return Page(number, content, fetched_at), live
+
+    def _beyond(self, reading: Reading, page: Page, following: Params) -> bool:
+        """Whether all that follows changed after the window, by the order of the export."""
+        if reading.window is None:
+            return False
+        end = reading.window.end + self._context.settings.window_padding
+        if "start_time" in following:
+            return datetime.fromtimestamp(int(following["start_time"]), UTC) >= end
+        marks = [mark for record in page.content.records if (mark := _mark(reading.stream, record))]
+        return bool(marks) and min(marks) >= end
+
+    def _say_what_is_unsettled(self, reading: Reading, page: Page, proof: dict[str, Any]) -> None:
+        """An export does not show its last minute, so a window that reaches into it may grow yet."""
+        seen = page.fetched_at - _WITHHELD
+        if STYLES[reading.stream.entity.name].export and reading.window and reading.window.end > seen:
+            proof["unsettled_from"] = seen.isoformat()
+
+    def _without_excluded(self, stream: Stream, body: bytes) -> bytes:
+        prefix = f"{stream.entity.name}."
+        patterns = [p.removeprefix(prefix) for p in self._context.exclude if p.startswith(prefix)]
+        return pages.without_members(body, patterns) if patterns else body
+
+
+def open_client(config: ZendeskConfig, context: SourceContext) -> ZendeskClient:
+    """A client for one connection; nothing is sent yet.
+
+    Raises:
+        AddressRefused: the address is not allowed.
+    """
+    return ZendeskClient(config, context)
+
+
+def _included(stream: Stream) -> Params:
+    return {"include": stream.select} if stream.select else {}
+
+
+def _list_page(stream: Stream, body: bytes) -> PageContent:
+    return comment_page(body) if stream.split else pages.parse_list(body, stream.names)
+
+
+def _checked_page(stream: Stream, style: Style, body: bytes, params: Params) -> PageContent:
+    """A page that says where it leads.
+
+    Raises:
+        UnreadableBody: it does not, or is no such answer.
+    """
+    content = _list_page(stream, body)
+    # A page is good even if none can follow it.
+    with suppress(Capped):
+        style.following(content, params)
+    return content
+
+
+def _that_record(body: bytes, stream: Stream, record_id: str) -> tuple[Any, bytes]:
+    """The one record of an answer; one without a proper id is for quarantine.
+
+    Raises:
+        UnreadableBody: there is none, or it is plainly another one.
+    """
+    record, raw = pages.parse_single(body, stream.single_names)
+    try:
+        found = integer_id(record.get("id"), "/id") if isinstance(record, dict) else None
+    except Refused:
+        found = None
+    if found not in (None, record_id):
+        raise pages.UnreadableBody(f"the record has the id {found}, not {record_id}")
+    return record, raw
+
+
+def _mark(stream: Stream, record: Any) -> datetime | None:
+    """The change mark of a record, where it has one that can be read."""
+    read = stream.fields[stream.entity.column_names.index("updated_at")].read
+    try:
+        mark = read(record) if isinstance(record, dict) else None
+    except Refused:
+        return None
+    return None if mark is None else from_microseconds(mark)
+
+
+def _too_recent(error: SourceError) -> bool:
+    return error.status == 422 and "too recent" in str(error).lower()

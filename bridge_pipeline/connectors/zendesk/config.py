@@ -1,0 +1,80 @@
+"""What a connection to Zendesk needs, and what a request proves itself with (vendor-apis C.1)."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from bridge_pipeline.connector_kit.session import Credentials
+from bridge_pipeline.redaction import remember
+
+Plan = Literal["essential", "team", "growth", "professional", "enterprise", "enterprise_plus", "high_volume"]
+
+
+class ZendeskConfig(BaseModel):
+    """What a connection to Zendesk Support needs: an API token, or an OAuth access token."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base_url: str = Field(description="Address of the help desk, such as https://acme.zendesk.com")
+    email: str | None = Field(
+        None, description="E-mail address of the user that the API token acts as; an administrator's."
+    )
+    api_token: SecretStr | None = Field(None, description="An API token; goes with the e-mail address.")
+    access_token: SecretStr | None = Field(
+        None, description="An OAuth access token with the scope `read`, instead of an API token."
+    )
+    plan: Plan = Field("team", description="The account's plan, which sets how many requests it may send.")
+    allow_private: bool = Field(
+        False, description="Allow plain http and private or loopback addresses, for test servers."
+    )
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an address such as https://acme.zendesk.com")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("must hold no credential, query or fragment")
+        return value.rstrip("/").removesuffix("/api/v2")
+
+    @model_validator(mode="after")
+    def _one_credential(self) -> "ZendeskConfig":
+        if (self.api_token is None) == (self.access_token is None):
+            raise ValueError("give either api_token (with email) or access_token")
+        if self.api_token is not None and not self.email:
+            raise ValueError("api_token needs email: the address of the user it acts as")
+        return self
+
+
+@dataclass(frozen=True)
+class FixedHeader:
+    """One `Authorization` header for all requests; there is no other to get."""
+
+    value: str = field(repr=False)
+
+    def headers(self) -> Mapping[str, str]:
+        """The header."""
+        return {"Authorization": self.value}
+
+    def renew(self) -> bool:
+        """A token that was refused stays refused."""
+        return False
+
+
+def credentials_of(config: ZendeskConfig) -> Credentials:
+    """What the requests of a connection prove themselves with; never shown from here on."""
+    if config.access_token is not None:
+        token = config.access_token.get_secret_value()
+        remember(token)
+        return FixedHeader(f"Bearer {token}")
+    assert config.api_token is not None
+    token = config.api_token.get_secret_value()
+    basic = base64.b64encode(f"{config.email}/token:{token}".encode()).decode()
+    remember(token)
+    remember(basic)
+    return FixedHeader(f"Basic {basic}")

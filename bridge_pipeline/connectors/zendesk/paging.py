@@ -1,0 +1,106 @@
+"""How Zendesk's answers lead from page to page: two exports and two styles of lists (vendor-apis C.2, C.3).
+
+Each style says what is asked for first, and what an answer leads to. What an envelope must hold and
+does not makes it unreadable, so that it is asked for again like a server error. Addresses in answers
+(`next_page`, `after_url`, `links`) are never followed: only what they say is taken.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bridge_pipeline.connector_kit.pages import PageContent, UnreadableBody
+
+Params = dict[str, str]
+# Offset pages end there, and with them what a list can show (vendor-apis C.2).
+OFFSET_PAGES = 100
+
+
+class Capped(RuntimeError):
+    """The list is longer than offset pages can show."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """One way of paging.
+
+    `size` names the parameter for the records per page, of which at most `most` may be asked for.
+    `following` gives the parameters of the page after an answer, None at the end, from the content and
+    the parameters that it was asked with. `export` says that the records come in the order of their
+    changes from `start_time` on; `marked` that the change mark of the entity is what they are ordered by.
+    """
+
+    method: str
+    size: str
+    most: int
+    following: Callable[[PageContent, Mapping[str, str]], Params | None]
+    export: bool = True
+    marked: bool = False
+
+
+def _after_cursor(content: PageContent, sent: Mapping[str, str]) -> Params | None:
+    """A cursor holds second and id, so equal seconds do no harm; the last page has one too."""
+    if _ended(content):
+        return None
+    cursor = content.envelope.get("after_cursor")
+    if not isinstance(cursor, str) or not cursor:
+        raise UnreadableBody("the export has not ended and gives no after_cursor")
+    if cursor == sent.get("cursor"):
+        raise UnreadableBody("the export gives the cursor again that it was asked with")
+    return {"cursor": cursor}
+
+
+def _end_time(content: PageContent, sent: Mapping[str, str]) -> Params | None:
+    """The next page begins with the second that this one ends in: its records come twice."""
+    if _ended(content):
+        return None
+    end = content.envelope.get("end_time")
+    if type(end) is not int:
+        raise UnreadableBody("the export has not ended and gives no end_time")
+    if end <= int(sent["start_time"]):
+        raise UnreadableBody(
+            f"the export does not get past the second {end}: more records changed in it than a page holds"
+        )
+    return {"start_time": str(end)}
+
+
+def _ended(content: PageContent) -> bool:
+    ended = content.envelope.get("end_of_stream")
+    if not isinstance(ended, bool):
+        raise UnreadableBody("the answer is no export: it has no end_of_stream")
+    return ended
+
+
+def _next_page(content: PageContent, sent: Mapping[str, str]) -> Params | None:
+    """Cursor pages end with `has_more`, whatever `links.next` says; offset pages with `next_page`."""
+    meta = content.envelope.get("meta")
+    if isinstance(meta, dict):
+        return _by_cursor(meta, sent)
+    if "next_page" not in content.envelope:
+        raise UnreadableBody("the answer is no list: it has neither meta nor next_page")
+    if content.envelope["next_page"] is None:
+        return None
+    page = int(sent.get("page", "1"))
+    if page >= OFFSET_PAGES:
+        raise Capped(f"it has more than {OFFSET_PAGES} pages, and offset pages end there")
+    return {"page": str(page + 1)}
+
+
+def _by_cursor(meta: Mapping[str, Any], sent: Mapping[str, str]) -> Params | None:
+    more, cursor = meta.get("has_more"), meta.get("after_cursor")
+    if not isinstance(more, bool):
+        raise UnreadableBody("the list's meta has no has_more")
+    if not more:
+        return None
+    if not isinstance(cursor, str) or not cursor or cursor == sent.get("page[after]"):
+        raise UnreadableBody("the list has more and gives no new after_cursor")
+    return {"page[after]": cursor}
+
+
+STYLES = {
+    "accounts": Style("time export", "per_page", 1_000, _end_time),
+    "users": Style("cursor export", "per_page", 1_000, _after_cursor),
+    "groups": Style("list", "page[size]", 100, _next_page, export=False),
+    "tickets": Style("cursor export", "per_page", 1_000, _after_cursor, marked=True),
+    "comments": Style("time export", "per_page", 1_000, _end_time, marked=True),
+}

@@ -1,0 +1,412 @@
+"""The client against the simulated account: what it extracts is the truth, whatever happens in between."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import orjson
+import pytest
+from pydantic import ValidationError
+
+from bridge_pipeline.connector_kit.connector import Connector
+from bridge_pipeline.connector_kit.journal import Journal
+from bridge_pipeline.connector_kit.pages import PageContent, UnreadableBody
+from bridge_pipeline.connector_kit.session import SourceError
+from bridge_pipeline.connector_kit.simulator import PROFILES, Answer, FaultProfile
+from bridge_pipeline.connectors.zendesk import CONNECTOR
+from bridge_pipeline.connectors.zendesk.paging import STYLES, Capped
+from bridge_pipeline.connectors.zendesk.simulator.dialect import Behaviour
+from bridge_pipeline.connectors.zendesk.simulator.world import LIVE, Changes
+from bridge_pipeline.model import Window
+from tests.connectors.zendesk.account import (
+    ALL,
+    EMAIL,
+    ENTITIES,
+    TOKEN,
+    Account,
+    exports,
+    extract,
+    opened,
+    serving,
+    truth,
+)
+
+THIRDS = (
+    Window.of_days(date(2024, 6, 1), date(2025, 1, 10)),
+    Window.of_days(date(2025, 1, 11), date(2025, 1, 31)),
+    Window.of_days(date(2025, 2, 1), date(2025, 3, 5)),
+)
+
+
+# --- Whole ----------------------------------------------------------------------------------------
+
+
+def test_it_is_a_connector_with_five_entities():
+    assert isinstance(CONNECTOR, Connector)
+    assert CONNECTOR.entities == ENTITIES
+
+
+@pytest.mark.parametrize("entity", ENTITIES)
+def test_a_full_read_is_the_truth(calm, tmp_path, entity):
+    found = extract(calm, entity, tmp_path)
+    assert found.rows == truth(calm, entity)
+    assert found.proof["sweeps"] == 1
+    counts = found.counts
+    assert counts.fetched == counts.landed + counts.duplicate + counts.outside == found.journal.records
+    assert counts.outside == counts.gone
+
+
+@pytest.mark.parametrize("entity", ENTITIES)
+def test_windows_in_any_order_are_the_truth(calm, tmp_path, entity):
+    rows = {}
+    for number in (2, 0, 1):
+        found = extract(calm, entity, tmp_path / str(number), THIRDS[number])
+        assert found.rows == truth(calm, entity, THIRDS[number])
+        rows |= found.rows
+    assert rows == truth(calm, entity)
+
+
+@pytest.mark.parametrize(("entity", "ended"), [("tickets", "beyond the window"), ("users", "end of stream")])
+def test_an_export_is_read_until_its_order_says_that_the_window_is_over(calm, tmp_path, entity, ended):
+    # A user's change time is not what the export is ordered by, so one of the window may come late.
+    found = extract(calm, entity, tmp_path, THIRDS[0])
+    assert found.proof["ended"] == ended
+
+
+def test_a_version_that_only_the_system_made_is_in_the_window_of_its_mark(tmp_path):
+    account = Account()
+    with serving(account) as simulator:
+        tickets = account.world.tables["tickets"]
+        row = int((tickets.states == LIVE).nonzero()[0][0])
+        before = int(tickets.updated[row])
+        tickets.touch(row, int(datetime(2025, 3, 20, 12, tzinfo=UTC).timestamp()), system=True)
+        found = extract(simulator, "tickets", tmp_path, Window.of_days(date(2025, 3, 20), date(2025, 3, 20)))
+    assert found.rows == {str(tickets.ids[row]): "2025-03-20T12:00:00Z"}
+    assert tickets.updated[row] == before
+
+
+def test_records_that_change_while_they_are_read_are_not_lost(tmp_path, monkeypatch):
+    monkeypatch.setitem(PROFILES, "moving", FaultProfile(update_every=1, create_every=4, delete_every=6))
+    account = Account(faults="moving")
+    with serving(account) as simulator:
+        found = extract(simulator, "tickets", tmp_path / "first")
+        assert simulator.truth()["clock"] > "2025-03-02"
+        # The account comes to rest, and what it did during the reading is in the next window.
+        account.changing = Changes(account.world, FaultProfile())
+        after = extract(
+            simulator, "tickets", tmp_path / "second", Window.of_days(date(2025, 3, 2), date(2025, 3, 3))
+        )
+        gone = {*found.gone, *after.gone}
+        held = {key: mark for key, mark in (found.rows | after.rows).items() if key not in gone}
+        assert held == truth(simulator, "tickets")
+
+
+@pytest.mark.parametrize(("entity", "tickets"), [("tickets", 45), ("accounts", 1), ("comments", 14)])
+def test_a_killed_reading_is_resumed_at_any_page(tmp_path, entity, tickets):
+    account = Account(tickets=tickets, users=10, accounts=30)
+    with serving(account) as simulator:
+        whole = extract(simulator, entity, tmp_path / "whole")
+        assert whole.counts.pages > 2
+        for done in range(1, whole.counts.pages + 1):
+            folder = tmp_path / str(done)
+            extract(simulator, entity, folder, most=done)
+            asked = len(simulator.requests)
+            found = extract(simulator, entity, folder)
+            assert found.rows == whole.rows
+            # The pages that were there are not asked for again, but for the one full sweep more.
+            assert len(simulator.requests) - asked <= 2 * whole.counts.pages - done
+            assert found.proof["sweeps"] == 2
+
+
+# --- What the exports do (vendor-apis C.3) ---------------------------------------------------------
+
+
+def test_what_is_listed_as_deleted_is_reported_and_never_landed(calm, tmp_path):
+    for entity in ("tickets", "accounts"):
+        found = extract(calm, entity, tmp_path / entity)
+        assert set(found.gone) == set(calm.truth()["deleted"][entity])
+        assert found.gone
+        assert not set(found.gone) & set(found.rows)
+
+
+def test_a_second_that_fills_more_than_a_page_comes_whole(calm, tmp_path):
+    found = extract(calm, "accounts", tmp_path)
+    starts = [
+        path.partition("start_time=")[2].partition("&")[0] for path in exports(calm, "organizations.json")
+    ]
+    assert len(set(starts)) > 2
+    assert found.rows == truth(calm, "accounts")
+
+
+def test_a_second_that_no_page_shows_whole_is_an_error_and_not_the_end(tmp_path):
+    account = Account(Behaviour(export_page=2, limits=False, rescued=False))
+    with serving(account) as simulator, pytest.raises(SourceError, match="does not get past the second"):
+        extract(simulator, "accounts", tmp_path)
+
+
+def test_a_window_in_the_future_holds_nothing_new(tmp_path):
+    account = Account(clock=datetime(2025, 3, 5, tzinfo=UTC))
+    with serving(account) as simulator:
+        window = Window.of_days(date(2025, 4, 1), date(2025, 4, 1))
+        found = extract(simulator, "tickets", tmp_path, window)
+        assert [line["status"] for line in simulator.requests] == [422, 200]
+    assert (found.rows, found.proof["ended"]) == ({}, "start too recent")
+
+
+def test_a_next_page_that_is_refused_as_too_recent_is_the_end(tmp_path):
+    account = Account(tickets=30, accounts=30)
+    account.before = lambda request: (
+        Answer(422, b'{"error":"InvalidValue","description":"Too recent start_time. Use an older one"}')
+        if ("organizations" in request.path and account.asked.append(request)) or len(account.asked) > 2
+        else None
+    )
+    account.asked = []
+    with serving(account) as simulator:
+        found = extract(simulator, "accounts", tmp_path)
+    assert found.proof["ended"] == "start too recent"
+    assert found.counts.pages == 2
+
+
+def test_a_window_that_reaches_into_the_last_minute_is_not_settled(calm, tmp_path):
+    today = datetime.now(UTC).date()
+    found = extract(calm, "tickets", tmp_path / "now", Window.of_days(today, today))
+    assert datetime.fromisoformat(found.proof["unsettled_from"]) < datetime.now(UTC) - timedelta(seconds=59)
+    assert "unsettled_from" not in extract(calm, "tickets", tmp_path / "then", THIRDS[2]).proof
+
+
+def test_the_last_minute_is_withheld_and_comes_later(tmp_path):
+    account = Account(clock=datetime(2025, 3, 2, 12, tzinfo=UTC))
+    with serving(account) as simulator:
+        row = account.world.tables["tickets"].add(account.world.clock - 30)
+        new = str(account.world.tables["tickets"].ids[row])
+        assert new not in extract(simulator, "tickets", tmp_path / "early", ALL).rows
+        account.world.clock += 60
+        assert new in extract(simulator, "tickets", tmp_path / "late", ALL).rows
+
+
+def test_an_empty_window_is_confirmed_by_the_whole_export(calm, tmp_path):
+    found = extract(calm, "tickets", tmp_path, Window.of_days(date(2025, 6, 1), date(2025, 6, 1)))
+    assert found.rows == {}
+    assert found.proof["confirmed_empty"] == {"records": 10}
+
+
+def test_a_start_that_is_not_honoured_is_found_out(tmp_path):
+    account = Account(tickets=30)
+    empty = {"tickets": [], "after_cursor": None, "after_url": None, "end_of_stream": True}
+    account.before = lambda request: (
+        Answer(200, orjson.dumps(empty)) if request.query.get("start_time", "0") != "0" else None
+    )
+    with serving(account) as simulator:
+        window = Window.of_days(date(2025, 1, 1), date(2025, 3, 1))
+        assert extract(simulator, "tickets", tmp_path, window).rows == truth(simulator, "tickets", window)
+
+
+# --- What goes wrong -------------------------------------------------------------------------------
+
+SPOILT = {
+    "html": Answer(200, b"<!DOCTYPE html><html>Maintenance</html>", "text/html"),
+    "empty": Answer(200, b""),
+    "cut": Answer(200, b'{"tickets":[{"id":1,"subj'),
+    "another envelope": Answer(200, b'{"data":[]}'),
+    "no end said": Answer(200, b'{"tickets":[],"after_cursor":"x"}'),
+    "null cursor": Answer(200, b'{"tickets":[],"after_cursor":null,"end_of_stream":false}'),
+    "bad gateway": Answer(502, b"<html>Bad gateway</html>", "text/html"),
+    "timeout": Answer(504, b"upstream request timeout", "text/plain"),
+    "throttled": Answer(429, b"Number of allowed API requests per minute exceeded", "text/plain"),
+}
+
+
+def spoil(account, kind, position, times):
+    """The `position`-th request (0 first, -1 last of three pages) is spoilt so many times."""
+    asked, spoilt = [], []
+
+    def before(request):
+        if "include" not in request.query:
+            return None
+        if request.target not in asked:
+            asked.append(request.target)
+        at = asked.index(request.target)
+        if at == position and len(spoilt) < times:
+            spoilt.append(at)
+            return SPOILT[kind]
+        return None
+
+    account.before = before
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_spoilt_page_is_asked_for_again(tmp_path, kind, position):
+    account = Account(tickets=25)
+    spoil(account, kind, position, times=2)
+    with serving(account) as simulator:
+        assert extract(simulator, "tickets", tmp_path).rows == truth(simulator, "tickets")
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["html", "empty", "cut", "another envelope", "no end said", "null cursor"])
+def test_a_page_that_stays_spoilt_is_an_error(tmp_path, kind, position):
+    account = Account(tickets=25)
+    spoil(account, kind, position, times=99)
+    with serving(account) as simulator, pytest.raises(SourceError, match="attempt 3 of 3"):
+        extract(simulator, "tickets", tmp_path)
+
+
+def test_a_page_that_the_gateway_gives_up_is_halved(tmp_path):
+    account = Account(Behaviour(limits=False, gateway_rows=300), tickets=900)
+    with serving(account) as simulator:
+        assert extract(simulator, "tickets", tmp_path).rows == truth(simulator, "tickets")
+        sizes = [path.partition("per_page=")[2].partition("&")[0] for path in exports(simulator, "cursor")]
+    assert sizes == ["1000"] * 3 + ["500"] * 3 + ["250"] * 4
+
+
+def test_a_gateway_that_gives_up_every_page_is_an_error(tmp_path):
+    account = Account(Behaviour(limits=False, gateway_rows=1), tickets=900)
+    with serving(account) as simulator:
+        with pytest.raises(SourceError) as failure:
+            extract(simulator, "tickets", tmp_path)
+        assert len(simulator.requests) == 15
+    assert failure.value.status == 504
+
+
+@pytest.mark.parametrize("entity", ENTITIES)
+def test_an_entity_that_may_not_be_read_is_named(tmp_path, entity):
+    account = Account(Behaviour(limits=False, forbidden=frozenset({entity})))
+    with serving(account) as simulator:
+        with pytest.raises(SourceError, match=r"Forbidden.*permissions") as failure:
+            extract(simulator, entity, tmp_path / entity)
+        assert failure.value.status == 403
+        others = [other for other in ENTITIES if other != entity]
+        with opened(simulator) as client:
+            assert all(client.check(CONNECTOR.stream(other)) for other in others)
+            with pytest.raises(SourceError) as failure:
+                client.check(CONNECTOR.stream(entity))
+    assert failure.value.status == 403
+
+
+@pytest.mark.parametrize(
+    "credential", [{"api_token": "wrong-token"}, {"access_token": "wrong", "api_token": None, "email": None}]
+)
+def test_a_credential_that_is_not_accepted_is_said_exactly(tmp_path, credential):
+    account = Account(token=TOKEN)
+    with serving(account) as simulator:
+        with pytest.raises(SourceError, match=r"authenticate you.*credential was not accepted") as failure:
+            extract(simulator, "tickets", tmp_path, **credential)
+        assert len(simulator.requests) == 1
+        assert extract(simulator, "tickets", tmp_path / "token").rows
+        bearer = {"access_token": TOKEN, "api_token": None, "email": None}
+        assert extract(simulator, "tickets", tmp_path / "bearer", **bearer).rows
+    assert failure.value.status == 401
+
+
+def test_no_secret_is_in_an_error_or_journal(tmp_path):
+    account = Account(tickets=25)
+
+    def echo(request):
+        return Answer(400, orjson.dumps({"error": dict(request.headers) | {"token": TOKEN}}))
+
+    with serving(account) as simulator:
+        extract(simulator, "tickets", tmp_path)
+        account.before = echo
+        with pytest.raises(SourceError) as failure:
+            extract(simulator, "users", tmp_path / "users")
+    for shown in (TOKEN, "Basic YWRtaW5"):
+        assert shown not in str(failure.value)
+        assert all(shown.encode() not in path.read_bytes() for path in tmp_path.rglob("*.zst"))
+
+
+def test_excluded_fields_are_left_out_before_the_journal(tmp_path):
+    account = Account(tickets=25)
+    with serving(account) as simulator:
+        excluded = ("comments.body", "comments.html_body", "comments.plain_body", "users.email")
+        found = extract(simulator, "comments", tmp_path, exclude=excluded)
+        assert found.rows == truth(simulator, "comments")
+    assert b"body" not in found.journal.body(0)
+
+
+# --- Single records and lists ----------------------------------------------------------------------
+
+
+def test_single_records_are_given_or_gone(calm, tmp_path):
+    held = calm.truth()
+    with opened(calm) as client:
+        journal = Journal(tmp_path)
+        for entity in ("accounts", "users", "groups", "tickets"):
+            stream = CONNECTOR.stream(entity)
+            known = next(iter(held["entities"][entity]))
+            assert str(client.read_one(stream, known, journal).content.records[0]["id"]) == known
+            gone = [*held["deleted"][entity], "999999999999"]
+            assert client.read_one(stream, gone[0], journal) is None
+        with pytest.raises(SourceError, match="no single comments") as failure:
+            client.read_one(CONNECTOR.stream("comments"), "1", journal)
+    assert failure.value.status == 405
+
+
+def test_lists_without_cursor_pages_are_read_by_offset(tmp_path):
+    account = Account(Behaviour(limits=False, cursor_pages=False))
+    with serving(account) as simulator:
+        assert extract(simulator, "groups", tmp_path).rows == truth(simulator, "groups")
+
+
+def answer(**envelope):
+    return PageContent([], envelope=envelope)
+
+
+@pytest.mark.parametrize(
+    ("entity", "envelope", "sent", "following"),
+    [
+        ("tickets", {"end_of_stream": True, "after_cursor": "b"}, {"cursor": "a"}, None),
+        ("tickets", {"end_of_stream": True, "after_cursor": None}, {"cursor": "a"}, None),
+        ("tickets", {"end_of_stream": False, "after_cursor": "b"}, {"cursor": "a"}, {"cursor": "b"}),
+        ("accounts", {"end_of_stream": False, "end_time": 8}, {"start_time": "7"}, {"start_time": "8"}),
+        ("accounts", {"end_of_stream": True, "end_time": 7}, {"start_time": "7"}, None),
+        (
+            "groups",
+            {"meta": {"has_more": False, "after_cursor": "b"}, "links": {"next": "https://x"}},
+            {},
+            None,
+        ),
+        ("groups", {"meta": {"has_more": True, "after_cursor": "b"}}, {}, {"page[after]": "b"}),
+        ("groups", {"next_page": None, "count": 3}, {}, None),
+        ("groups", {"next_page": "https://elsewhere.example/x?page=9"}, {"page": "2"}, {"page": "3"}),
+    ],
+)
+def test_where_an_answer_leads(entity, envelope, sent, following):
+    assert STYLES[entity].following(answer(**envelope), sent) == following
+
+
+@pytest.mark.parametrize(
+    ("entity", "envelope", "sent"),
+    [
+        ("tickets", {}, {}),
+        ("tickets", {"end_of_stream": "false", "after_cursor": "b"}, {}),
+        ("tickets", {"end_of_stream": False}, {}),
+        ("tickets", {"end_of_stream": False, "after_cursor": "a"}, {"cursor": "a"}),
+        ("accounts", {"end_of_stream": False}, {"start_time": "7"}),
+        ("accounts", {"end_of_stream": False, "end_time": 7}, {"start_time": "7"}),
+        ("groups", {}, {}),
+        ("groups", {"meta": {"has_more": True, "after_cursor": None}}, {}),
+    ],
+)
+def test_an_answer_that_leads_nowhere_is_unreadable(entity, envelope, sent):
+    with pytest.raises(UnreadableBody):
+        STYLES[entity].following(answer(**envelope), sent)
+
+
+def test_offset_pages_end_at_the_cap():
+    with pytest.raises(Capped):
+        STYLES["groups"].following(answer(next_page="x"), {"page": "100"})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"api_token": TOKEN},
+        {"api_token": TOKEN, "email": EMAIL, "access_token": TOKEN},
+        {"access_token": TOKEN, "base_url": "ftp://acme.example.com"},
+        {"access_token": TOKEN, "base_url": "https://u:p@acme.zendesk.com"},
+        {"access_token": TOKEN, "plan": "gold"},
+    ],
+)
+def test_a_config_that_cannot_work_is_refused(config):
+    with pytest.raises(ValidationError):
+        CONNECTOR.config(**{"base_url": "https://acme.zendesk.com"} | config)
