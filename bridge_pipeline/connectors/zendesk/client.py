@@ -14,6 +14,7 @@ from bridge_pipeline.connector_kit import pages
 from bridge_pipeline.connector_kit.connector import Page, Reading, Stream
 from bridge_pipeline.connector_kit.fields import Refused, from_microseconds, integer_id
 from bridge_pipeline.connector_kit.journal import Journal
+from bridge_pipeline.connector_kit.oauth import OAuthCredentials
 from bridge_pipeline.connector_kit.pages import PageContent
 from bridge_pipeline.connector_kit.session import Session, SourceContext, SourceError, journalled
 from bridge_pipeline.connectors.zendesk.config import ZendeskConfig, credentials_of
@@ -42,7 +43,8 @@ class ZendeskClient:
 
     def __init__(self, config: ZendeskConfig, context: SourceContext) -> None:
         self._context = context
-        self._session = Session(context, config.base_url, {}, config.allow_private, credentials_of(config))
+        self._credentials = credentials_of(config, context)
+        self._session = Session(context, config.base_url, {}, config.allow_private, self._credentials)
         # By entity, how often the page has been halved for the rest of this client's life.
         self._halved: dict[str, int] = {}
 
@@ -104,6 +106,8 @@ class ZendeskClient:
     def close(self) -> None:
         """Closes the connections to the source."""
         self._session.close()
+        if isinstance(self._credentials, OAuthCredentials):
+            self._credentials.close()
 
     def _start(self, reading: Reading) -> int:
         """The second from which an export is read; 0 for all of it."""

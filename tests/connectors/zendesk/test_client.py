@@ -297,6 +297,27 @@ def test_a_credential_that_is_not_accepted_is_said_exactly(tmp_path, credential)
     assert failure.value.status == 401
 
 
+OAUTH = {"api_token": None, "email": None, "client_id": "bridge", "client_secret": TOKEN}
+
+
+@pytest.mark.parametrize("refresh", [{}, {"refresh_token": "first-refresh-token"}])
+def test_tokens_that_expire_in_the_middle_are_renewed(tmp_path, refresh):
+    account = Account(Behaviour(export_page=10, limits=False, token_life=3), tickets=90, token=TOKEN)
+    with serving(account) as simulator:
+        assert extract(simulator, "tickets", tmp_path, **OAUTH, **refresh).rows == truth(simulator, "tickets")
+        tokens = [line["status"] for line in simulator.requests if line["path"] == "/oauth/tokens"]
+        refused = [line for line in simulator.requests if line["status"] == 401]
+    assert tokens == [200, 200, 200]
+    assert len(refused) == 2
+
+
+def test_a_client_that_gets_no_token_is_said_exactly(tmp_path):
+    account = Account(tickets=5, token="another-secret")
+    with serving(account) as simulator, pytest.raises(SourceError, match="invalid_client") as failure:
+        extract(simulator, "tickets", tmp_path, **OAUTH)
+    assert failure.value.status == 401
+
+
 def test_no_secret_is_in_an_error_or_journal(tmp_path):
     account = Account(tickets=25)
 
@@ -402,6 +423,9 @@ def test_offset_pages_end_at_the_cap():
         {},
         {"api_token": TOKEN},
         {"api_token": TOKEN, "email": EMAIL, "access_token": TOKEN},
+        {"client_id": "bridge"},
+        {"client_secret": TOKEN},
+        {"access_token": TOKEN, "refresh_token": TOKEN},
         {"access_token": TOKEN, "base_url": "ftp://acme.example.com"},
         {"access_token": TOKEN, "base_url": "https://u:p@acme.zendesk.com"},
         {"access_token": TOKEN, "plan": "gold"},

@@ -20,6 +20,7 @@ import orjson
 from bridge_pipeline.connector_kit.simulator import Answer, Request, SimulatorOptions
 from bridge_pipeline.connectors.zendesk.simulator.limits import Limits
 from bridge_pipeline.connectors.zendesk.simulator.records import Records, comment_id, instant
+from bridge_pipeline.connectors.zendesk.simulator.tokens import Tokens
 from bridge_pipeline.connectors.zendesk.simulator.world import (
     DAY,
     LIVE,
@@ -37,7 +38,6 @@ _LIST = re.compile(r"/api/v2/(tickets|users|organizations|groups|deleted_tickets
 _COUNT = re.compile(r"/api/v2/(tickets|users|organizations|groups)/count(?:\.json)?")
 _ONE = re.compile(r"/api/v2/(tickets|users|organizations|groups)/(\d{1,18})(?:\.json)?")
 _COMMENTS = re.compile(r"/api/v2/tickets/(\d{1,18})/comments(?:\.json)?")
-_BASIC = re.compile(r"[^\s@:]+@[^\s@:]+/token:(.+)")
 _WITHHELD = 60
 _ARCHIVED_AFTER = 120 * DAY
 _OFFSET_PAGES, _LIST_PAGE = 100, 100
@@ -56,6 +56,7 @@ class Behaviour:
         gateway_rows: a page with more records than this is given up by the gateway; 0 for none.
         cursor_pages: whether lists know cursor pages; without, `page[size]` is ignored.
         forbidden: entities that the credential may not read.
+        token_life: how many requests an OAuth token is good for; 0 for any number.
     """
 
     export_page: int = 1_000
@@ -65,6 +66,7 @@ class Behaviour:
     gateway_rows: int = 0
     cursor_pages: bool = True
     forbidden: frozenset[str] = frozenset()
+    token_life: int = 0
 
 
 class _Refused(Exception):
@@ -88,6 +90,7 @@ class ZendeskSupport:
         self.changing = Changes(self.world, self.options.profile)
         per_minute = self.options.requests_per_minute or _PLAN
         self._limits = Limits(per_minute, self.behaviour.limits, self.behaviour.spelling)
+        self._tokens = Tokens(self.options.token, self.behaviour.token_life)
 
     @property
     def records(self) -> int:
@@ -163,9 +166,15 @@ class ZendeskSupport:
         }
 
     def _body(self, request: Request, kind: str | None) -> bytes:
+        if request.path == "/oauth/tokens" and request.method == "POST":
+            status, granted = self._tokens.grant(request.body)
+            if status != 200:
+                raise _refusal(status, granted)
+            return orjson.dumps(granted)
         if refused := self._limits.enter(kind):
             raise _Refused(refused)
-        self._authorise(request)
+        if refusal := self._tokens.refuse(request.headers.get("authorization", "")):
+            raise _refusal(401, refusal)
         if request.method != "GET":
             raise _refusal(405, {"error": "Method not allowed"})
         records = Records(self.world, _base(request))
@@ -180,12 +189,6 @@ class ZendeskSupport:
             if found := pattern.fullmatch(request.path):
                 return answer(request, records, found[1] if pattern is not _ONE else f"{found[1]}/{found[2]}")
         raise _refusal(404, {"error": "InvalidEndpoint", "description": "Not found"})
-
-    def _authorise(self, request: Request) -> None:
-        scheme, _, value = request.headers.get("authorization", "").partition(" ")
-        token = value if scheme == "Bearer" else _token_of(value) if scheme == "Basic" else None
-        if not token or (self.options.token is not None and token != self.options.token):
-            raise _refusal(401, {"error": "Couldn't authenticate you"})
 
     def _allowed(self, entity: str) -> None:
         if entity in self.behaviour.forbidden:
@@ -418,14 +421,6 @@ def _base(request: Request) -> str:
     """The address under which the request came, which links repeat."""
     scheme = request.headers.get("x-forwarded-proto", "http")
     return f"{scheme}://{request.headers.get('host', 'localhost')}"
-
-
-def _token_of(basic: str) -> str | None:
-    try:
-        found = _BASIC.fullmatch(base64.b64decode(basic, validate=True).decode())
-    except ValueError:
-        return None
-    return found[1] if found else None
 
 
 def _enveloped(name: str, items: list[bytes], head: dict[str, Any]) -> bytes:
