@@ -1,6 +1,7 @@
 """Every record of every page ends in exactly one place, with its exact payload."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import orjson
@@ -47,7 +48,7 @@ class Extraction:
         tables = list(self.collector.tables(self.pages(bodies)))
         self.tables = tables
         rows = pa.concat_tables(tables).to_pylist() if tables else []
-        rejected = list(self.census.rejected())
+        rejected, self.gone = list(self.census.rejected()), list(self.census.gone())
         self.census.close()
         return rows, rejected
 
@@ -239,3 +240,24 @@ def test_few_large_records_are_handed_on_as_many_small_ones(extraction, monkeypa
     monkeypatch.setattr(collect, "_MOST_BYTES", 10_000)
     extraction.read(*(body(ticket(n + 1, description="x" * 4_000)) for n in range(7)))
     assert [table.num_rows for table in extraction.tables] == [3, 3, 1]
+
+
+# --- Listed as deleted ----------------------------------------------------------------------------
+
+
+def test_what_the_source_lists_as_deleted_is_reported_and_not_landed(tmp_path):
+    stream = replace(TICKETS, state=lambda record: "deleted" if record["subject"] == "gone" else None)
+    extraction = Extraction(tmp_path, stream)
+    rows, rejected = extraction.read(
+        body(ticket(1), ticket(2, subject="gone"), ticket(2, subject="gone")),
+        body(ticket(3, "2025-02-01T00:00:00Z", subject="gone"), ticket(1, subject="gone")),
+    )
+    assert [row["id"] for row in rows] == ["1"]
+    assert rejected == []
+    assert places(extraction.collector.counts) == (3, 1, 0, 1)
+    assert extraction.collector.counts.gone == 3
+    assert [(report.id, report.page, report.position) for report in extraction.gone] == [
+        ("1", 1, 1),
+        ("2", 0, 1),
+        ("3", 1, 0),
+    ]

@@ -461,3 +461,14 @@ def test_a_text_of_ten_megabytes_is_one_record():
     first, second = parse_list(body, NAMES).records
     assert len(first["s"]) == 5_000_000
     assert second.reason == "not_a_number"
+
+
+def test_the_envelope_is_kept_beside_the_records():
+    for body in (
+        b'{"data":[{"id":1}],"more":{"x":[1]},"end":7,"others":[2]}',
+        b'{"data":[{"id":NaN}],"end":7}',
+    ):
+        envelope = parse_list(body, ("data",)).envelope
+        assert envelope["end"] == 7
+        assert "data" not in envelope
+        assert "others" not in envelope
