@@ -83,20 +83,21 @@ def test_a_version_that_only_the_system_made_is_in_the_window_of_its_mark(tmp_pa
     assert tickets.updated[row] == before
 
 
-def test_records_that_change_while_they_are_read_are_not_lost(tmp_path, monkeypatch):
+@pytest.mark.parametrize("entity", ["tickets", "users"])
+def test_records_that_change_while_they_are_read_are_not_lost(tmp_path, monkeypatch, entity):
     monkeypatch.setitem(PROFILES, "moving", FaultProfile(update_every=1, create_every=4, delete_every=6))
     account = Account(faults="moving")
     with serving(account) as simulator:
-        found = extract(simulator, "tickets", tmp_path / "first")
+        found = extract(simulator, entity, tmp_path / "first")
         assert simulator.truth()["clock"] > "2025-03-02"
         # The account comes to rest, and what it did during the reading is in the next window.
         account.changing = Changes(account.world, FaultProfile())
         after = extract(
-            simulator, "tickets", tmp_path / "second", Window.of_days(date(2025, 3, 2), date(2025, 3, 3))
+            simulator, entity, tmp_path / "second", Window.of_days(date(2025, 3, 2), date(2025, 3, 3))
         )
         gone = {*found.gone, *after.gone}
         held = {key: mark for key, mark in (found.rows | after.rows).items() if key not in gone}
-        assert held == truth(simulator, "tickets")
+        assert held == truth(simulator, entity)
 
 
 @pytest.mark.parametrize(("entity", "tickets"), [("tickets", 45), ("accounts", 1), ("comments", 14)])

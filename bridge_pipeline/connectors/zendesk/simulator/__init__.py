@@ -40,7 +40,7 @@ def run(options: SimulatorOptions) -> None:
         OSError: the port is taken, or a file cannot be read or written.
         ValueError: an event log is given, and Zendesk has none to replay.
     """
-    kit.serve(_account(options, Behaviour()), options, _REFUSALS)
+    kit.serve(_account(options, Behaviour.of(options)), options, _REFUSALS)
 
 
 def serving(

@@ -68,6 +68,13 @@ class Behaviour:
     forbidden: frozenset[str] = frozenset()
     token_life: int = 0
 
+    @classmethod
+    def of(cls, options: SimulatorOptions) -> "Behaviour":
+        """What goes with the options' profile of faults: a hostile account makes use of all it may do."""
+        if options.faults != "hostile":
+            return cls()
+        return cls(spelling=("2024", "2023")[options.seed % 2], gateway_rows=600, token_life=40)
+
 
 class _Refused(Exception):
     """An answer in place of the one that was asked for."""

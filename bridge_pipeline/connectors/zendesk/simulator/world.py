@@ -200,7 +200,7 @@ def _malformed(options: SimulatorOptions, tickets: Table) -> dict[int, str]:
 
 
 class Changes:
-    """Changes tickets after so many answers, as a fault profile says."""
+    """Changes tickets and users after so many answers, as a fault profile says."""
 
     def __init__(self, world: World, profile: FaultProfile) -> None:
         self._world, self._profile = world, profile
@@ -214,6 +214,7 @@ class Changes:
             (profile.update_every, self.update),
             (profile.create_every, self.create),
             (profile.delete_every, self.delete),
+            (profile.delete_every, self.merge),
         ):
             if every and self._answers % every == 0:
                 change()
@@ -238,6 +239,15 @@ class Changes:
         if row is not None:
             state = SCRUBBED if self._answers % 2 else DELETED
             self._world.tables["tickets"].remove(row, now, state)
+
+    def merge(self) -> None:
+        """Two users become one: both come again in the export, the one that lost as inactive (C.6)."""
+        users, now = self._world.tables["users"], self._now()
+        live = np.flatnonzero(users.states == LIVE)
+        if len(live) > 1:
+            lost, won = Random(now).sample(live.tolist(), 2)  # noqa: S311 - chance by seed
+            users.remove(lost, now)
+            users.touch(won, now)
 
     def _now(self) -> int:
         self._world.clock += 1 + Random(self._answers).randrange(30)  # noqa: S311 - chance by seed
