@@ -24,8 +24,28 @@ _TEXTS = (
     "Please reset my access.",
     "Pay slip is empty",
 )
-_ACCOUNT_ID = 1_234_567
 _FIRST_EVENT, _FIRST_COMMENT, _PER_TICKET = 900_000_000_000, 910_000_000_000, 1_000
+
+# What no ticket of the double differs in.
+_SAME_IN_ALL: Record = {
+    "external_id": None,
+    "recipient": None,
+    "follower_ids": [],
+    "email_cc_ids": [],
+    "forum_topic_id": None,
+    "problem_id": None,
+    "has_incidents": False,
+    "is_public": True,
+    "due_at": None,
+    "sharing_agreement_ids": [],
+    "custom_status_id": 12_480_498_776_781,
+    "followup_ids": [],
+    "ticket_form_id": 360_000_389_592,
+    "brand_id": 360_002_256_672,
+    "allow_channelback": False,
+    "allow_attachments": True,
+    "from_messaging_channel": False,
+}
 
 
 def instant(seconds: Any) -> str:
@@ -156,10 +176,9 @@ class Records:
         subject, status = f"{rng.choice(_TEXTS)} ({identity})", rng.choice(_STATUSES)
         channel = rng.choice(_CHANNELS)
         source = {"address": "person01@example.com"} if channel == "email" else {}
-        record = {
+        record = _SAME_IN_ALL | {
             "url": self._url("tickets", identity),
             "id": identity,
-            "external_id": None,
             "via": {"channel": channel, "source": {"from": source, "to": {}, "rel": None}},
             "created_at": instant(created),
             "updated_at": instant(updated),
@@ -170,32 +189,16 @@ class Records:
             "description": f"{rng.choice(_TEXTS)}\n\nSent from a phone",
             "priority": rng.choice(_PRIORITIES),
             "status": status,
-            "recipient": None,
             "requester_id": self._some("users", rng),
             "submitter_id": rng.choice((-1, self._some("users", rng))),
             "assignee_id": rng.choice((None, self._some("users", rng))),
             "organization_id": rng.choice((None, self._some("accounts", rng))),
             "group_id": int(rng.choice(self._world.tables["groups"].ids.tolist())),
             "collaborator_ids": [self._some("users", rng)] if rng.random() < 0.2 else [],
-            "follower_ids": [],
-            "email_cc_ids": [],
-            "forum_topic_id": None,
-            "problem_id": None,
-            "has_incidents": False,
-            "is_public": True,
-            "due_at": None,
             "tags": rng.sample(_TAGS, rng.randrange(3)),
             "custom_fields": fields,
             "satisfaction_rating": rng.choice((None, {"score": "unoffered"})),
-            "sharing_agreement_ids": [],
-            "custom_status_id": 12_480_498_776_781,
             "fields": fields,
-            "followup_ids": [],
-            "ticket_form_id": 360_000_389_592,
-            "brand_id": 360_002_256_672,
-            "allow_channelback": False,
-            "allow_attachments": True,
-            "from_messaging_channel": False,
         }
         if embedded:
             record["metric_set"] = _metrics(identity, status, created, updated)
