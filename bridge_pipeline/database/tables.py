@@ -234,6 +234,22 @@ rejections = _bridge(
     _text("reason"),
 )
 
+# What the source itself lists as deleted: newest report of each record. No row is changed by it alone.
+gone_reports = _bridge(
+    "gone_reports",
+    sa.Column("connection", sa.ForeignKey(connections.c.name), primary_key=True),
+    _text("entity", primary_key=True),
+    _text("record_id", primary_key=True),
+    _text("tenant"),
+    # When it changed to that at the source, and when that was read.
+    _time("reported_at"),
+    _time("seen_at", nullable=False),
+    # Where it stands in the journal.
+    sa.Column("batch_id", sa.ForeignKey(batches.c.id), nullable=False),
+    sa.Column("page", sa.BigInteger, nullable=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
+)
+
 loads = _bridge(
     "loads",
     sa.Column("batch_id", sa.ForeignKey(batches.c.id), primary_key=True),
@@ -353,21 +369,6 @@ deletions = _bridge(
     sa.CheckConstraint("reason in ('lookup', 'listing', 'marked')", name="reason"),
 )
 
-# What the source itself lists as deleted: newest report of each record. No row is changed by it alone.
-gone_reports = _bridge(
-    "gone_reports",
-    sa.Column("connection", sa.ForeignKey(connections.c.name), primary_key=True),
-    _text("entity", primary_key=True),
-    _text("record_id", primary_key=True),
-    _text("tenant"),
-    # When it changed to that at the source, and when that was read.
-    _time("reported_at"),
-    _time("seen_at", nullable=False),
-    # Where it stands in the journal.
-    sa.Column("batch_id", sa.ForeignKey(batches.c.id), nullable=False),
-    sa.Column("page", sa.BigInteger, nullable=False),
-    sa.Column("position", sa.BigInteger, nullable=False),
-)
 
 quota_slots = _bridge(
     "quota_slots",
