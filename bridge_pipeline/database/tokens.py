@@ -123,21 +123,26 @@ class SharedTokens:
 def reseal(connection: sa.Connection, sealer: Sealer) -> int:
     """Seals all kept tokens anew with the sealer's key; part of `bridge secrets rotate`.
 
+    What cannot be opened is forgotten, as nobody could give it anew: another token is asked for.
+
     Returns:
         How many boxes were sealed.
-
-    Raises:
-        SealingError: one cannot be opened.
     """
     done = 0
     for row in connection.execute(sa.select(t).with_for_update()).all():
         found = {name: getattr(row, name) for name in _BOXES}
-        boxes = {
-            name: _seal(sealer, row.credential, name, _open(sealer, row.credential, name, box))
-            for name, box in found.items()
-            if box
-        }
-        connection.execute(sa.update(t).where(t.c.credential == row.credential).values(boxes))
+        mine = t.c.credential == row.credential
+        try:
+            boxes = {
+                name: _seal(sealer, row.credential, name, _open(sealer, row.credential, name, box))
+                for name, box in found.items()
+                if box
+            }
+        except SealingError as error:
+            log.warning("a kept token is forgotten", error=str(error))
+            connection.execute(sa.delete(t).where(mine))
+            continue
+        connection.execute(sa.update(t).where(mine).values(boxes))
         done += len(boxes)
     return done
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from bridge_pipeline.database import tables as t
+from bridge_pipeline.database import tokens
 from bridge_pipeline.database.engine import advisory_lock
 from bridge_pipeline.database.locks import file_lock
 from bridge_pipeline.database.sealing import (
@@ -69,6 +70,7 @@ def _resealed(workspace: Workspace, sealer: Sealer) -> Rotation:
     with workspace.database.engine.begin() as connection:
         advisory_lock(connection, "secrets", long=True)
         resealed = _reseal_connections(connection, sealer) + _reseal_reviewers(connection, sealer)
+        resealed += tokens.reseal(connection, sealer)
     return Rotation(Sealer(sealer.former[0]).key_id, sealer.key_id, resealed)
 
 

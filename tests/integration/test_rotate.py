@@ -7,8 +7,10 @@ import os
 import pytest
 
 from bridge_pipeline import settings
+from bridge_pipeline.connector_kit.tokens import Token
 from bridge_pipeline.database import registry
 from bridge_pipeline.database.sealing import Sealer, SealingError, open_sealer
+from bridge_pipeline.database.tokens import SharedTokens
 from bridge_pipeline.steps import rotate
 from bridge_pipeline.steps.tenants import ADDRESS, apply_tenants, parse_tenants
 from tests.integration.desk import TOKEN
@@ -104,3 +106,24 @@ def test_the_addresses_of_reviewers_are_sealed_anew(workspace, tmp_path):
     (row,) = rows(workspace, "select id, address from bridge.reviewers")
     sealer = Sealer(open_sealer(workspace.settings, workspace.home).key)
     assert sealer.unseal(row["address"], "acme", row["id"], ADDRESS) == "ann@acme.example"
+
+
+def test_access_tokens_are_sealed_anew_and_one_that_does_not_open_is_forgotten(workspace):
+    def shared():
+        return SharedTokens(workspace.database.engine, open_sealer(workspace.settings, workspace.home))
+
+    shared().renewed("of acme", None, lambda kept: Token("access", "refresh", 600))
+    SharedTokens(workspace.database.engine, Sealer(bytes(32))).renewed(
+        "of a lost key", None, lambda kept: Token("other", None, 600)
+    )
+    done = rotate.rotate(workspace)
+    assert done.resealed == 3
+    keys = rows(
+        workspace, "select access_token->>'key' as key, identity->>'key' as of from bridge.access_tokens"
+    )
+    assert keys == [{"key": done.key, "of": done.key}]
+    found = shared().find("of acme")
+    assert (found.access, found.refresh) == ("access", "refresh")
+    for path in workspace.home.keys.glob("former-*.key"):
+        path.unlink()
+    assert shared().find("of acme").access == "access"
