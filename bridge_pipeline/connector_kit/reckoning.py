@@ -26,7 +26,8 @@ class ListsIds(Protocol):
 
     def list_ids(self, reading: Reading, proof: dict[str, Any]) -> Iterator[Page]:
         """As `Client.read` without a window; records need no more than what the stream's columns `id`
-        and `updated_at` and its `state` are read from.
+        and `updated_at` and its `state` are read from. `hidden_by_access_rules` in `proof` says how many
+        more the source counts and does not show, where it is known that this is why.
 
         Raises:
             SourceError: the source did not answer, or its listing never became whole.

@@ -369,7 +369,6 @@ deletions = _bridge(
     sa.CheckConstraint("reason in ('lookup', 'listing', 'marked')", name="reason"),
 )
 
-
 quota_slots = _bridge(
     "quota_slots",
     _text("credential", primary_key=True),

@@ -39,7 +39,7 @@ from bridge_pipeline.steps.extract import Source, extract_all, extract_ids, open
 from bridge_pipeline.steps.listed import IdBook, list_source
 from bridge_pipeline.steps.load import BatchBlocked, load, refuse_unreadable
 from bridge_pipeline.steps.parents import fetch_missing
-from bridge_pipeline.steps.reckon import FINDINGS, PENDING, Comparison, record_deletions
+from bridge_pipeline.steps.reckon import DOUBTED, FINDINGS, PENDING, Comparison, record_deletions
 
 log = structlog.get_logger(__name__)
 # Ids that are asked for as one batch.
@@ -223,13 +223,13 @@ class _Certification:
         with self._workspace.database.engine.connect() as connection:
             comparison = self._compare(connection, stock)
             counts = comparison.counts()
-            missing = comparison.ids(["missing"], most)
+            missing = comparison.ids(DOUBTED, most)
             controls = comparison.ids(["current"], _CONTROLS) if missing else []
             pending = comparison.ids(PENDING, most)
             lost = comparison.nameless()[1]
         waiting = sum(counts.get(finding, 0) for finding in PENDING)
         self._look_up(stock, controls + missing)
-        self._weigh(stock, controls, missing, counts.get("missing", 0))
+        self._weigh(stock, controls, missing, sum(counts.get(finding, 0) for finding in DOUBTED))
         dear = waiting > max(_FEW, stock.book.requests) or waiting > most
         if not dear:
             self._look_up(stock, pending)
@@ -264,16 +264,16 @@ class _Certification:
         if controls and len(denied) == len([key for key in controls if key in stock.outcomes]):
             statuses = {stock.outcomes[key].status for key in denied}
             if statuses and statuses <= set(NOT_OFFERED):
-                stock.unlisted_believed = ("missing", "silent")
+                stock.unlisted_believed = (*DOUBTED, "silent")
                 stock.remarks.append("The source gives no single records; its whole listing decides alone.")
                 return
             for key in asked:
                 stock.outcomes[key] = replace(asked[key], state="failed", evidence=_DISTRUSTED)
             stock.remarks.append(f"No deletion is believed: {_DISTRUSTED}.")
         elif len(missing) < all_missing and all(outcome.state == "deleted" for outcome in asked.values()):
-            stock.unlisted_believed = ("missing",)
+            stock.unlisted_believed = DOUBTED
             stock.remarks.append(
-                f"{len(asked):,} of {all_missing:,} records that are no longer listed were asked for by id, "
+                f"{len(asked):,} of {all_missing:,} records that seem to be gone were asked for by id, "
                 "and all are gone; the whole listing decides about the others."
             )
 
@@ -405,12 +405,18 @@ class _Certification:
         many = gone >= settings.disappeared_minimum and gone > settings.max_disappeared_share * live
         return nothing_left or many
 
+    def _hidden(self, stock: _Stock) -> int:
+        """Records that nobody can name, because the source counts them and hides them from the credential."""
+        named = sum(outcome.state == "forbidden" for outcome in stock.outcomes.values())
+        return max(0, stock.book.proof.get("hidden_by_access_rules", 0) - named)
+
     def _source_facts(self, stock: _Stock, counts: dict[str, int], nameless: int) -> dict[str, Any]:
         book, coverage = stock.book, stock.coverage
         facts: dict[str, Any] = {
             "listed": book.ids,
             "listed_without_id": nameless,
             "own_count": stock.source_count,
+            "hidden": self._hidden(stock),
             "uncounted": 0,
             "proof": book.proof,
             "requests": stock.requests,
@@ -420,7 +426,7 @@ class _Certification:
             "extracted_to": coverage and coverage.end,
         }
         if stock.source_count is not None and self._scope is None:
-            known = book.ids + nameless + counts.get("hidden", 0)
+            known = book.ids + nameless + counts.get("hidden", 0) + facts["hidden"]
             known += sum(o.state in ("forbidden", "archived") for o in stock.outcomes.values())
             facts["uncounted"] = max(0, stock.source_count - known)
         return facts

@@ -34,6 +34,7 @@ FINDINGS = {
     "current": Finding("loaded", "in the table, in the version the source has"),
     "fresh": Finding("loaded", "loaded while the source was read"),
     "hidden": Finding("loaded", "the source's listing hides it; asked for by its id, the source gives it"),
+    "kept": Finding("loaded", "the source lists it as deleted; asked for by its id, the source gives it"),
     "archived": Finding("archived", "archived by the source"),
     "deleted": Finding("deleted", "gone from the source, found before"),
     "gone": Finding("deleted", "gone from the source, found now"),
@@ -47,8 +48,13 @@ FINDINGS = {
     "undated": Finding(UNEXPLAINED, "without a usable change time, and neither loaded nor in quarantine"),
     "missing": Finding(UNEXPLAINED, "no longer listed, and not asked for by its id"),
     "silent": Finding(UNEXPLAINED, "no longer listed, and the lookup by its id failed"),
+    "reported": Finding(
+        UNEXPLAINED, "the source lists it as deleted, and no lookup by its id has confirmed it"
+    ),
     "held": Finding(UNEXPLAINED, "gone from the source, but too many at once to be believed"),
 }
+# What seems to be gone: a lookup by id decides.
+DOUBTED = ("missing", "reported")
 # What is asked for by id once, before a certificate says so.
 PENDING = ("not_loaded", "outdated", "relisted", "undated")
 _NAMED_AT_MOST = 10_000
@@ -56,7 +62,12 @@ _NAMED_AT_MOST = 10_000
 _FINDING = """
 case
 when l.id is not null then case
-    when l.state = 'deleted' and h.live then 'gone'
+    when l.state = 'deleted' and h.live then case
+        when o.state = 'deleted' and h.fetched_at <= o.asked_at then 'gone'
+        when o.state in ('found', 'archived') then 'kept'
+        when o.state = 'forbidden' then 'forbidden'
+        when h.fetched_at > l.seen then 'fresh'
+        else 'reported' end
     when l.state = 'deleted' then 'deleted'
     when h.live and (h.updated_at >= l.changed or (l.changed is null and h.updated_at is null))
         then case when l.state = 'archived' then 'archived' else 'current' end
@@ -92,8 +103,10 @@ def _judge(entity: str, scope: str) -> str:
     create temporary table judged on commit drop as
     select coalesce(l.id, h.id) as id, coalesce(h.live, false) as live, l.changed, h.updated_at,
         {_FINDING} as finding,
-        case when l.state = 'deleted' then 'the source lists it as deleted' else o.evidence end as evidence,
-        case when l.id is not null and l.state = 'deleted' then 'marked' else 'lookup' end as reason,
+        case when l.state = 'deleted' then concat_ws('; ', 'the source lists it as deleted', o.evidence)
+            else o.evidence end as evidence,
+        case when l.state = 'deleted' and o.state is distinct from 'deleted' then 'marked' else 'lookup' end
+            as reason,
         coalesce(o.asked_at, l.seen) as observed_at
     from listed_ids l
     full join (
@@ -201,10 +214,13 @@ class Comparison:
         return kept, lost
 
     def believe_the_listing(self, findings: Iterable[str], observed_at: datetime) -> None:
-        """Takes rows that a whole listing lacks for gone, without a lookup (rule 19)."""
+        """Takes rows that a whole listing lacks, or calls deleted, for gone without a lookup (rule 19)."""
         self._run(
-            """update judged set finding = 'gone', reason = 'listing', observed_at = :observed_at,
-                evidence = 'a whole listing lacks it' where finding = any(:findings)""",
+            """update judged set finding = 'gone', observed_at = :observed_at,
+                reason = case finding when 'reported' then 'marked' else 'listing' end,
+                evidence = case finding when 'reported' then 'a whole listing calls it deleted'
+                    else 'a whole listing lacks it' end
+                where finding = any(:findings)""",
             findings=list(findings),
             observed_at=observed_at,
         )

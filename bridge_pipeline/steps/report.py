@@ -53,7 +53,8 @@ _MOST_MARKDOWN = 60_000
 _AT_ONCE = 25
 
 TERMS = {
-    "outside": "outside the window: good records that came along although nobody asked for them",
+    "outside": "outside: good records of other days that came along, and records that the source itself "
+    "lists as deleted, which hold nothing to load",
     "loaded": "loaded: new or changed in the tables",
     "unchanged": "unchanged: the tables had them already",
     "superseded": "superseded: a newer version is known",
@@ -72,6 +73,13 @@ _PROOFS = {
     "filtered listing": "The listing of what changed in this window (and a margin around it) was read again "
     "and again until a full reading brought no record that had not been seen, and the last pages were then "
     "read once more. The filter was checked against the listing without it, now or before.",
+    "keyset, confirmed by keys": "Pages followed each other by the time of change and the key of their last "
+    "row; then all keys were listed in another order until none was new.",
+    "cursor export": "The source's export was read from the window's beginning to its end. It is ordered by "
+    "change, so that a record that changes meanwhile moves to its end and is met again.",
+    "time export": "The source's export was read from the window's beginning to its end. It is ordered by "
+    "change, so that a record that changes meanwhile moves to its end and is met again.",
+    "list": "The source's list was read from page to page to its end.",
     "lookup by id": "Single records were asked for by their id.",
 }
 
@@ -278,6 +286,11 @@ def _proof(batch: Batch) -> Iterable[str]:
         )
     if proof.get("filter_refused"):
         yield "The source refused the filter, so everything was read."
+    if gone := proof.get("listed_as_deleted"):
+        yield (
+            f"The source lists {gone:,} records as deleted. They count as outside and change no row; a "
+            "certificate asks for each by its id before it marks it as deleted."
+        )
     if batch.excluded:
         yield f"Left out at the connection's wish, before anything was stored: {', '.join(batch.excluded)}."
 

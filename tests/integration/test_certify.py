@@ -370,17 +370,61 @@ def test_placeholders_are_ignored(workspace, loaded):
     assert certificate.verdict == "complete"
 
 
-def test_archived_records_stay_and_are_called_so(workspace, loaded, monkeypatch):
+@pytest.fixture
+def telling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records say in `cf_state` what has become of them."""
     helpdesk = connectors.get("helpdesk")
     streams = tuple(
-        replace(stream, state=lambda record: "archived" if record.get("cf_archived") else None)
-        for stream in helpdesk.streams
+        replace(stream, state=lambda record: record.get("cf_state")) for stream in helpdesk.streams
     )
     monkeypatch.setattr(connectors, "get", lambda name: replace(helpdesk, streams=streams))
-    loaded.find("tickets", 9)["cf_archived"] = True
+
+
+@pytest.mark.usefixtures("telling")
+def test_archived_records_stay_and_are_called_so(workspace, loaded):
+    loaded.find("tickets", 9)["cf_state"] = "archived"
     loaded.unlisted = {9}
     certificate = certify(workspace, NAME)
     assert explained(certificate) == {"loaded": 39, "archived": 1}
+    assert deleted(workspace) == set()
+
+
+CONFIRMING = {
+    "gone": (Answer(404, b"{}"), ("deleted", "gone", "lookup")),
+    "calls itself deleted": (None, ("deleted", "gone", "lookup")),
+    "forbidden": (Answer(403, b"{}"), ("forbidden", "forbidden", None)),
+    "cannot be asked for": (Answer(405, b"{}"), ("deleted", "gone", "marked")),
+    "no answer": (Answer(500, b"{}"), ("unexplained", "reported", None)),
+}
+
+
+@pytest.mark.parametrize(("answer", "expected"), CONFIRMING.values(), ids=CONFIRMING)
+@pytest.mark.usefixtures("telling")
+def test_what_the_source_lists_as_deleted_is_confirmed_by_its_id(workspace, loaded, answer, expected):
+    loaded.find("tickets", 9)["cf_state"] = "deleted"
+    # What is not offered is offered for no record.
+    everywhere = answer is not None and answer.status == 405
+    loaded.before = lambda request: answer if request.id == "9" or (everywhere and request.id) else None
+    certificate = certify(workspace, NAME, entities=("tickets",))
+    explanation, finding, reason = expected
+    assert named(certificate, explanation) == {"9": finding}
+    assert deleted(workspace) == ({"9"} if reason else set())
+    found = rows(workspace, "select reason from bridge.deletions")
+    assert [row["reason"] for row in found] == ([reason] if reason else [])
+    assert "9" in loaded.lookups("tickets")
+    loaded.requests.clear()
+    if reason:
+        assert explained(certify(workspace, NAME, entities=("tickets",))) == {"loaded": 39, "deleted": 1}
+        assert loaded.lookups("tickets") == []
+
+
+@pytest.mark.usefixtures("telling")
+def test_what_the_source_lists_as_deleted_and_gives_by_its_id_is_no_deletion(workspace, loaded):
+    alive = json.dumps({"data": loaded.find("tickets", 9)}).encode()
+    loaded.find("tickets", 9)["cf_state"] = "deleted"
+    loaded.before = lambda request: Answer(200, alive) if request.id == "9" else None
+    certificate = certify(workspace, NAME, entities=("tickets",))
+    assert named(certificate, "loaded") == {"9": "kept"}
     assert deleted(workspace) == set()
 
 

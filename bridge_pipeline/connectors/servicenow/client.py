@@ -130,9 +130,17 @@ class ServiceNowClient:
 
     def list_ids(self, reading: Reading, proof: dict[str, Any]) -> Iterator[Page]:
         """All ids with the times of their change, and nothing else of the rows."""
-        listed = self._keyset(reading, proof, counted=True).listed("ids")
-        yield from self._explained(reading.stream, (part.page for part in listed))
-        proof["method"] = "list of keys"
+        shown, total = 0, None
+
+        def listed() -> Iterator[Page]:
+            nonlocal shown, total
+            for part in self._keyset(reading, proof, counted=True).listed("ids"):
+                total = part.total if total is None else total
+                shown += len(part.page.content.records)
+                yield part.page
+
+        yield from self._explained(reading.stream, listed())
+        proof |= {"method": "list of keys", "hidden_by_access_rules": max(0, (total or 0) - shown)}
 
     def read_one(self, stream: Stream, record_id: str, journal: Journal) -> Page | None:
         """The row with that id, or None.

@@ -23,6 +23,7 @@ from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import Window
 from bridge_pipeline.settings import PROJECT_ROOT
+from bridge_pipeline.steps.certify import certify
 from tests.connectors.servicenow.reading import PASSWORD, SECRET, instance, truth
 from tests.integration.flow import process, quarantined, rows, table
 
@@ -63,9 +64,9 @@ def arrived(workspace: Workspace, entity: str) -> dict[str, str]:
 def test_a_hostile_instance_arrives_with_the_parents_of_its_records(workspace: Workspace) -> None:
     days = {"first_day": date(2025, 1, 1), "last_day": date(2025, 1, 9)}
     window = Window.of_days(date(2025, 1, 1), date(2025, 1, 12))
-    habits = replace(HABITS["hostile"], hidden_run=30, cancels_above=50)
-    with instance(habits, tickets=150, accounts=20, faults="hostile", seed=6, **days) as (simulator, _):
-        connect(workspace, simulator.url, client_id="c", client_secret=SECRET, page_size=60)
+    habits = replace(HABITS["hostile"], hidden_run=15, cancels_above=25)
+    with instance(habits, tickets=70, accounts=10, faults="hostile", seed=6, **days) as (simulator, _):
+        connect(workspace, simulator.url, client_id="c", client_secret=SECRET, page_size=30)
         done = process(workspace, window, ENTITIES, NAME)
         held = simulator.truth()
         for entity in ENTITIES:
@@ -83,13 +84,31 @@ def test_a_hostile_instance_arrives_with_the_parents_of_its_records(workspace: W
         "select count(*) as n from desk.tickets t join desk.accounts a on "
         "(a.connection, a.id) = (t.connection, t.account_id) where not a.placeholder",
     )
-    assert known[0]["n"] > 50
+    assert known[0]["n"] > 20
     tokens = str(rows(workspace, "select * from bridge.access_tokens"))
     assert tokens.count("nonce") >= 3
     for secret in (PASSWORD, SECRET, "simulated-access", "simulated-refresh"):
         assert secret not in tokens
         for path in workspace.home.root.rglob("*"):
             assert not path.is_file() or secret.encode() not in path.read_bytes()
+
+
+def test_a_certificate_tells_hidden_rows_from_deleted_ones(workspace: Workspace) -> None:
+    days = {"first_day": date(2025, 1, 1), "last_day": date(2025, 1, 4)}
+    window = Window.of_days(date(2025, 1, 1), date(2025, 1, 5))
+    with instance(replace(HABITS["calm"], hidden_run=3), tickets=30, **days) as (simulator, served):
+        connect(workspace, simulator.url)
+        process(workspace, window, ("tickets",), NAME)
+        held = sorted(truth(simulator, "tickets"))
+        incidents = served.world.tables["incident"]
+        incidents.remove(incidents.rows[held[0]], "2025-01-06 00:00:00")
+        certificate = certify(workspace, NAME, entities=("tickets",))
+        hidden = len(simulator.truth()["unlisted"]["tickets"])
+    (section,) = certificate.document["entities"]
+    assert section["explained"]["deleted"] == 1
+    assert {key for key, row in table(workspace, "tickets", NAME).items() if row["deleted_at"]} == {held[0]}
+    assert section["source"]["hidden"] == hidden > 0
+    assert certificate.verdict == "complete"
 
 
 # --- The real log -------------------------------------------------------------------------------
@@ -119,7 +138,7 @@ def replay(clock: datetime, faults: str) -> Iterator[str]:
 
 @pytest.mark.skipif(not LOG.is_file(), reason=f"the real incident log is not at {LOG}")
 def test_every_incident_of_the_real_log_arrives_at_two_clock_times(workspace: Workspace) -> None:
-    first, second = datetime(2016, 3, 4, tzinfo=UTC), datetime(2016, 3, 20, tzinfo=UTC)
+    first, second = datetime(2016, 3, 2, tzinfo=UTC), datetime(2016, 3, 7, tzinfo=UTC)
     steps = ((first, date(2016, 2, 29), "calm"), (second, first.date(), "typical"))
     for clock, since, faults in steps:
         with replay(clock, faults) as url:

@@ -12,6 +12,7 @@ from bridge_pipeline.database import registry
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import Window
+from bridge_pipeline.steps.certify import certify
 from tests.connectors.zendesk.account import EMAIL, ENTITIES, TOKEN, Account, serving, truth
 from tests.integration import flow
 
@@ -24,7 +25,7 @@ LATER_AT = int(LATER.start.timestamp()) + 3_600
 
 @pytest.fixture
 def account(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
-    account = Account(Behaviour(export_page=50, limits=False), tickets=120, **DAYS)
+    account = Account(Behaviour(export_page=20, limits=False), tickets=80, users=20, **DAYS)
     with serving(account) as simulator:
         config = {"base_url": simulator.url, "email": EMAIL, "allow_private": True}
         record = ConnectionRecord(NAME, "acme", "zendesk", config, entities=ENTITIES)
@@ -70,7 +71,7 @@ def test_the_flow_brings_the_truth_and_doing_it_again_changes_nothing(workspace,
     parts = {row["part"] for row in flow.rows(workspace, "select distinct part from desk.ticket_users")}
     assert parts == {"requester", "creator", "assignee", "watcher"}
     before = {entity: flow.table(workspace, entity, NAME) for entity in ENTITIES}
-    again = process(workspace, WEEK, "accounts", "tickets")
+    again = process(workspace, WEEK, "tickets")
     assert {entity: flow.table(workspace, entity, NAME) for entity in ENTITIES} == before
     assert all(update.total("loaded") == 0 for _, update, _ in again.values())
 
@@ -94,6 +95,13 @@ def test_what_is_deleted_later_never_overwrites_the_good_row(workspace, account)
         assert report["reported_at"].timestamp() == LATER_AT
     assert (batch.landed, batch.outside, batch.fetched) == (0, 2, 2)
     assert update.total("loaded") == 0
+    certificate = certify(workspace, NAME, entities=("tickets",))
+    assert certificate.verdict == "complete"
+    (section,) = certificate.document["entities"]
+    assert {each["id"]: each["finding"] for each in section["named"]} == dict.fromkeys(gone, "gone")
+    marked = {key for key, row in flow.table(workspace, "tickets", NAME).items() if row["deleted_at"]}
+    assert marked == gone
+    assert flow.rows(workspace, "select distinct reason from bridge.deletions") == [{"reason": "lookup"}]
 
 
 def test_parents_that_no_listing_brought_are_fetched_by_id(workspace, account):
