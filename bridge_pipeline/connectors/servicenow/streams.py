@@ -111,12 +111,12 @@ def chosen(column: str, key: str, labels: Mapping[str, str]) -> Field:
         value = filled(record, key)
         return None if value is None else labels.get(value, value)
 
-    return Field(column, read)
+    return Field(column, read, reads=(key,))
 
 
 def reference(column: str, key: str) -> Field:
     """The id of another row: see `referred`."""
-    return Field(column, lambda record: referred(record, key))
+    return Field(column, lambda record: referred(record, key), reads=(key,))
 
 
 def referred(record: Record, key: str) -> str | None:
@@ -147,7 +147,7 @@ def closed(labels: Mapping[str, str]) -> Field:
         active = boolean(record, "active")
         return states.get(filled(record, "state") or "") if active is None else not active
 
-    return Field("is_closed", read)
+    return Field("is_closed", read, reads=("active", "state"))
 
 
 def _status_of_user(record: Record) -> str | None:
@@ -196,7 +196,7 @@ STREAMS = (
             text("name"),
             text("email"),
             text("role", "roles"),
-            Field("status", _status_of_user),
+            Field("status", _status_of_user, reads=("active", "locked_out")),
             _CREATED,
             _UPDATED,
         ),
@@ -233,8 +233,8 @@ STREAMS = (
             # `sys_created_by` is a login name and no key of a user; it stays in `custom_fields`.
             Field("author_id", lambda record: None),
             text("body", "value"),
-            Field("is_public", _is_public),
-            Field("created_at", lambda record: moment(record, "sys_created_on")),
+            Field("is_public", _is_public, reads=("element",)),
+            Field("created_at", lambda record: moment(record, "sys_created_on"), reads=("sys_created_on",)),
             # Entries are written once; the table knows no other time (D.3).
             instant("updated_at", "sys_created_on"),
         ),

@@ -42,12 +42,12 @@ def translated(column: str, table: dict[str, str]) -> Field:
             return None if value is None else table.get(value, value)
         raise Refused("wrong_type", f"/{column}", f"expected text, got {type(value).__name__}")
 
-    return Field(column, read)
+    return Field(column, read, reads=(column,))
 
 
 def reference(column: str, key: str) -> Field:
     """The id of another record; null where there is none, or the system itself (-1)."""
-    return Field(column, lambda record: _reference(record.get(key), f"/{key}"))
+    return Field(column, lambda record: _reference(record.get(key), f"/{key}"), reads=(key,))
 
 
 def _reference(value: Any, pointer: str) -> str | None:
@@ -222,7 +222,7 @@ STREAMS = (
             fields.text("name"),
             fields.text("email"),
             translated("role", ROLES),
-            Field("status", _status_of_user),
+            Field("status", _status_of_user, reads=("active", "suspended")),
             *_TIMES,
         ),
     ),
@@ -250,12 +250,12 @@ STREAMS = (
             Field("tags", _tags, ("tags",)),
             reference("account_id", "organization_id"),
             fields.instant("created_at"),
-            Field("updated_at", _generated),
-            Field("resolved_at", _metric("solved_at", _RESOLVED)),
+            Field("updated_at", _generated, reads=("generated_timestamp", "updated_at")),
+            Field("resolved_at", _metric("solved_at", _RESOLVED), reads=("metric_set",)),
             # Zendesk gives minutes to the first reply, not its time.
             Field("responded_at", lambda _: None),
-            Field("closed_at", _metric("status_updated_at", ("closed",))),
-            Field("is_closed", _is_closed),
+            Field("closed_at", _metric("status_updated_at", ("closed",)), reads=("metric_set",)),
+            Field("is_closed", _is_closed, reads=("status",)),
         ),
         _people,
         state=_state_of_ticket,
@@ -268,12 +268,12 @@ STREAMS = (
         ("comment",),
         (
             fields.identity(),
-            Field("ticket_id", _ticket_of_comment),
+            Field("ticket_id", _ticket_of_comment, reads=("ticket_event",)),
             reference("author_id", "author_id"),
             fields.text("body"),
             fields.boolean("is_public", "public"),
             fields.instant("created_at"),
-            Field("updated_at", _commented_at),
+            Field("updated_at", _commented_at, reads=("ticket_event", "created_at")),
         ),
         split=comments_of,
     ),
