@@ -168,6 +168,31 @@ def newest_batch(
     return Batch(**row._mapping) if row else None
 
 
+def replaced(by: Sequence[str] = READABLE) -> sa.ColumnElement[bool]:
+    """Of `tables.batches`: whether a later read brought all that the batch should have brought.
+
+    A later listing of the same days does, or one of everything. Records that were looked up may be of
+    any day, so for them only the latter; and single records replace nothing themselves.
+
+    Args:
+        by: the verdicts that the later read may have.
+    """
+    b, later = t.batches, t.batches.alias("later")
+    same_days = sa.and_(
+        b.c.kind != "lookup",
+        later.c.window_start <= b.c.window_start,
+        later.c.window_end >= b.c.window_end,
+    )
+    return sa.exists().where(
+        later.c.connection == b.c.connection,
+        later.c.entity == b.c.entity,
+        later.c.kind.not_in(SINGLE),
+        later.c.id > b.c.id,
+        later.c.verdict.in_(by),
+        sa.or_(same_days, sa.and_(b.c.kind.in_(SINGLE), later.c.kind == "whole")),
+    )
+
+
 def unreadable_batch(
     connection: sa.Connection, name: str, entity: str, window: Window, run_id: str | None = None
 ) -> Batch | None:

@@ -21,6 +21,8 @@ CHOICES: tuple[Event, ...] = ("blocked", "failed", "daily", "weekly")
 MAIL = "mail"
 _SHOWN = ("status", "attempts", "created_at", "attempted_at", "next_attempt_at", "settled_at", "error")
 _m, _d, _r = t.messages, t.deliveries, t.reviewers
+# Of an alarm the batch, without which of its blocks it is.
+_alarmed = sa.func.split_part(_m.c.about, ",", 1)
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,16 @@ class Message:
     connection: str | None = None
     day: date | None = None
     follows: int | None = None
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A message of a blocked batch, and who was told."""
+
+    batch: int
+    message_id: int
+    about: str
+    recipients: list[str]
 
 
 @dataclass(frozen=True)
@@ -158,26 +170,39 @@ def was_written(connection: sa.Connection, tenant: str, event: Event, about: str
     return connection.execute(sa.select(sa.literal(1)).where(*same)).first() is not None
 
 
-def open_alarms(
-    connection: sa.Connection, tenant: str, batches: Collection[int]
-) -> dict[int, tuple[int, list[str]]]:
-    """The alarms of these batches whose end was not told: message and recipients, by batch."""
-    about = {about_batch(number): number for number in batches}
-    ends = _m.alias("ends")
+def open_alarms(connection: sa.Connection, tenant: str, batches: Collection[int]) -> list[Alarm]:
+    """The alarms of these batches whose end was not told."""
+    numbers = {_batch_words(number): number for number in batches}
     query = (
         sa.select(_m.c.about, _m.c.id, sa.func.array_agg(_d.c.reviewer))
         .join(_d, _d.c.message_id == _m.c.id)
         .join(_r, sa.and_(_r.c.tenant == _d.c.tenant, _r.c.id == _d.c.reviewer, _r.c.removed_at.is_(None)))
-        .where(_m.c.tenant == tenant, _m.c.event == "blocked", _m.c.about.in_(about))
-        .where(~sa.exists().where(ends.c.follows == _m.c.id))
+        .where(_m.c.tenant == tenant, _m.c.event == "blocked", _alarmed.in_(numbers), ~_has_ended())
         .group_by(_m.c.about, _m.c.id)
+        .order_by(_m.c.id)
     )
-    return {about[row[0]]: (row[1], list(row[2])) for row in connection.execute(query)}
+    return [
+        Alarm(numbers[about.partition(",")[0]], message_id, about, list(recipients))
+        for about, message_id, recipients in connection.execute(query)
+    ]
 
 
-def about_batch(number: int) -> str:
-    """How messages name a batch."""
+def about_block(connection: sa.Connection, tenant: str, batch: int) -> str:
+    """What an alarm of a batch is about: the same until its end was told, then another block."""
+    query = sa.select(sa.func.count()).where(
+        _m.c.tenant == tenant, _m.c.event == "blocked", _alarmed == _batch_words(batch), _has_ended()
+    )
+    ended = connection.execute(query).scalar_one()
+    return f"{_batch_words(batch)}, block {ended + 1}" if ended else _batch_words(batch)
+
+
+def _batch_words(number: int) -> str:
     return f"batch {number}"
+
+
+def _has_ended() -> sa.ColumnElement[bool]:
+    ends = _m.alias("ends")
+    return sa.exists().where(ends.c.follows == _m.c.id)
 
 
 # --- Sending ------------------------------------------------------------------------------------

@@ -5,32 +5,34 @@ of our own, never a value of a record.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from bridge_pipeline.database import ledger, outbox, registry
 from bridge_pipeline.database import tables as t
+from bridge_pipeline.database.certificates import Certificate
 from bridge_pipeline.database.ledger import Batch, CheckResult
-from bridge_pipeline.database.outbox import Message, about_batch
+from bridge_pipeline.database.outbox import Message
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace
-from bridge_pipeline.model import Window
 from bridge_pipeline.model.window import midnight
 from bridge_pipeline.redaction import redact
 from bridge_pipeline.settings import Settings
+from bridge_pipeline.steps.certificate import verdict_words
 from bridge_pipeline.steps.due import entities_of
+from bridge_pipeline.steps.findings import Part, findings_of, last_day
 from bridge_pipeline.steps.mail import one_line
+from bridge_pipeline.steps.verdict import overall, verdict_of
 
 if TYPE_CHECKING:
     from bridge_pipeline.steps.report import Report
 
 # Mondays, after the daily schedule has read Sunday.
 _DIGEST_AT = time(6, 0, tzinfo=UTC)
-_ADDRESS = re.compile(r"[^\s<>\"'(),;:]+@[^\s<>\"'(),;:]+")
 _OWN_ERROR = re.compile(r"bridge_pipeline\.[\w.]+: *(.+)", re.S)
 # From the first quotation mark to the last: what is quoted may hold some itself.
 _QUOTED = re.compile(r"['\"].*['\"]", re.S)
@@ -66,12 +68,10 @@ def tell_verdict(
     elif batch.readable:
         b = t.batches
         better_read = sa.and_(
-            b.c.verdict == "blocked",
-            b.c.id < batch.id,
             b.c.connection == batch.connection,
             b.c.entity == batch.entity,
-            b.c.window_start >= batch.window_start,
-            b.c.window_end <= batch.window_end,
+            b.c.verdict == "blocked",
+            ledger.replaced(),
         )
         ended = connection.scalars(sa.select(b.c.id).where(sa.or_(better_read, b.c.id == batch.id)))
         _tell_ended(connection, batch, ended.all(), f"Batch {batch.id} has passed its checks.")
@@ -85,7 +85,7 @@ def tell_accepted(connection: sa.Connection, batch: Batch) -> None:
 def _tell_blocked(
     connection: sa.Connection, batch: Batch, results: Sequence[CheckResult], settings: Settings
 ) -> None:
-    first, last = batch.window_start.date(), _last_day(batch)
+    first, last = batch.window_start.date(), last_day(batch)
     failed = [result for result in results if result.severity == "block" and not result.passed]
     what = f"the {batch.entity} of {batch.connection} for {_days(first, last)}"
     lines = [
@@ -107,7 +107,7 @@ def _tell_blocked(
     message = Message(
         batch.tenant,
         "blocked",
-        about_batch(batch.id),
+        outbox.about_block(connection, batch.tenant, batch.id),
         title,
         "\n".join(lines),
         connection=batch.connection,
@@ -117,16 +117,55 @@ def _tell_blocked(
 
 
 def _tell_ended(connection: sa.Connection, batch: Batch, ended: Sequence[int], why: str) -> None:
-    for number, (alarm, recipients) in outbox.open_alarms(connection, batch.tenant, ended).items():
-        blocked = ledger.batch(connection, number)
-        days = _days(blocked.window_start.date(), _last_day(blocked))
+    for alarm in outbox.open_alarms(connection, batch.tenant, ended):
+        blocked = ledger.batch(connection, alarm.batch)
+        days = _days(blocked.window_start.date(), last_day(blocked))
         title = f"{batch.connection}: {batch.entity} of {days} no longer blocked"
         body = (
-            f"The {batch.entity} of {batch.connection} for {days} were blocked (batch {number}), "
+            f"The {batch.entity} of {batch.connection} for {days} were blocked (batch {alarm.batch}), "
             f"and that has ended. {why}\nThe data can be used."
         )
-        message = Message(batch.tenant, "resolved", about_batch(number), title, body, follows=alarm)
-        outbox.tell(connection, message, recipients)
+        message = Message(batch.tenant, "resolved", alarm.about, title, body, follows=alarm.message_id)
+        outbox.tell(connection, message, alarm.recipients)
+
+
+def tell_certificate(connection: sa.Connection, certificate: Certificate) -> None:
+    """Tells those who are told of blocks of a certificate that is not complete.
+
+    Call it in the transaction that lists the certificate.
+    """
+    if certificate.complete:
+        return
+    name, number = certificate.connection, certificate.number
+    title, text = verdict_words(certificate.document)
+    sections = certificate.document["entities"]
+    lines = [
+        f"Certificate {number} of {name} does not prove that nothing is missing. {title}: {text}",
+        "",
+        *(f"- {line}" for section in sections for line in _open_questions(section)),
+        "",
+        "What to do:",
+        f"- Look which records they are: audit/{certificate.path}",
+        f"- Once the source is put right, certify again: {certificate.document['command']}",
+    ]
+    if certificate.verdict == "blocked":
+        lines.append(
+            f'- If they may be deleted: bridge certify {name} --accept-deletions --by NAME --reason "…"'
+        )
+    about, heading = f"certificate {name} {number}", f"{name}: certificate {number} is {certificate.verdict}"
+    message = Message(certificate.tenant, "blocked", about, heading, "\n".join(lines))
+    outbox.tell(connection, message, outbox.wanting(connection, certificate.tenant, "blocked"))
+
+
+def _open_questions(section: dict[str, Any]) -> Iterator[str]:
+    """What keeps the certificate of one entity from being complete."""
+    entity, gone = section["entity"], section["disappeared"]
+    if gone["blocked"]:
+        yield f"{entity}: {gone['rows']:,} of {gone['of']:,} gone from the source, not marked as deleted"
+    if section["unexplained"]:
+        yield f"{entity}: {section['unexplained']:,} not accounted for"
+    if not section["batches"]["holds"]:
+        yield f"{entity}: what was fetched does not add up"
 
 
 def tell_test(workspace: Workspace, tenant: str, now: datetime) -> str:
@@ -206,8 +245,7 @@ def _told(failure: Failure) -> str:
     own = _OWN_ERROR.match(failure.error.strip())
     if not own:
         return failure.kind
-    text = _QUERY.sub("", _QUOTED.sub("…", redact(own[1])))
-    return one_line(_ADDRESS.sub("…", text), _LONGEST_ERROR)
+    return one_line(_QUERY.sub("", _QUOTED.sub("…", redact(own[1]))), _LONGEST_ERROR)
 
 
 # --- Daily and weekly ---------------------------------------------------------------------------
@@ -225,7 +263,7 @@ def tell_report(workspace: Workspace, report: "Report", now: datetime | None = N
     name, day = report.connection, report.day
     record = registry.get(workspace.database.engine, name)
     with workspace.database.engine.begin() as connection:
-        _, lines = _verdict(connection, record, day)
+        lines = [_of_part(part) for part in _parts(workspace, connection, record, day)]
         said = report.verdict
         body = [f"{said.title}. {said.text}", "", *lines, "", f"The report: bridge report {name} --day {day}"]
         message = Message(record.tenant, "daily", f"{name} {day}", report.subject, "\n".join(body), name, day)
@@ -253,7 +291,7 @@ def _digest(workspace: Workspace, connection: sa.Connection, tenant: str, first:
     records = [each for each in registry.list_connections(engine) if each.tenant == tenant]
     lines: list[str] = []
     for record in records:
-        lines += [record.name, *_days_of_week(connection, record, first, last)]
+        lines += [record.name, *_days_of_week(workspace, connection, record, first, last)]
         lines += [f"- {_quarantine_growth(connection, record.name, first, last)}", ""]
     counts = outbox.counts(connection, tenant)
     lines += ["Blocked batches that wait for a reviewer:", *(_open_blocks(connection, records) or ["- none"])]
@@ -261,9 +299,13 @@ def _digest(workspace: Workspace, connection: sa.Connection, tenant: str, first:
     return "\n".join(lines or ["There is no connection."])
 
 
-def _days_of_week(connection: sa.Connection, record: ConnectionRecord, first: date, last: date) -> list[str]:
-    days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
-    return [f"- {day:%a %Y-%m-%d}: {_verdict(connection, record, day)[0]}" for day in days]
+def _days_of_week(
+    workspace: Workspace, connection: sa.Connection, record: ConnectionRecord, first: date, last: date
+) -> Iterator[str]:
+    for number in range((last - first).days + 1):
+        day = first + timedelta(days=number)
+        said = overall(_parts(workspace, connection, record, day))
+        yield f"- {day:%a %Y-%m-%d}: {said.title}. {said.text}"
 
 
 def _quarantine_growth(connection: sa.Connection, name: str, first: date, last: date) -> str:
@@ -276,23 +318,14 @@ def _quarantine_growth(connection: sa.Connection, name: str, first: date, last: 
 
 def _open_blocks(connection: sa.Connection, records: Sequence[ConnectionRecord]) -> list[str]:
     """Blocked batches of which no later one brought the days in."""
-    b, later = t.batches, t.batches.alias("later")
-    better = sa.exists().where(
-        later.c.connection == b.c.connection,
-        later.c.entity == b.c.entity,
-        later.c.id > b.c.id,
-        later.c.window_start <= b.c.window_start,
-        later.c.window_end >= b.c.window_end,
-        # A later batch that is blocked too speaks for both.
-        later.c.verdict != "pending",
-    )
-    names = [record.name for record in records]
-    found = ledger.list_batches(
-        connection, sa.and_(b.c.connection.in_(names), b.c.verdict == "blocked", ~better)
-    )
+    b = t.batches
+    mine = b.c.connection.in_([record.name for record in records])
+    # A later batch that is blocked too speaks for both.
+    waits = ~ledger.replaced(by=(*ledger.READABLE, "blocked"))
+    found = ledger.list_batches(connection, sa.and_(mine, b.c.verdict == "blocked", waits))
     return [
         f"- batch {each.id}: {each.entity} of {each.connection}, "
-        f"{_days(each.window_start.date(), _last_day(each))}"
+        f"{_days(each.window_start.date(), last_day(each))}"
         for each in found
     ]
 
@@ -300,42 +333,20 @@ def _open_blocks(connection: sa.Connection, records: Sequence[ConnectionRecord])
 # --- Words --------------------------------------------------------------------------------------
 
 
-def _verdict(connection: sa.Connection, record: ConnectionRecord, day: date) -> tuple[str, list[str]]:
-    """What to think of a day, and why, entity by entity."""
-    levels, lines = [], []
-    for entity in entities_of(record):
-        batch = ledger.newest_batch(connection, record.name, entity, Window.of_days(day, day))
-        level, words = _of_batch(connection, batch)
-        levels.append(level)
-        lines.append(f"- {entity}: {words}")
-    verdicts = ["Complete and good", "Complete and usable, with remarks", "Do not rely on this data yet"]
-    return verdicts[max(levels, default=0)], lines
+def _parts(
+    workspace: Workspace, connection: sa.Connection, record: ConnectionRecord, day: date
+) -> tuple[Part, ...]:
+    """What the report of a day speaks of, so that no message says anything else."""
+    return findings_of(workspace, connection, record, list(entities_of(record)), day).parts
 
 
-def _of_batch(connection: sa.Connection, batch: Batch | None) -> tuple[int, str]:
-    if batch is None:
-        return 2, "not extracted"
-    if batch.verdict == "blocked":
-        return 2, f"blocked (batch {batch.id})"
-    if batch.verdict == "pending":
-        return 2, "not checked"
-    checks = ledger.checks_of(connection, batch.id)
-    found = sum(not check.passed for check in checks)
-    quarantined = batch.quarantined + batch.rejected
-    words = f"{batch.landed - batch.rejected:,} records of the window landed, {quarantined:,} in quarantine"
-    if batch.verdict == "accepted":
-        return 1, f"accepted by a reviewer; {words}"
-    if found or quarantined:
-        return 1, f"{found} of {len(checks)} checks found something; {words}"
-    return 0, f"all {len(checks)} checks passed; {words}"
+def _of_part(part: Part) -> str:
+    said = verdict_of(part)
+    return f"- {part.entity}: {said.title}. {said.text}"
 
 
 def _days(first: date, last: date) -> str:
     return f"{first}" if first == last else f"{first} to {last}"
-
-
-def _last_day(batch: Batch) -> date:
-    return (batch.window_end - timedelta(microseconds=1)).date()
 
 
 def _origin(settings: Settings, run_id: str | None, words: str) -> str:

@@ -32,6 +32,7 @@ from bridge_pipeline.masking import masked_statement
 from bridge_pipeline.model import Window
 from bridge_pipeline.steps import certificate as written
 from bridge_pipeline.steps import chain
+from bridge_pipeline.steps.announce import tell_certificate
 from bridge_pipeline.steps.audit import audit_records, lock_audit
 from bridge_pipeline.steps.check import check
 from bridge_pipeline.steps.due import entities_of
@@ -339,6 +340,7 @@ class _Certification:
             certificates.add_certificate(connection, certificate)
             record_deletions(connection, record.tenant, record.name, number, accepted.get("by"))
             chain.append(self._workspace, connection, record.tenant, [written.chain_entry(certificate)])
+            tell_certificate(connection, certificate)
         chain.export_chain(self._workspace, record.tenant)
         progress.report("certify", record.name, certificate.number, "certificates", finished=True)
         log.info("certificate written", number=certificate.number, verdict=certificate.verdict)

@@ -312,22 +312,6 @@ def _accepted(connection: sa.Connection, name: str, window: Window) -> list[Batc
 
 def _blocked(connection: sa.Connection, name: str, window: Window) -> list[Batch]:
     """Blocked batches of earlier windows that no later reading of the same days has replaced."""
-    b, later = t.batches, t.batches.alias()
-    replaced = (
-        sa.select(sa.literal(1))
-        .where(
-            later.c.connection == b.c.connection,
-            later.c.entity == b.c.entity,
-            later.c.kind.not_in(ledger.SINGLE),
-            later.c.id > b.c.id,
-            later.c.window_start <= b.c.window_start,
-            later.c.window_end >= b.c.window_end,
-            later.c.verdict.in_(ledger.READABLE),
-        )
-        .exists()
-    )
-    elsewhere = b.c.window_end <= window.start
-    return ledger.list_batches(
-        connection,
-        sa.and_(b.c.connection == name, b.c.verdict == "blocked", b.c.kind != "lookup", elsewhere, ~replaced),
-    )
+    b = t.batches
+    waits = (b.c.verdict == "blocked", b.c.kind != "lookup", b.c.window_end <= window.start)
+    return ledger.list_batches(connection, sa.and_(b.c.connection == name, *waits, ~ledger.replaced()))

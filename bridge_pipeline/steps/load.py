@@ -21,6 +21,7 @@ from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import ENTITIES, Entity, Window
 from bridge_pipeline.model.expectation import LOADED
 from bridge_pipeline.steps import facts
+from bridge_pipeline.steps.announce import tell_verdict
 from bridge_pipeline.steps.extract import landing_of
 from bridge_pipeline.steps.land import read_landed
 
@@ -122,6 +123,7 @@ def load(workspace: Workspace, batch: Batch, run_id: str | None = None) -> LoadR
         with workspace.database.engine.begin() as connection:
             ledger.record_stage(connection, batch.id, "load", [broken.result])
             ledger.block(connection, batch.id)
+            tell_verdict(connection, ledger.batch(connection, batch.id), [broken.result], workspace.settings)
         log.error("load undone: its rows do not add up", batch=batch.id)
         raise
     progress.report("load", batch.entity, result.loaded, "rows", finished=True)

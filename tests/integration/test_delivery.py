@@ -22,9 +22,12 @@ from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.settings import PROJECT_ROOT
 from bridge_pipeline.steps.accept import accept_batch
 from bridge_pipeline.steps.announce import Failure, tell_digests, tell_failed_run, tell_report
+from bridge_pipeline.steps.certify import Acceptance, certify
 from bridge_pipeline.steps.check import check
 from bridge_pipeline.steps.deliver import Delivered, deliver
+from bridge_pipeline.steps.load import EquationBroken, load
 from bridge_pipeline.steps.report import write_report
+from bridge_pipeline.steps.tables import bring_up_to_date
 from bridge_pipeline.steps.tenants import apply_tenants, parse_tenants
 from tests.integration.desk import Desk, account, ticket, user
 from tests.integration.flow import NAME, day, execute, land, process, rows
@@ -187,6 +190,65 @@ def test_an_accepted_batch_ends_its_alarm(workspace, desk, post, reviewers):
     assert "Grace" not in post.mails[1].as_string()
 
 
+def test_single_records_that_come_do_not_end_a_block(workspace, desk, reviewers):
+    reviewers(maria=["blocked", "weekly"])
+    execute(workspace, "update bridge.reviewers set created_at = '2024-03-01'")
+    desk.page_size = 60
+    desk.records["accounts"] = [
+        *(account(number, f"{DAY}T10:00:00Z") for number in range(1, 91)),
+        *(json.dumps({"number": n, "updated_at": f"{DAY}T10:00:00Z"}).encode() for n in range(10)),
+    ]
+    assert land(workspace, "accounts", day(DAY)).verdict == "blocked"
+    desk.records["tickets"] = [ticket(1, f"{DAY}T10:00:00Z", account={"id": 1, "_type": "Account"})]
+    land(workspace, "tickets", day(DAY))
+    bring_up_to_date(workspace, NAME, "tickets", day(DAY))
+    newest = rows(
+        workspace, "select kind, verdict from bridge.batches where entity = 'accounts' order by id"
+    )[-1]
+    assert newest == {"kind": "lookup", "verdict": "passed"}
+    tell_digests(workspace, datetime(2024, 3, 4, 6, tzinfo=UTC))
+    alarm, digest = rows(workspace, "select event, body from bridge.messages order by id")
+    assert (alarm["event"], digest["event"]) == ("blocked", "weekly")
+    assert f"- batch 1: accounts of {NAME}, {DAY}" in digest["body"]
+
+
+def test_a_load_that_does_not_add_up_is_told_and_so_is_the_next_block_after_its_end(
+    workspace, desk, post, reviewers
+):
+    reviewers(maria=["blocked"])
+    heal(desk)
+    batch = land(workspace, "tickets", day(DAY))
+    # A row that got lost on its way, which only the load notices.
+    execute(workspace, "insert into bridge.rejections values (:id, 0, 'nobody')", id=batch.id)
+    for _ in range(2):
+        with pytest.raises(EquationBroken):
+            load(workspace, batch)
+        check(workspace, batch.id)
+        deliver(workspace)
+    told = rows(workspace, "select event, about, follows from bridge.messages order by id")
+    assert [tuple(row.values()) for row in told] == [
+        ("blocked", f"batch {batch.id}", None),
+        ("resolved", f"batch {batch.id}", 1),
+        ("blocked", f"batch {batch.id}, block 2", None),
+        ("resolved", f"batch {batch.id}, block 2", 3),
+    ]
+
+
+def test_a_certificate_that_is_not_complete_is_told_to_who_is_told_of_blocks(workspace, desk, reviewers):
+    reviewers(maria=["blocked"], otto=["daily"])
+    heal(desk)
+    process(workspace, day(DAY))
+    desk.records["tickets"] = desk.records["tickets"][:50]
+    assert certify(workspace, NAME).verdict == "blocked"
+    query = "select m.* from bridge.messages m join bridge.deliveries d on d.message_id = m.id"
+    (told,) = rows(workspace, query)
+    assert (told["event"], told["about"]) == ("blocked", f"certificate {NAME} 1")
+    assert "- tickets: 40 of 90 gone from the source, not marked as deleted" in told["body"]
+    assert f"bridge certify {NAME} --accept-deletions" in told["body"]
+    assert certify(workspace, NAME, acceptance=Acceptance("Ann Lee", "purged")).complete
+    assert len(rows(workspace, query)) == 1
+
+
 def test_a_verdict_and_its_alarm_are_written_together_or_not_at_all(workspace, desk, reviewers, monkeypatch):
     reviewers(maria=["blocked"])
     block(desk)
@@ -214,10 +276,7 @@ def test_only_the_newest_settled_day_is_told_and_once(workspace, desk, post, rev
     assert deliver(workspace) == Delivered(sent=1)
     (mail,) = post.mails
     assert mail["Subject"] == write_report(workspace, NAME, newest).subject
-    assert (
-        "checks found something; 1 records of the window landed, 0 in quarantine"
-        in mail.get_body(("plain",)).get_content()
-    )
+    assert "- tickets: Usable, with remarks. " in mail.get_body(("plain",)).get_content()
     (attached,) = mail.iter_attachments()
     assert attached.get_payload(decode=True) == write_report(workspace, NAME, newest).html.read_bytes()
 
@@ -243,7 +302,7 @@ def test_a_failed_run_is_told_once_in_words_without_values(workspace, desk, post
     assert sorted(mail["To"] for mail in post.mails) == [MARIA, MARIA, OTTO]
     text = post.mails[0].get_content()
     assert f"bridge run {NAME} --from 2024-03-01 --to 2024-03-02" in text
-    assert "- extracted__tickets: 401 for … at https://h/t …; check the token" in text
+    assert "- extracted__tickets: 401 for a…@… at https://h/t …; check the token" in text
     assert "- tables__tickets: UniqueViolation" in text
     assert "words" not in text
     assert "Ann" not in text
@@ -276,6 +335,22 @@ def test_the_weekly_digest_is_told_once_when_its_week_is_over(workspace, desk, p
         "week 2024-W09",
         "week 2024-W10",
     ]
+
+
+def test_the_digest_says_of_a_day_what_its_report_says(workspace, desk, reviewers):
+    reviewers(maria=["weekly"])
+    execute(workspace, "update bridge.reviewers set created_at = '2024-03-01'")
+    heal(desk)
+    tickets, _, _ = process(workspace, day(DAY))["tickets"]
+    execute(workspace, "update bridge.loads set loaded = loaded - 1 where batch_id = :id", id=tickets.id)
+    land(workspace, "tickets", day("2024-03-02"))
+    tell_digests(workspace, datetime(2024, 3, 4, 6, tzinfo=UTC))
+    body = rows(workspace, "select body from bridge.messages")[0]["body"]
+    for named in (DAY, "2024-03-02"):
+        said = write_report(workspace, NAME, date.fromisoformat(named)).verdict
+        assert said.level == "bad"
+        assert f"{named}: {said.title}. {said.text}" in body
+    assert "Tickets: not accounted for." in body
 
 
 # --- Sending ------------------------------------------------------------------------------------
