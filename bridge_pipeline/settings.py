@@ -109,7 +109,7 @@ class Settings(BaseSettings):
         description="Share of an entity's rows that, gone at once, are not deleted until accepted.",
     )
     disappeared_minimum: int = Field(
-        5, ge=1, description="Fewer records than this, gone at once, are deleted whatever their share."
+        2, ge=1, description="Fewer records than this, gone at once, are deleted whatever their share."
     )
     rows_per_chunk: int = Field(
         4_000, ge=1, description="Records handled at a time; bounds the memory of a run."

@@ -72,12 +72,8 @@ def certify(
     from bridge_pipeline.commands import working
     from bridge_pipeline.steps.certify import certify as make
 
-    scope, acceptance = _scope(first, last), _acceptance(accept_deletions, by, reason)
-    names = (
-        tuple(name.strip() for name in entities.split(",") if name.strip()) if entities is not None else None
-    )
-    if names == ():
-        raise typer.BadParameter("--entities must name at least one entity, such as tickets")
+    scope, names = _scope(first, last), _names(entities)
+    acceptance = _acceptance(accept_deletions, by, reason)
     workspace = opened()
     with working.shown(f"certify {connection}"):
         certificate = make(workspace, connection, scope, names, acceptance)
@@ -102,6 +98,14 @@ def _scope(first: date | None, last: date | None) -> "Window | None":
     if last < first:
         raise typer.BadParameter(f"the last day {last} lies before the first day {first}")
     return Window.of_days(first, last)
+
+
+def _names(entities: str | None) -> tuple[str, ...] | None:
+    if entities is None:
+        return None
+    if not (names := tuple(name.strip() for name in entities.split(",") if name.strip())):
+        raise typer.BadParameter("--entities must name at least one entity, such as tickets")
+    return names
 
 
 def _acceptance(accept: bool, by: str | None, reason: str | None) -> "Acceptance | None":
@@ -142,8 +146,10 @@ def _show_lost(section: dict[str, Any], console: "Console") -> None:
     for each in lost[:_SHOWN]:
         evidence = f" ({each['evidence']})" if each["evidence"] else ""
         console.print(printable(f"{section['entity']} {each['id']}: {each['words']}{evidence}"))
-    if len(lost) > _SHOWN:
-        console.print(f"{len(lost) - _SHOWN:,} more {section['entity']}; the certificate names them")
+    unnamed = section["unnamed"]["unexplained"]
+    if more := len(lost[_SHOWN:]) + unnamed:
+        names = f"{more - unnamed:,} of them" if unnamed else "them"
+        console.print(f"{more:,} more {section['entity']}; the certificate names {names}")
     if section["disappeared"]["blocked"]:
         console.print(
             'if they may be deleted: bridge certify … --accept-deletions --by NAME --reason "…"', style="bold"

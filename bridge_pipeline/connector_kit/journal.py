@@ -149,11 +149,18 @@ def open_extraction(folder: Path, finished: int, signature: str, max_age: timede
     Returns:
         The extraction's number (from 1) and its journal.
     """
-    numbers = [int(path.name) for path in folder.glob("[0-9][0-9][0-9][0-9]*") if path.name.isdigit()]
-    newest = max([finished, *numbers])
+    newest = _newest(folder, finished)
     if newest > finished and _resumable(folder / f"{newest:04d}", signature, max_age):
         return newest, Journal(folder / f"{newest:04d}")
-    number = newest + 1
+    return begin_extraction(folder, finished, signature)
+
+
+def begin_extraction(folder: Path, finished: int, signature: str) -> tuple[int, Journal]:
+    """Opens a new extraction below the window's folder; an unfinished one is left as evidence.
+
+    Arguments and result are those of `open_extraction`.
+    """
+    number = _newest(folder, finished) + 1
     extraction = folder / f"{number:04d}"
     extraction.mkdir(parents=True)
     sync_folder(folder)
@@ -238,6 +245,11 @@ def _resumable(folder: Path, signature: str, max_age: timedelta) -> bool:
         return state["signature"] == signature and abs(age) < max_age
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _newest(folder: Path, finished: int) -> int:
+    numbers = (int(path.name) for path in folder.glob("[0-9][0-9][0-9][0-9]*") if path.name.isdigit())
+    return max([finished, *numbers])
 
 
 def _number_of(path: Path) -> int:

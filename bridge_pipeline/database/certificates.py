@@ -10,7 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from bridge_pipeline.database import tables as t
-from bridge_pipeline.database.ledger import READABLE
+from bridge_pipeline.database.ledger import READABLE, SINGLE
+from bridge_pipeline.model.window import last_day_before
 
 
 @dataclass(frozen=True)
@@ -85,17 +86,18 @@ def coverage(connection: sa.Connection, name: str, entity: str, lag: timedelta) 
     query = (
         sa.select(sa.cast(sa.func.min(start), sa.Text), sa.func.max(end), sa.func.max(b.c.window_end))
         .join(t.loads, t.loads.c.batch_id == b.c.id)
-        .where(b.c.connection == name, b.c.entity == entity, b.c.kind != "lookup", b.c.verdict.in_(READABLE))
+        .where(
+            b.c.connection == name, b.c.entity == entity, b.c.kind.not_in(SINGLE), b.c.verdict.in_(READABLE)
+        )
     )
     first, last, window_end = connection.execute(query).one()
     if last is None:
         return None
-    last_day = (window_end - timedelta(microseconds=1)).date()
     # Python knows no time before year 1.
     begin = (
         datetime.min.replace(tzinfo=last.tzinfo) if first == "-infinity" else datetime.fromisoformat(first)
     )
-    return Coverage(begin, last, last_day)
+    return Coverage(begin, last, last_day_before(window_end))
 
 
 def totals(

@@ -49,6 +49,11 @@ class Window:
             day += ONE_DAY
 
     @property
+    def last_day(self) -> date:
+        """The last UTC day that the window touches."""
+        return last_day_before(self.end)
+
+    @property
     def label(self) -> str:
         """The window as a folder name."""
         return naming.span_label(self.start, self.end)
@@ -60,6 +65,11 @@ class Window:
 def midnight(day: date) -> datetime:
     """The first moment of `day` in UTC."""
     return datetime.combine(day, time.min, UTC)
+
+
+def last_day_before(end: datetime) -> date:
+    """The last day that begins before the UTC moment `end`."""
+    return (end - timedelta(microseconds=1)).date()
 
 
 def _short(moment: datetime) -> str:

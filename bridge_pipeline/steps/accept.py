@@ -5,7 +5,7 @@ from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.masking import masked_statement
 from bridge_pipeline.steps.announce import tell_accepted
-from bridge_pipeline.steps.audit import audit_window
+from bridge_pipeline.steps.audit import audit_loaded, audit_window
 from bridge_pipeline.steps.chain import Draft, append, export_chain
 from bridge_pipeline.steps.load import load
 from bridge_pipeline.steps.replay import finish
@@ -32,5 +32,15 @@ def accept_batch(workspace: Workspace, batch_id: int, by: str, reason: str) -> B
     if accepted.kind == "replay":
         return finish(workspace, accepted).batch
     load(workspace, accepted)
+    if accepted.kind == "lookup":
+        _audit_single(workspace, accepted)
+        return accepted
     audit_window(workspace, accepted.connection, accepted.entity, accepted.window)
     return accepted
+
+
+def _audit_single(workspace: Workspace, batch: Batch) -> None:
+    """Adds single records to the files of their own days, wherever the lookup is listed."""
+    with workspace.database.engine.begin() as connection:
+        audit_loaded(workspace, connection, batch.connection, batch.entity, [batch.id])
+    export_chain(workspace, batch.tenant)

@@ -140,6 +140,16 @@ def audit_records(
     return files
 
 
+def audit_loaded(
+    workspace: Workspace, connection: sa.Connection, name: str, entity: str, batches: Sequence[int]
+) -> list[AuditFile]:
+    """Brings the days of the rows that some batches loaded up to `desk`; see `audit_records`."""
+    table = t.desk_table(ENTITIES[entity])
+    query = sa.select(table.c.id).where(table.c.connection == name, table.c.batch_id.in_(batches))
+    ids = list(connection.scalars(query.where(~table.c.placeholder)))
+    return audit_records(workspace, connection, name, entity, ids) if ids else []
+
+
 def lock_audit(connection: sa.Connection, name: str, entities: Iterable[str]) -> None:
     """Waits until no other transaction writes audit files of these entities, and keeps others out."""
     for entity in sorted(entities):

@@ -5,7 +5,6 @@ What it says is found out in `certify` and `reckon`.
 
 import hashlib
 from collections import Counter
-from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,7 +23,7 @@ from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import Window
 from bridge_pipeline.redaction import redact
 from bridge_pipeline.steps.chain import Draft
-from bridge_pipeline.steps.reckon import EXPLANATIONS, FINDINGS, UNEXPLAINED, Named
+from bridge_pipeline.steps.reckon import EXPLANATIONS, FINDINGS, NAMED, UNEXPLAINED, Named
 
 FORMAT = 1
 CERTIFICATE = "certificate"
@@ -44,11 +43,20 @@ _MEANINGS = {
 _TERMS = ("outside", "loaded", "unchanged", "superseded", "quarantined", "rejected", "duplicate", "waiting")
 
 
-def section(entity: str, counts: dict[str, int], named: list[Named], live: int) -> dict[str, Any]:
-    """What a certificate says of the ids of one entity."""
-    explained: Counter[str] = Counter()
+def section(
+    entity: str, counts: dict[str, int], named: list[Named], live: int, nameless: int
+) -> dict[str, Any]:
+    """What a certificate says of the records of one entity.
+
+    Args:
+        nameless: how many without a usable id are in quarantine; they are no `ids`, but explained.
+    """
+    explained = Counter({"quarantined": nameless})
     for finding, ids in counts.items():
         explained[FINDINGS[finding].explanation] += ids
+    names = {key: ids for key, ids in counts.items() if key in NAMED}
+    lost = explained[UNEXPLAINED]
+    lost_named = sum(FINDINGS[each.finding].explanation == UNEXPLAINED for each in named)
     return {
         "entity": entity,
         "ids": sum(counts.values()),
@@ -67,6 +75,11 @@ def section(entity: str, counts: dict[str, int], named: list[Named], live: int) 
             }
             for each in named
         ],
+        # Of so many ids not each is listed in `named`.
+        "unnamed": {
+            UNEXPLAINED: lost - lost_named,
+            "explained": sum(names.values()) - lost - (len(named) - lost_named),
+        },
     }
 
 
@@ -98,7 +111,7 @@ def document(
         "connection": record.name,
         "connector": record.connector,
         "source": record.config.get("base_url"),
-        "scope": None if scope is None else {"from": _first(scope), "to": _last(scope)},
+        "scope": None if scope is None else {"from": _first(scope), "to": scope.last_day.isoformat()},
         "verdict": _verdict(sections),
         "entities": sections,
         "covers": _covers(connection, record.name, [each["entity"] for each in sections]),
@@ -172,13 +185,9 @@ def render(document: dict[str, Any], sha256: str) -> str:
 def verdict_words(document: dict[str, Any]) -> tuple[str, str]:
     """The verdict as a title and a sentence."""
     lost = sum(each["unexplained"] for each in document["entities"])
-    ids = sum(each["ids"] for each in document["entities"])
+    records = sum(each["ids"] + each["without_id"]["in_quarantine"] for each in document["entities"])
     if document["verdict"] == "blocked":
-        held = ", ".join(
-            f"{each['disappeared']['rows']:,} of {each['disappeared']['of']:,} {each['entity']}"
-            for each in document["entities"]
-            if each["disappeared"]["blocked"]
-        )
+        held = ", ".join(_vanished(each) for each in document["entities"] if each["disappeared"]["blocked"])
         return (
             "Held back",
             f"{held} are gone from the source all at once. None of them is marked as deleted until somebody "
@@ -195,10 +204,16 @@ def verdict_words(document: dict[str, Any]) -> tuple[str, str]:
     if awaited:
         return (
             "Complete, as far as was extracted",
-            f"Every one of {ids - awaited:,} records is accounted for. {awaited:,} more changed on days that "
-            "have not been extracted.",
+            f"Every one of {records - awaited:,} records is accounted for. {awaited:,} more changed on days "
+            "that have not been extracted.",
         )
-    return "Complete", f"Every one of {ids:,} records is accounted for."
+    return "Complete", f"Every one of {records:,} records is accounted for."
+
+
+def _vanished(section: dict[str, Any]) -> str:
+    gone = section["disappeared"]
+    before = f" (after {gone['recently']:,} in the week before)" if gone["recently"] else ""
+    return f"{gone['rows']:,} of {gone['of']:,} {section['entity']}{before}"
 
 
 def table_digest(connection: sa.Connection, name: str, entity: str) -> dict[str, Any]:
@@ -250,7 +265,7 @@ def _covers(connection: sa.Connection, name: str, entities: list[str]) -> dict[s
 def _command(name: str, scope: Window | None, entities: list[str], record: ConnectionRecord) -> str:
     parts = ["bridge certify", name]
     if scope is not None:
-        parts.append(f"--from {_first(scope)} --to {_last(scope)}")
+        parts.append(f"--from {_first(scope)} --to {scope.last_day}")
     if set(entities) != set(record.entities):
         parts.append(f"--entities {','.join(entities)}")
     return " ".join(parts)
@@ -258,7 +273,3 @@ def _command(name: str, scope: Window | None, entities: list[str], record: Conne
 
 def _first(scope: Window) -> str:
     return scope.start.date().isoformat()
-
-
-def _last(scope: Window) -> str:
-    return (scope.end - timedelta(microseconds=1)).date().isoformat()

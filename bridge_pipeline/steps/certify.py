@@ -18,10 +18,9 @@ import structlog
 from bridge_pipeline import progress
 from bridge_pipeline.connector_kit import reckoning
 from bridge_pipeline.connector_kit.connector import Stream
-from bridge_pipeline.connector_kit.journal import Journal, open_extraction
+from bridge_pipeline.connector_kit.journal import Journal, begin_extraction
 from bridge_pipeline.connector_kit.reckoning import NOT_OFFERED, ListsIds, Outcome
 from bridge_pipeline.database import certificates, registry
-from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.certificates import Certificate, Coverage
 from bridge_pipeline.database.engine import advisory_lock
 from bridge_pipeline.database.exclusive import exclusively
@@ -33,7 +32,8 @@ from bridge_pipeline.model import Window
 from bridge_pipeline.steps import certificate as written
 from bridge_pipeline.steps import chain
 from bridge_pipeline.steps.announce import tell_certificate
-from bridge_pipeline.steps.audit import audit_records, lock_audit
+from bridge_pipeline.steps.audit import audit_loaded, audit_records, lock_audit
+from bridge_pipeline.steps.blocked import blocked_records
 from bridge_pipeline.steps.check import check
 from bridge_pipeline.steps.due import entities_of
 from bridge_pipeline.steps.extract import Source, extract_all, extract_ids, open_source
@@ -49,6 +49,8 @@ _AT_ONCE = 1_000
 _FEW = 100
 # Records that the source lists, asked for to see whether its "not found" can be believed.
 _CONTROLS = 3
+# Deletions of so long count together, or a source that fails bit by bit would empty the tables.
+_RECENTLY = timedelta(days=7)
 _DISTRUSTED = "the source also denies, one by one, records that it lists"
 
 
@@ -202,13 +204,13 @@ class _Certification:
         record, entity = self._record, stream.entity.name
         with self._workspace.database.engine.connect() as connection:
             last = certificates.last_listing(connection, record.name, f"{entity}/{kind}")
-        return open_extraction(
+        # Never resumed: what an interrupted listing has seen may be gone by now.
+        return begin_extraction(
             self._workspace.home.journal_of(record.tenant, record.name, entity, f"certificate--{kind}"),
             last,
             hashlib.sha256(
                 repr((source.base, stream.path, stream.select, kind, record.exclude)).encode()
             ).hexdigest(),
-            self._workspace.settings.journal_max_age,
         )
 
     def _coverage(self, entity: str) -> Coverage | None:
@@ -231,11 +233,18 @@ class _Certification:
         waiting = sum(counts.get(finding, 0) for finding in PENDING)
         self._look_up(stock, controls + missing)
         self._weigh(stock, controls, missing, sum(counts.get(finding, 0) for finding in DOUBTED))
+        blocked = counts.get("blocked", 0)
         dear = waiting > max(_FEW, stock.book.requests) or waiting > most
-        if not dear:
+        if blocked or not dear:
             self._look_up(stock, pending)
         refused = any(stock.outcomes[each].state == "failed" for each in pending if each in stock.outcomes)
-        if dear or refused or lost:
+        if blocked:
+            # Reading all would bring them past the check that holds them back (rule 15).
+            stock.remarks.append(
+                f"{blocked:,} are held back by blocked batches, and not asked for: look at the report, then "
+                'extract these days again or run: bridge accept BATCH --by NAME --reason "…"'
+            )
+        elif dear or refused or lost:
             self._fetch_all(stock)
 
     def _look_up(self, stock: _Stock, ids: list[str]) -> None:
@@ -288,9 +297,9 @@ class _Certification:
     def _let_through(self, stock: _Stock, batch: Batch) -> None:
         """Checks and loads a batch; one that is blocked stays outside, and is told of."""
         checked = check(self._workspace, batch.id).batch
+        stock.batches.append(checked.id)
         try:
             refuse_unreadable(checked)
-            stock.batches.append(checked.id)
             load(self._workspace, checked, self._run_id)
             window = self._home_window(stock)
             fetch_missing(self._workspace, self._record.name, stock.entity, window, self._run_id)
@@ -300,7 +309,7 @@ class _Certification:
     def _home_window(self, stock: _Stock) -> Window:
         """The day that batches fetched for a certificate are listed under: the last that was extracted."""
         if self._scope is not None:
-            last = (self._scope.end - timedelta(microseconds=1)).date()
+            last = self._scope.last_day
         else:
             last = stock.coverage.last_day if stock.coverage else datetime.now(UTC).date() - timedelta(days=1)
         return Window.of_days(last, last)
@@ -314,6 +323,7 @@ class _Certification:
             self._scope,
             stock.coverage,
             stock.outcomes,
+            blocked_records(self._workspace, connection, self._record.name, stock.entity, stock.batches),
         )
 
     # --- Concluding -----------------------------------------------------------------------------
@@ -363,34 +373,30 @@ class _Certification:
 
     def _audit(self, connection: sa.Connection, stock: _Stock, gone: list[str]) -> None:
         """Writes tombstones of what is gone, and rows of what was fetched or restored."""
-        table = t.desk_table(stock.stream.entity)
-        fetched = sa.select(table.c.id).where(
-            table.c.connection == self._record.name, table.c.batch_id.in_(stock.batches)
-        )
-        ids = [*gone, *connection.execute(fetched).scalars()]
-        if ids:
-            audit_records(self._workspace, connection, self._record.name, stock.entity, ids)
+        place = (self._workspace, connection, self._record.name, stock.entity)
+        if gone:
+            audit_records(*place, gone)
+        audit_loaded(*place, stock.batches)
 
     def _section(self, connection: sa.Connection, stock: _Stock) -> dict[str, Any]:
         comparison = self._compare(connection, stock)
         if stock.unlisted_believed and stock.book.began:
             comparison.believe_the_listing(stock.unlisted_believed, stock.book.began)
         live, gone = comparison.live, comparison.counts().get("gone", 0)
-        mass = self._is_mass(live, gone)
+        recently = comparison.deleted_since(datetime.now(UTC) - _RECENTLY)
+        mass = self._is_mass(live, gone, recently)
         if mass and not self._acceptance:
             comparison.hold()
-        named = comparison.named(
-            each for each in FINDINGS if each not in ("current", "fresh", "awaited", "deleted")
-        )
         counts = comparison.counts()
         kept, lost = comparison.nameless()
-        section = written.section(stock.entity, counts, named, live)
+        section = written.section(stock.entity, counts, comparison.named(), live, kept)
         section |= {
             "without_id": {"in_quarantine": kept, "lost": [_place(entry) for entry in lost]},
             "source": self._source_facts(stock, counts, kept + len(lost)),
             "disappeared": {
                 "rows": gone,
                 "of": live,
+                "recently": recently,
                 "blocked": mass and not self._acceptance,
                 "accepted": mass and self._acceptance is not None,
             },
@@ -400,12 +406,16 @@ class _Certification:
         section["table"] = written.table_digest(connection, self._record.name, stock.entity)
         return section
 
-    def _is_mass(self, live: int, gone: int) -> bool:
-        """Whether so much is gone at once that a fault of the source is likelier than deletions."""
+    def _is_mass(self, live: int, gone: int, recently: int) -> bool:
+        """Whether so much is gone at once that a fault of the source is likelier than deletions.
+
+        What was deleted `recently` without anybody's word counts as gone at once.
+        """
         settings = self._workspace.settings
         nothing_left = self._scope is None and gone == live and live > 1
-        many = gone >= settings.disappeared_minimum and gone > settings.max_disappeared_share * live
-        return nothing_left or many
+        together = gone + recently
+        many = together > settings.max_disappeared_share * (live + recently)
+        return gone > 0 and (nothing_left or (many and together >= settings.disappeared_minimum))
 
     def _hidden(self, stock: _Stock) -> int:
         """Records that nobody can name, because the source counts them and hides them from the credential."""

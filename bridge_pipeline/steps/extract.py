@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from bridge_pipeline import connectors, progress
 from bridge_pipeline.connector_kit.connector import Client, Connector, Page, Reading, Stream
-from bridge_pipeline.connector_kit.journal import Journal, open_extraction
+from bridge_pipeline.connector_kit.journal import Journal, begin_extraction, open_extraction
 from bridge_pipeline.connector_kit.quota import Quota
 from bridge_pipeline.connector_kit.reckoning import Outcome, look_up
 from bridge_pipeline.connector_kit.session import SourceContext, SourceError
@@ -180,12 +180,7 @@ class _Extraction:
     def run(self, connection: sa.Connection) -> Batch:
         record, entity = self._source.record, self._stream.entity.name
         home = self._workspace.home
-        number, journal = open_extraction(
-            journal_folder(home, record.tenant, record.name, entity, self._window, self._kind),
-            self._last_number(connection),
-            self._signature(),
-            self._workspace.settings.journal_max_age,
-        )
+        number, journal = self._open_journal(connection)
         batch_id = ledger.next_batch_id(connection)
         folder = home.landing_of(record.tenant, record.name, entity) / str(batch_id)
         remove_unlisted(connection, folder.parent)
@@ -211,6 +206,17 @@ class _Extraction:
         progress.report("extract", entity, batch.landed, "records", finished=True)
         log.info("batch landed", batch=batch_id, fetched=batch.fetched, landed=batch.landed)
         return batch
+
+    def _open_journal(self, connection: sa.Connection) -> tuple[int, Journal]:
+        record, entity = self._source.record, self._stream.entity.name
+        folder = journal_folder(
+            self._workspace.home, record.tenant, record.name, entity, self._window, self._kind
+        )
+        last, signature = self._last_number(connection), self._signature()
+        if self._outcomes is not None:
+            # A certificate asks what is there now: what an interrupted one was told counts for nothing.
+            return begin_extraction(folder, last, signature)
+        return open_extraction(folder, last, signature, self._workspace.settings.journal_max_age)
 
     def _collector(self, census: DiskCensus, journal: Journal) -> Collector:
         window = self._window if self._kind == "window" else None

@@ -15,7 +15,9 @@ import sqlalchemy as sa
 from bridge_pipeline.connector_kit.fields import from_microseconds
 from bridge_pipeline.connector_kit.reckoning import Outcome
 from bridge_pipeline.database.certificates import Coverage
+from bridge_pipeline.database.ledger import READABLE, SINGLE
 from bridge_pipeline.model import Window
+from bridge_pipeline.steps.blocked import Blocked
 from bridge_pipeline.steps.listed import IdBook
 
 UNEXPLAINED = "unexplained"
@@ -45,6 +47,7 @@ FINDINGS = {
     "not_loaded": Finding(UNEXPLAINED, "the source has it, the table does not"),
     "outdated": Finding(UNEXPLAINED, "the source has a newer version than the table"),
     "relisted": Finding(UNEXPLAINED, "marked as deleted, and the source lists it again"),
+    "blocked": Finding(UNEXPLAINED, "held back by a blocked batch that nobody has accepted"),
     "undated": Finding(UNEXPLAINED, "without a usable change time, and neither loaded nor in quarantine"),
     "missing": Finding(UNEXPLAINED, "no longer listed, and not asked for by its id"),
     "silent": Finding(UNEXPLAINED, "no longer listed, and the lookup by its id failed"),
@@ -57,6 +60,10 @@ FINDINGS = {
 DOUBTED = ("missing", "reported")
 # What is asked for by id once, before a certificate says so.
 PENDING = ("not_loaded", "outdated", "relisted", "undated")
+# What everybody expects is counted and not named.
+NAMED = tuple(each for each in FINDINGS if each not in ("current", "fresh", "awaited", "deleted"))
+_LOST = tuple(each for each in NAMED if FINDINGS[each].explanation == UNEXPLAINED)
+_EXPLAINED = tuple(each for each in NAMED if each not in _LOST)
 _NAMED_AT_MOST = 10_000
 
 _FINDING = """
@@ -76,6 +83,7 @@ when l.id is not null then case
     when o.state = 'deleted' then 'vanished'
     when q.seen is not null and (l.changed is null or q.seen > l.changed) then 'quarantined'
     when h.deleted_at is not null and l.seen <= h.deleted_at then 'deleted'
+    when b.id is not null then 'blocked'
     when h.deleted_at is not null then 'relisted'
     when l.changed is null then 'undated'
     when not :explicit and (l.changed < cast(:covered_from as timestamptz)
@@ -83,6 +91,8 @@ when l.id is not null then case
     when h.live then 'outdated'
     else 'not_loaded' end
 when h.deleted_at is not null then 'deleted'
+when b.id is not null then 'blocked'
+when o.state = 'found' and q.fetched >= o.asked_at then 'quarantined'
 when o.state = 'found' then 'hidden'
 when o.state in ('archived', 'forbidden') then o.state
 when o.state = 'deleted' and h.fetched_at <= o.asked_at then 'gone'
@@ -104,7 +114,7 @@ def _judge(entity: str, scope: str) -> str:
     select coalesce(l.id, h.id) as id, coalesce(h.live, false) as live, l.changed, h.updated_at,
         {_FINDING} as finding,
         case when l.state = 'deleted' then concat_ws('; ', 'the source lists it as deleted', o.evidence)
-            else o.evidence end as evidence,
+            else coalesce(o.evidence, 'batch ' || b.batch) end as evidence,
         case when l.state = 'deleted' and o.state is distinct from 'deleted' then 'marked' else 'lookup' end
             as reason,
         coalesce(o.asked_at, l.seen) as observed_at
@@ -114,12 +124,38 @@ def _judge(entity: str, scope: str) -> str:
         from desk.{entity} where connection = :connection and not placeholder
     ) h on h.id = l.id
     left join (
-        select record_id as id, max(last_seen) as seen from bridge.quarantine
+        select record_id as id, max(last_seen) as seen, max(fetched_at) as fetched from bridge.quarantine
         where connection = :connection and entity = :entity group by record_id
     ) q on q.id = coalesce(l.id, h.id)
+    left join (
+        select b.id, max(b.batch) as batch from blocked_ids b left join desk.{entity} h
+            on h.connection = :connection and h.id = b.id and not h.placeholder
+        where h.updated_at >= b.changed is not true group by b.id
+    ) b on b.id = coalesce(l.id, h.id)
     left join outcomes o on o.id = coalesce(l.id, h.id)
     {scope}
     """
+
+
+# A record is no longer held back where its day was read again later and let through.
+_FORGET_REPLACED = """
+delete from blocked_ids h using bridge.batches later
+where later.connection = :connection and later.entity = :entity and later.id > h.batch
+    and later.kind <> all(:single) and later.verdict = any(:readable)
+    and (later.kind = 'whole' or h.changed >= later.window_start and h.changed < later.window_end)
+"""
+
+# What certificates deleted without anybody's word since a moment and since the last such word.
+_DELETED_SINCE = """
+select count(*) from judged j where j.finding = 'deleted' and exists (
+    select from bridge.deletions d
+    where d.connection = :connection and d.entity = :entity and d.record_id = j.id
+        and d.observed_at >= :since and d.certificate > (
+            select coalesce(max(a.certificate), 0) from bridge.deletions a
+            where a.connection = :connection and a.entity = :entity and a.accepted_by is not null
+        )
+)
+"""
 
 
 @dataclass(frozen=True)
@@ -139,6 +175,8 @@ class Comparison:
     Args:
         scope: judge only what changed in it; None for all.
         coverage: what must have arrived by now; None if nothing was loaded yet.
+        outcomes: what was said of single records.
+        blocked: what blocked batches hold back.
     """
 
     def __init__(
@@ -150,11 +188,12 @@ class Comparison:
         scope: Window | None,
         coverage: Coverage | None,
         outcomes: dict[str, Outcome],
+        blocked: Iterable[Blocked],
     ) -> None:
         self._connection = connection
         self._names: dict[str, Any] = {"connection": name, "entity": entity}
         self._table = f"desk.{entity}"
-        for leftover in ("listed_ids", "outcomes", "nameless", "judged"):
+        for leftover in ("listed_ids", "outcomes", "nameless", "blocked_ids", "judged"):
             self._run(f"drop table if exists pg_temp.{leftover}")
         self._copy("listed_ids (id text, changed timestamptz, state text, seen timestamptz)", _listed(book))
         self._copy(
@@ -162,7 +201,9 @@ class Comparison:
             ((key, o.state, o.evidence[:300], o.asked_at) for key, o in outcomes.items()),
         )
         self._copy("nameless (sha256 text, page bigint, position bigint)", book.nameless())
-        self._run("analyze listed_ids, outcomes, nameless")
+        self._copy("blocked_ids (id text, changed timestamptz, batch bigint)", blocked)
+        self._run(_FORGET_REPLACED, single=list(SINGLE), readable=list(READABLE))
+        self._run("analyze listed_ids, outcomes, nameless, blocked_ids")
         never = "infinity"
         times = {
             "explicit": scope is not None,
@@ -190,13 +231,13 @@ class Comparison:
         values = {"findings": list(findings), "most": most}
         return list(self._connection.execute(sa.text(query), values).scalars())
 
-    def named(self, findings: Iterable[str]) -> list[Named]:
-        """The ids with one of these findings, in order; at most ten thousand."""
-        query = f"""select id, finding, evidence, changed as at_the_source, updated_at as in_the_table
-            from judged where finding = any(:findings)
-            order by length(id), id collate "C" limit {_NAMED_AT_MOST}"""
-        rows = self._connection.execute(sa.text(query), {"findings": list(findings)})
-        return [Named(**row._mapping) for row in rows]
+    def deleted_since(self, since: datetime) -> int:
+        """How many of the ids judged were deleted since then, and since somebody accepted deletions."""
+        return int(self._connection.scalar(sa.text(_DELETED_SINCE), self._names | {"since": since}) or 0)
+
+    def named(self) -> list[Named]:
+        """The ids worth naming in order, those not accounted for first; at most ten thousand of each."""
+        return self._named(_LOST) + self._named(_EXPLAINED)
 
     def nameless(self) -> tuple[int, list[tuple[str, int, int]]]:
         """Listed records without a usable id: how many are in quarantine, and those that are not."""
@@ -250,6 +291,13 @@ class Comparison:
                 from judged where finding = 'gone'"""
         )
         return ids
+
+    def _named(self, findings: Iterable[str]) -> list[Named]:
+        query = f"""select id, finding, evidence, changed as at_the_source, updated_at as in_the_table
+            from judged where finding = any(:findings)
+            order by length(id), id collate "C" limit {_NAMED_AT_MOST}"""
+        rows = self._connection.execute(sa.text(query), {"findings": list(findings)})
+        return [Named(**row._mapping) for row in rows]
 
     def _run(self, statement: str, **values: Any) -> None:
         self._connection.execute(sa.text(statement), self._names | values)

@@ -15,18 +15,34 @@ import sqlalchemy as sa
 from bridge_pipeline import connectors
 from bridge_pipeline import settings as configuration
 from bridge_pipeline.connector_kit.session import SourceError
+from bridge_pipeline.database.certificates import coverage
 from bridge_pipeline.database.embedded import Server
 from bridge_pipeline.database.engine import Database
 from bridge_pipeline.database.sealing import open_sealer
 from bridge_pipeline.database.workspace import Workspace, make_folders
 from bridge_pipeline.naming import Home
+from bridge_pipeline.steps import certificate as written
 from bridge_pipeline.steps import certify as step
+from bridge_pipeline.steps import reckon
+from bridge_pipeline.steps.accept import accept_batch
 from bridge_pipeline.steps.certify import Acceptance, CannotCertify, certify
 from bridge_pipeline.steps.listed import list_source
 from bridge_pipeline.steps.verify import verify_folder
 from tests.integration import flow
 from tests.integration.desk import Answer, Desk, Request, account, serving, ticket, user
-from tests.integration.flow import NAME, connect, day, ended, process, quarantined, rows, start, table
+from tests.integration.flow import (
+    NAME,
+    connect,
+    day,
+    ended,
+    execute,
+    land,
+    process,
+    quarantined,
+    rows,
+    start,
+    table,
+)
 
 FIRST, LAST = "2024-03-01", "2024-03-03"
 
@@ -125,6 +141,12 @@ def audited(workspace, of_day):
     folder = workspace.home.audit / "acme" / NAME / "tickets" / of_day
     with max(folder.glob("*.csv")).open(newline="") as file:
         return {row["id"]: bool(row["deleted_at"]) for row in csv.DictReader(file)}
+
+
+def without_tolerance(workspace):
+    """The same workspace, in which one rejected record blocks its batch."""
+    settings = workspace.settings.model_copy(update={"quarantine_minimum": 1, "max_quarantined_share": 0.0})
+    return replace(workspace, settings=settings)
 
 
 def drop(desk: Desk, *numbers: int) -> None:
@@ -261,6 +283,9 @@ def test_records_without_an_id_are_found_by_their_bytes(workspace, loaded):
     certificate = certify(workspace, NAME)
     assert certificate.verdict == "complete"
     assert section(certificate)["without_id"] == {"in_quarantine": 1, "lost": []}
+    assert explained(certificate) == {"loaded": 40, "quarantined": 1}
+    page = (workspace.home.audit / certificate.path).with_suffix(".html").read_text()
+    assert "Every one of 44 records is accounted for." in page
     assert list(quarantined(workspace, "tickets").values()) == ["id_missing"]
 
 
@@ -279,6 +304,113 @@ def test_a_mass_disappearance_is_held_until_it_is_accepted(workspace, loaded):
     assert accepted.accepted_by == "Ann Lee"
     (row,) = rows(workspace, "select distinct accepted_by from bridge.deletions")
     assert row == {"accepted_by": "Ann Lee"}
+
+
+def test_few_of_few_are_held_and_slices_count_together(workspace, loaded):
+    drop(loaded, 3, 6, 9)  # of 13 on that day
+    certificate = certify(workspace, NAME, day(FIRST), ("tickets",))
+    assert certificate.verdict == "blocked"
+    # Of all 40 they are no more than 10 %.
+    assert certify(workspace, NAME, entities=("tickets",)).verdict == "complete"
+    drop(loaded, 1, 2)
+    certificate = certify(workspace, NAME, entities=("tickets",))
+    assert certificate.verdict == "blocked"
+    assert "2 of 37 tickets (after 3 in the week before)" in written.verdict_words(certificate.document)[1]
+    assert deleted(workspace) == {"3", "6", "9"}
+    accepted = certify(workspace, NAME, entities=("tickets",), acceptance=Acceptance("Ann Lee", "purged"))
+    assert accepted.verdict == "complete"
+    # What was accepted does not count against what comes after.
+    drop(loaded, 4)
+    assert certify(workspace, NAME, entities=("tickets",)).verdict == "complete"
+
+
+def test_what_a_blocked_batch_holds_back_is_not_carried_past_its_check(workspace, loaded):
+    strict = without_tolerance(workspace)
+    new = [ticket(n, "2024-03-04T10:00:00Z") for n in (50, 51)]
+    loaded.records["tickets"] += [*new, ticket(52, "2024-03-04T11:00:00Z", subject=17)]
+    loaded.records["tickets"].append(ticket(60, "2024-03-05T10:00:00Z"))
+    blocked = land(strict, "tickets", day("2024-03-04"))
+    assert blocked.verdict == "blocked"
+    process(workspace, day("2024-03-05"), ["tickets"])
+    loaded.requests.clear()
+    certificate = certify(strict, NAME, entities=("tickets",))
+    assert certificate.verdict == "incomplete"
+    assert named(certificate, "unexplained") == {"50": "blocked", "51": "blocked"}
+    assert loaded.lookups("tickets") == []
+    assert "50" not in table(workspace, "tickets")
+    accept_batch(strict, blocked.id, "Ann Lee", "known")
+    assert certify(strict, NAME, entities=("tickets",)).verdict == "complete"
+    assert "50" in table(workspace, "tickets")
+
+
+def test_a_later_reading_that_passes_holds_nothing_back(workspace, loaded):
+    strict = without_tolerance(workspace)
+    loaded.records["tickets"] += [
+        ticket(50, "2024-03-04T10:00:00Z"),
+        ticket(52, "2024-03-04T11:00:00Z", subject=17),
+    ]
+    assert land(strict, "tickets", day("2024-03-04")).verdict == "blocked"
+    loaded.find("tickets", 52)["subject"] = "mended"
+    assert land(strict, "tickets", day("2024-03-04")).verdict == "passed"
+    certificate = certify(strict, NAME, entities=("tickets",))
+    assert certificate.verdict == "complete"
+    assert explained(certificate)["awaited"] == 1  # it passed, and is to be loaded yet
+
+
+def test_a_hidden_record_is_loaded_only_if_its_newest_version_is(workspace, loaded):
+    loaded.unlisted = {29}
+    loaded.find("tickets", 29).update(updated_at="2024-03-03T23:00:00Z", subject=17)
+    certificate = certify(workspace, NAME, entities=("tickets",))
+    assert named(certificate, "quarantined") == {"29": "quarantined"}
+    certificate = certify(without_tolerance(workspace), NAME, entities=("tickets",))
+    assert certificate.verdict == "incomplete"
+    assert named(certificate, "unexplained") == {"29": "blocked"}
+
+
+def test_an_accepted_lookup_reaches_the_files_of_its_records(workspace, loaded):
+    strict = without_tolerance(workspace)
+    loaded.records["tickets"] += [
+        ticket(50, "2024-03-02T11:00:00Z"),
+        ticket(51, "2024-03-02T12:00:00Z", subject=17),
+    ]
+    certificate = certify(strict, NAME, entities=("tickets",))
+    assert named(certificate, "unexplained") == {"50": "blocked"}
+    (lookup,) = rows(workspace, "select id from bridge.batches where kind = 'lookup' and verdict = 'blocked'")
+    accept_batch(strict, lookup["id"], "Ann Lee", "known")
+    assert audited(workspace, "2024-03-02")["50"] is False
+    assert verify_folder(workspace.home.audit / "acme").findings == []
+
+
+def test_what_is_unexplained_is_named_however_much_else_there_is(workspace, loaded, monkeypatch):
+    monkeypatch.setattr(reckon, "_NAMED_AT_MOST", 2)
+    loaded.unlisted = {1, 2, 3, 40}
+    loaded.before = lambda request: Answer(500, b"{}") if request.id == "40" else None
+    found = section(certify(workspace, NAME, entities=("tickets",)))
+    assert [each["id"] for each in found["named"]] == ["40", "1", "2"]
+    assert found["unnamed"] == {"unexplained": 0, "explained": 1}
+
+
+def test_a_listing_that_was_interrupted_is_not_evidence_later(workspace, loaded, monkeypatch):
+    def interrupted(*arguments, **options):
+        list_source(*arguments, **options).close()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, "list_source", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            certify(workspace, NAME, entities=("tickets",))
+    drop(loaded, 29)
+    certificate = certify(workspace, NAME, entities=("tickets",))
+    assert named(certificate, "deleted") == {"29": "gone"}
+
+
+def test_a_replayed_record_moves_no_bounds_of_what_was_extracted(workspace, loaded):
+    with workspace.database.engine.connect() as connection:
+        before = coverage(connection, NAME, "tickets", timedelta())
+    process(workspace, day("2024-02-01"), ["tickets"])
+    execute(workspace, "update bridge.batches set kind = 'replay' where window_start < '2024-03-01'")
+    with workspace.database.engine.connect() as connection:
+        assert coverage(connection, NAME, "tickets", timedelta()) == before
 
 
 def test_an_entity_of_which_nothing_is_left_is_held(workspace, loaded):
