@@ -40,7 +40,7 @@ from bridge_pipeline.steps.extract import Source, extract_all, extract_ids, open
 from bridge_pipeline.steps.listed import IdBook, list_source
 from bridge_pipeline.steps.load import BatchBlocked, load, refuse_unreadable
 from bridge_pipeline.steps.parents import fetch_missing
-from bridge_pipeline.steps.reckon import DOUBTED, FINDINGS, PENDING, Comparison, record_deletions
+from bridge_pipeline.steps.reckon import DOUBTED, PENDING, Comparison, record_deletions
 
 log = structlog.get_logger(__name__)
 # Ids that are asked for as one batch.
