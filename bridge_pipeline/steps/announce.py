@@ -24,7 +24,7 @@ from bridge_pipeline.redaction import redact
 from bridge_pipeline.settings import Settings
 from bridge_pipeline.steps.certificate import verdict_words
 from bridge_pipeline.steps.due import entities_of
-from bridge_pipeline.steps.findings import Part, findings_of, last_day
+from bridge_pipeline.steps.findings import Findings, Part, findings_of, last_day
 from bridge_pipeline.steps.mail import one_line
 from bridge_pipeline.steps.verdict import overall, verdict_of
 
@@ -263,7 +263,7 @@ def tell_report(workspace: Workspace, report: "Report", now: datetime | None = N
     name, day = report.connection, report.day
     record = registry.get(workspace.database.engine, name)
     with workspace.database.engine.begin() as connection:
-        lines = [_of_part(part) for part in _parts(workspace, connection, record, day)]
+        lines = [_of_part(part) for part in _found(workspace, connection, record, day).parts]
         said = report.verdict
         body = [f"{said.title}. {said.text}", "", *lines, "", f"The report: bridge report {name} --day {day}"]
         message = Message(record.tenant, "daily", f"{name} {day}", report.subject, "\n".join(body), name, day)
@@ -304,7 +304,8 @@ def _days_of_week(
 ) -> Iterator[str]:
     for number in range((last - first).days + 1):
         day = first + timedelta(days=number)
-        said = overall(_parts(workspace, connection, record, day))
+        found = _found(workspace, connection, record, day)
+        said = overall(found.parts, found.shortfall)
         yield f"- {day:%a %Y-%m-%d}: {said.title}. {said.text}"
 
 
@@ -333,11 +334,9 @@ def _open_blocks(connection: sa.Connection, records: Sequence[ConnectionRecord])
 # --- Words --------------------------------------------------------------------------------------
 
 
-def _parts(
-    workspace: Workspace, connection: sa.Connection, record: ConnectionRecord, day: date
-) -> tuple[Part, ...]:
+def _found(workspace: Workspace, connection: sa.Connection, record: ConnectionRecord, day: date) -> Findings:
     """What the report of a day speaks of, so that no message says anything else."""
-    return findings_of(workspace, connection, record, list(entities_of(record)), day).parts
+    return findings_of(workspace, connection, record, list(entities_of(record)), day)
 
 
 def _of_part(part: Part) -> str:
