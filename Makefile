@@ -11,7 +11,7 @@ MANIFEST := dbt_project/target/manifest.json
 DBT_SOURCES := $(shell find dbt_project -path dbt_project/target -prune -o -path dbt_project/logs -prune \
 	-o -type f \( -name '*.sql' -o -name '*.yml' -o -name '*.md' \) -print)
 
-.PHONY: help install demo up down test check format lock clean
+.PHONY: help install demo up down test torture check format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
@@ -30,6 +30,9 @@ down: ## Stop the UI, the daemon and the embedded database
 
 test: install ## Run all tests
 	$(BIN)/pytest -n 2 --dist loadfile
+
+torture: install ## Run the long campaigns of kills
+	$(BIN)/pytest -n 2 -m long
 
 check: install ## Format, lint, types, import contracts, Dagster definitions, SQL
 	$(BIN)/ruff format --check .

@@ -25,6 +25,12 @@ def extracted(installation, desk):
     return desk
 
 
+def document(capsys):
+    """The JSON document of a command; logging is not set up here, so its lines may stand before it."""
+    out = capsys.readouterr().out
+    return json.loads(out[out.index("{\n") :])
+
+
 def certified(name=NAME):
     with dg.instance_for_test() as instance:
         instance.add_dynamic_partitions(naming.CONNECTION_DIMENSION, [name])
@@ -82,11 +88,11 @@ def test_the_command_accepts_deletions_on_record_and_the_audit_still_verifies(
     monkeypatch.setattr("bridge_pipeline.logs.configure", lambda *_: None)
     del extracted.records["tickets"][:20]
     assert cli.execute(["certify", NAME, "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)["verdict"] == "blocked"
+    assert document(capsys)["verdict"] == "blocked"
     accepting = ["--accept-deletions", "--by", "Ann Lee", "--reason", "the vendor purged them"]
     assert cli.execute(["certify", NAME, *accepting, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["verdict"] == "complete"
+    assert document(capsys)["verdict"] == "complete"
     gone = [row for row in table(installation, "tickets").values() if row["deleted_at"]]
     assert len(gone) == 20
     assert cli.execute(["audit", "verify", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["findings"] == []
+    assert document(capsys)["findings"] == []

@@ -609,6 +609,7 @@ KILLED_AT = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("point", KILLED_AT)
 def test_killed_anywhere_nothing_is_half_marked_and_it_heals(workspace, loaded, point):
     drop(loaded, 7, 8)

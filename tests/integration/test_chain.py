@@ -180,6 +180,7 @@ KILLS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("point", "times"), KILLS)
 def test_a_killed_run_leaves_a_chain_that_the_next_one_heals(workspace, desk, point, times):
     load(workspace, read(workspace))

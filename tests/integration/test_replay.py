@@ -341,6 +341,7 @@ def spoil(desk) -> None:
     desk.records["tickets"] = [ticket(1, NOON), spoilt(2), spoilt(3, "2024-03-02T10:00:00"), spoilt(4, "x")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("point", KILLS)
 def test_a_killed_replay_heals_when_it_is_run_again(workspace, desk, monkeypatch, point):
     spoil(desk)
