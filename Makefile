@@ -31,7 +31,7 @@ down: ## Stop the UI, the daemon and the embedded database
 test: install ## Run all tests
 	$(BIN)/pytest -n 2 --dist loadfile
 
-torture: install ## Run the long campaigns of kills
+torture: install ## Run the long campaigns: kills, attacks, whole flows
 	$(BIN)/pytest -n 2 -m long
 
 check: install ## Format, lint, types, import contracts, Dagster definitions, SQL

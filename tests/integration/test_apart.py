@@ -208,6 +208,7 @@ def check_readers(workspace, logins):
     assert rows(workspace, plain) == []
 
 
+@pytest.mark.long
 def test_no_way_leads_from_one_tenant_to_another_before_or_after_a_rebuild(workspace, logins):
     before = [rows(workspace, f"select count(*) from {name}") for name in (*READABLE, *MODELS)]
     pairs = list(zip(logins, TENANTS, TENANTS[::-1], strict=True))

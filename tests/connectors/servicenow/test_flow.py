@@ -61,6 +61,7 @@ def arrived(workspace: Workspace, entity: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.long
 def test_a_hostile_instance_arrives_with_the_parents_of_its_records(workspace: Workspace) -> None:
     days = {"first_day": date(2025, 1, 1), "last_day": date(2025, 1, 9)}
     window = Window.of_days(date(2025, 1, 1), date(2025, 1, 12))
@@ -136,6 +137,7 @@ def replay(clock: datetime, faults: str) -> Iterator[str]:
         yield simulator.url
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not LOG.is_file(), reason=f"the real incident log is not at {LOG}")
 def test_every_incident_of_the_real_log_arrives_at_two_clock_times(workspace: Workspace) -> None:
     first, second = datetime(2016, 3, 2, tzinfo=UTC), datetime(2016, 3, 7, tzinfo=UTC)

@@ -54,6 +54,7 @@ def reports(workspace):
     return {(row["entity"], row["record_id"]): row for row in flow.rows(workspace, query)}
 
 
+@pytest.mark.long
 def test_the_flow_brings_the_truth_and_doing_it_again_changes_nothing(workspace, account):
     done = process(workspace, WEEK)
     for entity in ENTITIES:
