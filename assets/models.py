@@ -1,6 +1,7 @@
 """`models/<name>`: the dbt models over the tables, and their tests as asset checks."""
 
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def model_assets(manifest: Path) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, dbt: DbtCliResource
     ) -> Iterator[Any]:
         opened = workspace.open()
-        with exclusively(opened, "dbt"), target_folder(opened) as target:
+        # The threads of dagster-dbt that read the metadata change the folder, each back to what it found.
+        with exclusively(opened, "dbt"), target_folder(opened) as target, chdir(Path.cwd()):
             # Unit tests test the SQL, not the data; `make test` runs them.
             build = dbt.cli(
                 ["build", "--exclude-resource-type", "unit_test"], context=context, target_path=target

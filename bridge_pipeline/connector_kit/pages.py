@@ -15,6 +15,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -44,7 +45,7 @@ _COMMA = re.compile(rb"\s*,")
 _COLON = re.compile(rb"\s*:")
 _DEPTH = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
 _BLANK = b" \t\r\n"
-# Deeper ones are refused here, not where the stack happens to end.
+# Deeper ones are refused before they are parsed, not where the stack happens to end.
 _DEEPEST = 500
 _READ, _SHOWN = 4_096, 100
 
@@ -160,13 +161,27 @@ def parse_record(raw: bytes) -> Any:
         text = raw.decode()
     except UnicodeDecodeError as error:
         return Rejected(raw, "invalid_utf8", detail=f"byte {error.start}")
+    if _too_deep(raw):
+        return Rejected(raw, "too_deep", detail=f"nested more than {_DEEPEST} levels")
     try:
         record = None if _suspect(raw) else orjson.loads(raw)
     except orjson.JSONDecodeError:
         record = None
     if record is None or not _kept_all(raw, record):
-        record = _parse_strictly(raw, text)
+        record = _parse_anywhere(raw, text)
     return record if isinstance(record, Rejected) else _refuse_values(raw, record) or record
+
+
+def _too_deep(raw: bytes) -> bool:
+    """Whether anything is nested more than `_DEEPEST` levels deep."""
+    if raw.count(b"[") + raw.count(b"{") <= _DEEPEST:
+        return False
+    depth = 0
+    for token in _TOKEN.finditer(raw):
+        depth += _DEPTH.get(token.group(), 0)
+        if depth > _DEEPEST:
+            return True
+    return False
 
 
 def _suspect(data: bytes) -> bool:
@@ -413,32 +428,48 @@ def _decimal(text: str) -> float | Decimal:
     return exact if within else math.inf
 
 
+def _integer(text: str) -> int | float:
+    """An integer; infinite where it has more digits than anybody means."""
+    # Python's own limit can be set to none.
+    return int(text) if len(text) <= _MOST_DIGITS else math.inf
+
+
+def _parse_anywhere(raw: bytes, text: str) -> Any:
+    """A record as `json` reads it, however little is left of the stack."""
+    try:
+        return _parse_strictly(raw, text)
+    except RecursionError:
+        # A new thread begins at the bottom of a stack of its own.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(_parse_strictly, raw, text).result()
+
+
 def _parse_strictly(raw: bytes, text: str) -> Any:
     """A record as `json` reads it, slowly and exactly; or why it is refused."""
     try:
         return json.loads(
-            text, parse_float=_decimal, parse_constant=_refuse_constant, object_pairs_hook=_members
+            text,
+            parse_int=_integer,
+            parse_float=_decimal,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_members,
         )
     except _Constant as error:
         return Rejected(raw, "not_a_number", detail=f"the literal {error}")
     except _Repeated as error:
         return Rejected(raw, "repeated_key", detail=f"with different values: {error}")
-    except RecursionError:
-        return Rejected(raw, "too_deep", detail="nested deeper than can be parsed")
     except json.JSONDecodeError as error:
         return Rejected(raw, "invalid_json", detail=str(error)[:200])
     except ValueError:
-        # Python reads no integer of more than 4,300 digits.
+        # The interpreter was told to read even fewer digits.
         return Rejected(raw, "number_out_of_range", detail="too many digits")
 
 
 def _refuse_values(raw: bytes, record: Any) -> Rejected | None:
     """Refuses what Postgres cannot hold or JSON numbers cannot express, with its JSON pointer."""
-    stack: list[tuple[str, int, Any]] = [("", 1, record)]
+    stack: list[tuple[str, Any]] = [("", record)]
     while stack:
-        pointer, depth, value = stack.pop()
-        if depth > _DEEPEST:
-            return Rejected(raw, "too_deep", detail=f"nested more than {_DEEPEST} levels")
+        pointer, value = stack.pop()
         if isinstance(value, str):
             if reason := _bad_text(value):
                 return Rejected(raw, reason, pointer, record_id=_id_of(record))
@@ -446,9 +477,9 @@ def _refuse_values(raw: bytes, record: Any) -> Rejected | None:
             for key, inner in value.items():
                 if reason := _bad_text(key):
                     return Rejected(raw, reason, pointer, detail="in a key", record_id=_id_of(record))
-                stack.append((f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}", depth + 1, inner))
+                stack.append((f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}", inner))
         elif isinstance(value, list):
-            stack.extend((f"{pointer}/{index}", depth + 1, inner) for index, inner in enumerate(value))
+            stack.extend((f"{pointer}/{index}", inner) for index, inner in enumerate(value))
         elif isinstance(value, float) and value in (float("inf"), float("-inf")):
             return Rejected(raw, "number_out_of_range", pointer, record_id=_id_of(record))
     return None

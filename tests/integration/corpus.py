@@ -87,7 +87,7 @@ CASES = (
     Case("2**70", b'"cf":[1180591620717411303424]'),
     Case("below -2**63", b'"cf":-9223372036854775809'),
     Case("a thousand digits", b'"cf":' + b"7" * 1_000),
-    Case("five thousand digits", b'"cf":' + b"7" * 5_000, _RANGE),
+    Case("five thousand digits", b'"cf":' + b"7" * 5_000, _RANGE, "/cf"),
     Case("1e400", b'"cf":{"x":1e400}', _RANGE, "/cf/x"),
     Case("-1e400", b'"cf":-1e400', _RANGE, "/cf"),
     Case("1e999999999", b'"cf":1e999999999', _RANGE, "/cf"),

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import shutil
 import stat
-import time
 from datetime import date, timedelta
 from typing import Any
 
@@ -425,7 +424,7 @@ def test_tombstones_that_are_rolled_back_leave_nothing_that_a_run_does_not_remov
 # --- Many days ------------------------------------------------------------------------------------
 
 
-def test_a_year_is_chained_and_verified_fast(workspace, desk):
+def test_a_year_is_chained_at_once(workspace, desk, monkeypatch):
     first = date(2023, 1, 1)
     desk.page_size = 1_000
     desk.records["tickets"] = [
@@ -433,25 +432,16 @@ def test_a_year_is_chained_and_verified_fast(workspace, desk):
     ]
     window = day("2023-01-01", "2023-12-31")
     read(workspace, window)
-    appended, append_time = chain.append, []
+    appended, entries = chain.append, []
 
-    def timed(*arguments: Any) -> None:
-        started = time.perf_counter()
+    def counted(*arguments: Any) -> None:
+        entries.append(len(arguments[-1]))
         appended(*arguments)
-        append_time.append(time.perf_counter() - started)
 
-    chain.append = timed
-    try:
-        started = time.perf_counter()
-        audit_window(workspace, NAME, "tickets", window)
-        audited = time.perf_counter() - started
-    finally:
-        chain.append = appended
-    started = time.perf_counter()
+    monkeypatch.setattr(chain, "append", counted)
+    audit_window(workspace, NAME, "tickets", window)
+    assert entries == [365], "the head would be signed and sent out for each day"
     assert_whole(workspace, 366)
-    verifying = time.perf_counter() - started
-    assert append_time[0] < 0.25 * audited, f"{append_time[0]:.2f} s of {audited:.2f} s"
-    assert verifying < audited, f"{verifying:.2f} s to verify what took {audited:.2f} s to write"
 
 
 def test_an_acceptance_that_cannot_be_audited_yet_leaves_a_whole_chain(workspace, desk):

@@ -1,7 +1,9 @@
 """Bodies are taken apart so that nothing is changed and a bad record never harms its neighbours."""
 
+import functools
 import json
 import re
+import sys
 import time
 from decimal import Decimal
 from uuid import UUID
@@ -18,6 +20,7 @@ from bridge_pipeline.connector_kit.pages import (
     UnreadableBody,
     exact_records,
     parse_list,
+    parse_record,
     parse_single,
     without_members,
 )
@@ -126,7 +129,7 @@ BAD = {
     "literal Infinity": (b'{"id":5,"n":-Infinity}', "not_a_number", "", None),
     "beyond a double": (b'{"id":5,"n":[0,1e400]}', "number_out_of_range", "/n/1", "5"),
     "beyond a double, signed": (b'{"id":5,"n":-1.5E+999}', "number_out_of_range", "/n", "5"),
-    "too many digits": (b'{"id":5,"n":' + b"9" * 5000 + b"}", "number_out_of_range", "", None),
+    "too many digits": (b'{"id":5,"n":' + b"9" * 5000 + b"}", "number_out_of_range", "/n", "5"),
     "lone surrogate": (b'{"id":5,"a/b":{"c~":"\\ud800"}}', "lone_surrogate", "/a~1b/c~0", "5"),
     "lone surrogate in a key": (b'{"id":5,"k":{"\\udfff":1}}', "lone_surrogate", "/k", "5"),
     "NUL": (b'{"id":5,"s":"a\\u0000b"}', "nul_character", "/s", "5"),
@@ -155,6 +158,25 @@ BAD = {
     "exponent beyond all bounds": (b'{"id":5,"n":1e-99999999999999999999}', "number_out_of_range", "/n", "5"),
     "repeated key, long integer": (b'{"id":5,"id":99999999999999999999}', "repeated_key", "", None),
 }
+
+
+def at_depth(frames, work):
+    return at_depth(frames - 1, work) if frames else work()
+
+
+@pytest.mark.parametrize("frames", [0, 600])
+def test_what_is_accepted_does_not_depend_on_the_stack_it_is_parsed_on(frames):
+    raw = b'{"id":5,"n":' + b"[" * 490 + b"]" * 490 + b"}"
+    assert isinstance(at_depth(frames, lambda: parse_record(raw)), dict)
+
+
+@pytest.mark.parametrize("limit", [0, 640])
+def test_what_is_accepted_does_not_depend_on_the_interpreters_limit_of_digits(limit, request):
+    request.addfinalizer(functools.partial(sys.set_int_max_str_digits, sys.get_int_max_str_digits()))
+    sys.set_int_max_str_digits(limit)
+    bad = parse_record(b'{"n":' + b"9" * 5_000 + b"}")
+    assert isinstance(bad, Rejected)
+    assert bad.reason == "number_out_of_range"
 
 
 @pytest.mark.parametrize("envelope", sorted(ENVELOPES))
