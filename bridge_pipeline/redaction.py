@@ -31,12 +31,22 @@ _ADDRESS = re.compile(
 _PHONE = re.compile(r"(?<![\w+])\+\d(?:[ ().\-/\u00a0]{0,2}\d){6,14}(?!\d)")
 _QUOTE = '"'
 _known: set[str] = set()
+# What a source was told, and so may send back. Other secrets never stand in its answers, but a word
+# that happens to be one of them (a database's password) may, and is the customer's data.
+_sent: set[str] = set()
 
 
-def remember(secret: str) -> None:
-    """Adds a secret to those that `redact` removes for the rest of this process."""
+def remember(secret: str, *, sent: bool = False) -> None:
+    """Adds a secret to those that `redact` removes for the rest of this process.
+
+    Args:
+        sent: whether sources are told it, so that `redact_bytes` removes it from their answers.
+    """
     if len(secret) >= _SHORTEST:
-        _known.update({secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1]})
+        forms = {secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1]}
+        _known.update(forms)
+        if sent:
+            _sent.update(forms)
 
 
 def redact(text: str) -> str:
@@ -67,8 +77,11 @@ def redact_known(text: str) -> str:
 
 
 def redact_bytes(body: bytes) -> bytes:
-    """Like `redact_known`, for a body of any encoding. Returns `body` itself if nothing was found."""
-    for secret in sorted(_known, key=len, reverse=True):
+    """A source's answer, of any encoding, without the credentials that sources were told.
+
+    Returns `body` itself if it holds none.
+    """
+    for secret in sorted(_sent, key=len, reverse=True):
         body = body.replace(secret.encode(), MASK.encode())
     return body
 

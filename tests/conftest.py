@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
+from bridge_pipeline import redaction
 from bridge_pipeline import settings as configuration
 from bridge_pipeline.database import embedded
 from bridge_pipeline.database.engine import Database
@@ -58,6 +59,13 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("BRIDGE_") or name == "LOG_LEVEL":
             monkeypatch.delenv(name)
     monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+@pytest.fixture(autouse=True)
+def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No secret of one test is masked in another."""
+    monkeypatch.setattr(redaction, "_known", set())
+    monkeypatch.setattr(redaction, "_sent", set())
 
 
 @pytest.fixture(scope="session")

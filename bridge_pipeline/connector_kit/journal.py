@@ -95,7 +95,10 @@ class Journal:
         """
         number = _number_of(self._files[key]) if key in self._files else self._next
         self._next = max(self._next, number + 1)
-        body = redact_bytes(body)
+        stored = redact_bytes(body)
+        if stored is not body:
+            log.warning("the source sent a credential back; it is cut out of the page", page=number, key=key)
+        body = stored
         entry = Entry(
             number=number,
             key=key,

@@ -82,7 +82,7 @@ class OAuthCredentials:
         # By the whole of what a token is asked with: the same password may be that of two users.
         self._identity = json.dumps([self._url, known], sort_keys=True)
         for name in ("client_secret", "password", "refresh_token", "assertion"):
-            remember(known.get(name, ""))
+            remember(known.get(name, ""), sent=True)
         self._lock = threading.Lock()
         self._token: Token | None = None
         self._ends = 0.0
@@ -119,7 +119,7 @@ class OAuthCredentials:
         self._http.close()
 
     def _take(self, token: Token) -> None:
-        remember(token.access)
+        remember(token.access, sent=True)
         self._token, self._failed = token, False
         self._ends = float("inf") if token.expires_in is None else time.monotonic() + token.expires_in
 
@@ -229,11 +229,11 @@ def _token(answer: dict[str, Any]) -> Token | None:
         return None
     if str(answer.get("token_type", "Bearer")).lower() != "bearer":
         return None
-    remember(access)
+    remember(access, sent=True)
     if not isinstance(refresh, str) or not refresh:
         refresh = None
     else:
-        remember(refresh)
+        remember(refresh, sent=True)
     try:
         seconds = float(answer["expires_in"])
     except (KeyError, TypeError, ValueError):

@@ -24,11 +24,6 @@ BODY = b'{"data":[{"id":1},{"id":2}]}\xff\x00'
 HOUR = timedelta(hours=1)
 
 
-@pytest.fixture(autouse=True)
-def _forget(monkeypatch):
-    monkeypatch.setattr(redaction, "_known", set())
-
-
 @pytest.fixture
 def journal(tmp_path):
     return Journal(tmp_path)
@@ -85,7 +80,7 @@ def test_the_command_line_tool_gives_the_body_back(journal, body):
 
 def test_secrets_are_cut_out_of_body_and_url_and_the_original_is_still_known(journal):
     secret = "1-se/cr+et"
-    redaction.remember(secret)
+    redaction.remember(secret, sent=True)
     body = b'{"data":[{"id":1,"s":"1-se/cr+et 1-se%2Fcr%2Bet"}]}'
     entry, stored = journal.write("k", f"https://h/?token={secret}&x=1", body, body, 1, NOW)
     assert stored == f'{{"data":[{{"id":1,"s":"{MASK} {MASK}"}}]}}'.encode()
@@ -95,8 +90,14 @@ def test_secrets_are_cut_out_of_body_and_url_and_the_original_is_still_known(jou
     assert b"se/cr" not in path.read_bytes() + read_file(path)[1]
 
 
+def test_what_the_source_was_never_told_is_the_customers_data(journal):
+    redaction.remember("the word printer")
+    body = b'{"data":[{"id":1,"s":"the word printer"}]}'
+    assert journal.write("k", URL, body, body, 1, NOW)[1] is body
+
+
 def test_a_body_without_secrets_is_not_copied(journal):
-    redaction.remember("something-else")
+    redaction.remember("something-else", sent=True)
     assert journal.write("k", URL, BODY, BODY, 1, NOW)[1] is BODY
 
 

@@ -19,7 +19,6 @@ def _restored(monkeypatch):
     """Leaves logging as it was for other tests."""
     root, factory = logging.getLogger(), logging.getLogRecordFactory()
     handlers, level = root.handlers[:], root.level
-    monkeypatch.setattr(redaction, "_known", set())
     monkeypatch.setattr(logs, "_installed", None)
     yield
     root.handlers[:] = handlers

@@ -9,7 +9,6 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from bridge_pipeline import redaction
 from bridge_pipeline.connector_kit.oauth import OAuth, OAuthCredentials
 from bridge_pipeline.connector_kit.session import AddressRefused, Session, SourceContext, SourceError
 from bridge_pipeline.connector_kit.tokens import OwnTokens
@@ -65,11 +64,6 @@ class Issuer:
             "refresh_token": self.refresh,
             "access_token": self.valid,
         }
-
-
-@pytest.fixture(autouse=True)
-def known(monkeypatch):
-    monkeypatch.setattr(redaction, "_known", set())
 
 
 @pytest.fixture

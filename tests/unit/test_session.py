@@ -140,9 +140,8 @@ class Held:
 
 
 @pytest.fixture(autouse=True)
-def known(monkeypatch):
-    monkeypatch.setattr(redaction, "_known", set())
-    redaction.remember(TOKEN)
+def known(_forgotten):
+    redaction.remember(TOKEN, sent=True)
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ class HelpdeskClient:
 
     def __init__(self, config: HelpdeskConfig, context: SourceContext) -> None:
         token = config.api_token.get_secret_value()
-        remember(token)
+        remember(token, sent=True)
         self._context = context
         self._session = Session(context, config.base_url, {"token": token}, config.allow_private)
 

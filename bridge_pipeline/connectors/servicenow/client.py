@@ -283,15 +283,15 @@ def _credentials(config: ServiceNowConfig, context: SourceContext) -> Credential
     if config.client_id is not None:
         return OAuthCredentials(context, config.base_url, config.allow_private, _oauth(config))
     if config.api_token is not None:
-        remember(token := config.api_token.get_secret_value())
+        remember(token := config.api_token.get_secret_value(), sent=True)
         return _Fixed("Authorization", f"Bearer {token}")
     if config.api_key is not None:
-        remember(key := config.api_key.get_secret_value())
+        remember(key := config.api_key.get_secret_value(), sent=True)
         return _Fixed("x-sn-apikey", key)
     password = _clear(config.password)
     pair = base64.b64encode(f"{config.user}:{password}".encode()).decode()
-    remember(password)
-    remember(pair)
+    remember(password, sent=True)
+    remember(pair, sent=True)
     return _Fixed("Authorization", f"Basic {pair}")
 
 

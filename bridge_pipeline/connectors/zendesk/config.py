@@ -107,11 +107,11 @@ def credentials_of(config: ZendeskConfig, context: SourceContext) -> Credentials
         return OAuthCredentials(context, config.base_url, config.allow_private, _oauth(config))
     if config.access_token is not None:
         token = config.access_token.get_secret_value()
-        remember(token)
+        remember(token, sent=True)
         return FixedHeader(f"Bearer {token}")
     assert config.api_token is not None
     token = config.api_token.get_secret_value()
     basic = base64.b64encode(f"{config.email}/token:{token}".encode()).decode()
-    remember(token)
-    remember(basic)
+    remember(token, sent=True)
+    remember(basic, sent=True)
     return FixedHeader(f"Basic {basic}")
