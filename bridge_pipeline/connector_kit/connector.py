@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import BaseModel
 
 from bridge_pipeline.connector_kit import pages
-from bridge_pipeline.connector_kit.fields import Field, Record
+from bridge_pipeline.connector_kit.fields import Field, Record, Refused
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.pages import PageContent
 from bridge_pipeline.connector_kit.quota import Metering
@@ -68,6 +68,25 @@ class Stream:
     def exact_records(self, body: bytes) -> list[bytes]:
         """The exact bytes of every record of a list answer, in order."""
         return self.split(body) if self.split else pages.exact_records(body, self.names)
+
+    def single_record(self, body: bytes, record_id: str) -> tuple[Any, bytes]:
+        """The one record of an answer, and its exact bytes; one without a proper id is for quarantine.
+
+        Raises:
+            UnreadableBody: there is none, or it is plainly another one.
+        """
+        record, raw = pages.parse_single(body, self.single_names)
+        try:
+            found = self.fields[self._id].read(record) if isinstance(record, dict) else None
+        except Refused:
+            found = None
+        if found not in (None, record_id):
+            raise pages.UnreadableBody(f"the record has the id {found}, not {record_id}")
+        return record, raw
+
+    @property
+    def _id(self) -> int:
+        return self.entity.column_names.index("id")
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ import httpx
 import structlog
 
 from bridge_pipeline.connector_kit.journal import Journal
-from bridge_pipeline.connector_kit.pages import UnreadableBody
+from bridge_pipeline.connector_kit.pages import UnreadableBody, without_members
 from bridge_pipeline.connector_kit.quota import HeldBack, Quota
 from bridge_pipeline.connector_kit.tokens import OwnTokens, TokenStore
 from bridge_pipeline.connector_kit.transport import Deadline, GuardedTransport, NotPublic
+from bridge_pipeline.model import Entity
 from bridge_pipeline.redaction import RedactingFilter, redact
 from bridge_pipeline.settings import Settings
 
@@ -90,6 +91,12 @@ class SourceContext:
     quota: Quota
     exclude: tuple[str, ...] = ()
     tokens: TokenStore = field(default_factory=OwnTokens)
+
+    def without_excluded(self, entity: Entity, body: bytes) -> bytes:
+        """`body` without what the connection excludes of an entity; nothing else may be stored."""
+        prefix = f"{entity.name}."
+        patterns = [each.removeprefix(prefix) for each in self.exclude if each.startswith(prefix)]
+        return without_members(body, patterns) if patterns else body
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from bridge_pipeline.connector_kit import pages
+from bridge_pipeline.connector_kit.config import Address, AllowPrivate
 from bridge_pipeline.connector_kit.connector import Page, Reading, Stream
-from bridge_pipeline.connector_kit.fields import Refused, integer_id
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.listing import Limits, Listing, NeverWhole, Request
 from bridge_pipeline.connector_kit.pages import PageContent
@@ -30,21 +29,9 @@ class HelpdeskConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    base_url: str = Field(description="Address of the desk, such as https://clientcentral.io")
+    base_url: Address = Field(description="Address of the desk, such as https://clientcentral.io")
     api_token: SecretStr = Field(description="An API token: digits, a dash, then letters and digits.")
-    allow_private: bool = Field(
-        False, description="Allow plain http and private or loopback addresses, for test servers."
-    )
-
-    @field_validator("base_url")
-    @classmethod
-    def _plain_address(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an address such as https://clientcentral.io")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("must hold no credential, query or fragment; the token goes into api_token")
-        return value.rstrip("/")
+    allow_private: AllowPrivate = False
 
 
 class HelpdeskClient:
@@ -82,8 +69,8 @@ class HelpdeskClient:
                 f"one-{record_id}",
                 f"{stream.path}/{record_id}.json",
                 {"select": stream.select},
-                lambda body: _that_record(body, stream, record_id),
-                lambda body: self._without_excluded(stream, body),
+                lambda body: stream.single_record(body, record_id),
+                lambda body: self._context.without_excluded(stream.entity, body),
                 lambda _: 1,
             )
         except SourceError as error:
@@ -145,30 +132,9 @@ class HelpdeskClient:
             f"{stream.path}.json",
             params,
             lambda body: pages.parse_list(body, stream.names),
-            lambda body: self._without_excluded(stream, body),
+            lambda body: self._context.without_excluded(stream.entity, body),
             lambda content: len(content.records),
         )
-
-    def _without_excluded(self, stream: Stream, body: bytes) -> bytes:
-        prefix = f"{stream.entity.name}."
-        patterns = [p.removeprefix(prefix) for p in self._context.exclude if p.startswith(prefix)]
-        return pages.without_members(body, patterns) if patterns else body
-
-
-def _that_record(body: bytes, stream: Stream, record_id: str) -> tuple[Any, bytes]:
-    """The one record of an answer; one without a proper id is for quarantine.
-
-    Raises:
-        UnreadableBody: there is none, or it is plainly another one.
-    """
-    record, raw = pages.parse_single(body, stream.single_names)
-    try:
-        found = integer_id(record.get("id"), "/id") if isinstance(record, dict) else None
-    except Refused:
-        found = None
-    if found not in (None, record_id):
-        raise pages.UnreadableBody(f"the record has the id {found}, not {record_id}")
-    return record, raw
 
 
 def open_client(config: HelpdeskConfig, context: SourceContext) -> HelpdeskClient:

@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from bridge_pipeline.connector_kit import pages
+from bridge_pipeline.connector_kit.config import Address, AllowPrivate
 from bridge_pipeline.connector_kit.connector import Page, Reading, Stream
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.oauth import OAuth, OAuthCredentials
@@ -48,7 +48,7 @@ class ServiceNowConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    base_url: str = Field(description="Address of the instance, such as https://acme.service-now.com")
+    base_url: Address = Field(description="Address of the instance, such as https://acme.service-now.com")
     user: str | None = Field(
         None, description="Name of the integration user, for Basic or the password grant."
     )
@@ -66,19 +66,7 @@ class ServiceNowConfig(BaseModel):
     page_size: int = Field(
         1_000, ge=1, le=_MOST_ROWS, description="Rows asked for at a time; fewer where the instance is slow."
     )
-    allow_private: bool = Field(
-        False, description="Allow plain http and private or loopback addresses, for test servers."
-    )
-
-    @field_validator("base_url")
-    @classmethod
-    def _plain_address(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an address such as https://acme.service-now.com")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("must hold no credential, query or fragment")
-        return value.rstrip("/")
+    allow_private: AllowPrivate = False
 
     @model_validator(mode="after")
     def _one_way_in(self) -> "ServiceNowConfig":
@@ -155,8 +143,8 @@ class ServiceNowClient:
                 f"one-{record_id}",
                 f"{stream.path}/{record_id}",
                 _raw(),
-                lambda body: _that_row(body, stream, record_id),
-                lambda body: self._without_excluded(stream, body),
+                lambda body: stream.single_record(body, record_id),
+                lambda body: self._context.without_excluded(stream.entity, body),
                 lambda _: 1,
             )
         except SourceError as error:
@@ -241,7 +229,7 @@ class ServiceNowClient:
             stream.path,
             params,
             lambda body: _rows(body, stream),
-            lambda body: self._without_excluded(stream, body),
+            lambda body: self._context.without_excluded(stream.entity, body),
             lambda content: len(content.records) if counts else 0,
             keep=(_TOTAL,),
         )
@@ -263,11 +251,6 @@ class ServiceNowClient:
                 "which an empty page cannot be told from the last one; does a proxy take headers away?"
             )
         return int(total)
-
-    def _without_excluded(self, stream: Stream, body: bytes) -> bytes:
-        prefix = f"{stream.entity.name}."
-        patterns = [p.removeprefix(prefix) for p in self._context.exclude if p.startswith(prefix)]
-        return pages.without_members(body, patterns) if patterns else body
 
 
 def open_client(config: ServiceNowConfig, context: SourceContext) -> ServiceNowClient:
@@ -341,19 +324,6 @@ def _broke_off(body: bytes) -> bool:
     except orjson.JSONDecodeError:
         return True
     return not isinstance(document, dict) or "error" in document
-
-
-def _that_row(body: bytes, stream: Stream, record_id: str) -> tuple[Any, bytes]:
-    """The one row of an answer.
-
-    Raises:
-        UnreadableBody: there is none, or it is plainly another one.
-    """
-    record, raw = pages.parse_single(body, stream.single_names)
-    found = record.get(ID) if isinstance(record, dict) else None
-    if isinstance(found, str) and found != record_id:
-        raise pages.UnreadableBody(f"the row has the sys_id {found[:40]}, not {record_id}")
-    return record, raw
 
 
 def _changed(stream: Stream) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bridge_pipeline.connector_kit import pages
 from bridge_pipeline.connector_kit.connector import Page, Reading, Stream
-from bridge_pipeline.connector_kit.fields import Refused, from_microseconds, integer_id
+from bridge_pipeline.connector_kit.fields import Refused, from_microseconds
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.oauth import OAuthCredentials
 from bridge_pipeline.connector_kit.pages import PageContent
@@ -85,8 +85,8 @@ class ZendeskClient:
                 f"one-{record_id}",
                 f"{path}/{record_id}.json",
                 _included(stream),
-                lambda body: _that_record(body, stream, record_id),
-                lambda body: self._without_excluded(stream, body),
+                lambda body: stream.single_record(body, record_id),
+                lambda body: self._context.without_excluded(stream.entity, body),
                 lambda _: 1,
             )
         except SourceError as error:
@@ -170,7 +170,7 @@ class ZendeskClient:
                     stream.path,
                     {**params, **size, **_included(stream)},
                     lambda body: _checked_page(stream, style, body, params),
-                    lambda body: self._without_excluded(stream, body),
+                    lambda body: self._context.without_excluded(stream.entity, body),
                     lambda content: len(content.records),
                 )
             except SourceError as error:
@@ -195,11 +195,6 @@ class ZendeskClient:
         seen = page.fetched_at - _WITHHELD
         if STYLES[reading.stream.entity.name].export and reading.window and reading.window.end > seen:
             proof["unsettled_from"] = seen.isoformat()
-
-    def _without_excluded(self, stream: Stream, body: bytes) -> bytes:
-        prefix = f"{stream.entity.name}."
-        patterns = [p.removeprefix(prefix) for p in self._context.exclude if p.startswith(prefix)]
-        return pages.without_members(body, patterns) if patterns else body
 
 
 def open_client(config: ZendeskConfig, context: SourceContext) -> ZendeskClient:
@@ -230,22 +225,6 @@ def _checked_page(stream: Stream, style: Style, body: bytes, params: Params) -> 
     with suppress(Capped):
         style.following(content, params)
     return content
-
-
-def _that_record(body: bytes, stream: Stream, record_id: str) -> tuple[Any, bytes]:
-    """The one record of an answer; one without a proper id is for quarantine.
-
-    Raises:
-        UnreadableBody: there is none, or it is plainly another one.
-    """
-    record, raw = pages.parse_single(body, stream.single_names)
-    try:
-        found = integer_id(record.get("id"), "/id") if isinstance(record, dict) else None
-    except Refused:
-        found = None
-    if found not in (None, record_id):
-        raise pages.UnreadableBody(f"the record has the id {found}, not {record_id}")
-    return record, raw
 
 
 def _mark(stream: Stream, record: Any) -> datetime | None:

@@ -4,10 +4,10 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from bridge_pipeline.connector_kit.config import Address, AllowPrivate
 from bridge_pipeline.connector_kit.oauth import OAuth, OAuthCredentials
 from bridge_pipeline.connector_kit.session import Credentials, SourceContext
 from bridge_pipeline.redaction import remember
@@ -22,7 +22,7 @@ class ZendeskConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    base_url: str = Field(description="Address of the help desk, such as https://acme.zendesk.com")
+    base_url: Address = Field(description="Address of the help desk, such as https://acme.zendesk.com")
     email: str | None = Field(
         None, description="E-mail address of the user that the API token acts as; an administrator's."
     )
@@ -39,19 +39,12 @@ class ZendeskConfig(BaseModel):
         None, description="An OAuth access token with the scope `read` that does not expire."
     )
     plan: Plan = Field("team", description="The account's plan, which sets how many requests it may send.")
-    allow_private: bool = Field(
-        False, description="Allow plain http and private or loopback addresses, for test servers."
-    )
+    allow_private: AllowPrivate = False
 
     @field_validator("base_url")
     @classmethod
-    def _plain_address(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an address such as https://acme.zendesk.com")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("must hold no credential, query or fragment")
-        return value.rstrip("/").removesuffix("/api/v2")
+    def _without_path_of_the_api(cls, value: str) -> str:
+        return value.removesuffix("/api/v2")
 
     @model_validator(mode="after")
     def _one_credential(self) -> "ZendeskConfig":
