@@ -191,8 +191,9 @@ class Connector:
     `config` is a pydantic model whose `SecretStr` fields are the credentials. `open` takes
     such a config and a `SourceContext` and returns a `Client`. `simulate` serves a double of the API.
     `expectations` adds to the entities' own suites, by entity. `metering` says how the source counts
-    requests, where it publishes that. `record_url` takes the source's address, an entity and an id and
-    gives the page on which people look at the record, where that is known.
+    requests, where it publishes that. `logins` names the fields of a config that say, beside its secrets,
+    who logs in: connections that differ in one do not share a quota. `record_url` takes the source's
+    address, an entity and an id and gives the page on which people look at the record, where that is known.
     """
 
     name: str
@@ -203,6 +204,7 @@ class Connector:
     simulate: "Callable[[SimulatorOptions], None]"
     expectations: dict[str, tuple[Expectation, ...]]
     metering: Metering | None = None
+    logins: tuple[str, ...] = ()
     record_url: Callable[[str, str, str], str | None] | None = None
 
     def stream(self, entity: str) -> Stream:

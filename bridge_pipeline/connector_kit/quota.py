@@ -13,11 +13,17 @@ class HeldBack(RuntimeError):
     """The source asked for longer than a request may wait."""
 
 
+# Takes the headers of an answer, names in lower case, as soon as they have come.
+Answered = Callable[[Mapping[str, str]], None]
+
+
 class Quota(Protocol):
     """Permission to send requests with one credential."""
 
-    def request(self, path: str, params: Mapping[str, str]) -> AbstractContextManager[None]:
+    def request(self, path: str, params: Mapping[str, str]) -> AbstractContextManager[Answered | None]:
         """Waits until this request may be sent; the context ends with its answer.
+
+        Its value, if there is one, is called with the answer's headers: they correct the quota.
 
         Raises:
             HeldBack: the source holds the credential back for longer than a request may wait.
@@ -40,17 +46,23 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Observed:
-    """What an answer's headers say of a bucket: its limit, what is left, and the seconds until it is full."""
+    """What an answer's headers say of a bucket: its limit, what is left, and the seconds until it is full.
+
+    The bucket may be one that is not declared; an empty name stands for the last one that `cost` names
+    for the request, as where headers tell of the endpoint's own bucket without naming it. `seconds` is
+    the length of its window, where neither `Metering.buckets` nor a minute says it.
+    """
 
     bucket: str
     units: int | None = None
     left: int | None = None
     resets_in: float | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class Metering:
-    """How a source counts requests.
+    """How a source counts requests, in windows that slide or are fixed: both are kept.
 
     `buckets` gives the published limits of a connection's config (its plan). `cost` gives the units
     that a request takes from each bucket by name. `observed` reads the limits out of an answer's

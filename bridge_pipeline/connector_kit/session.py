@@ -194,11 +194,13 @@ class Session:
     ) -> "Answer[T] | _Failure":
         url = self._url(path, params)
         try:
-            with self.context.quota.request(path, params):
+            with self.context.quota.request(path, params) as answered:
                 # Getting a token may take a request of its own, with a deadline of its own.
                 headers = self._credentials.headers() if self._credentials else None
                 self._deadline.begin(self.context.settings.read_timeout)
                 with self._http.stream("GET", url, headers=headers) as response:
+                    if answered:
+                        answered(response.headers)
                     body = self._body(response) if response.is_success else beginning(response)
                     fetched_at = datetime.now(UTC)
         except HeldBack as error:

@@ -60,6 +60,7 @@ class Batch:
     accepted_by: str | None = None
     accept_reason: str | None = None
     first_read_of: date | None = None
+    quota: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def window(self) -> Window:

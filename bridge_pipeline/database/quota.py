@@ -1,146 +1,245 @@
-"""The quota of a credential, shared by all processes, runs and tenants through Postgres.
+"""The quota of a credential: one ledger in Postgres for all processes, runs and tenants that use it.
 
-A credential that may send N requests a minute has N slots. A request takes a free slot and
-gives it back a minute after its answer has arrived, so in no minute, by whatever clock the
-source counts, are more than N requests under way or answered. A process that dies keeps its
-slot only until its lease ends.
+A request takes units from the source's buckets and gives them back one window after its answer came.
+So in no window, fixed or sliding and by whatever clock the source counts, is more under way or
+answered than a bucket holds. A process that dies keeps what it took only until its lease ends.
+
+Taking is one call of the function `bridge.quota_take`, which says "go" or when to come again; giving
+back, and what an answer's headers say, is one of `bridge.quota_settle` (migration 0012). Each is one
+short transaction that holds nothing beyond its end, so that pooled connections will do.
 """
 
+import json
 import math
+import re
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 import structlog
+from sqlalchemy.dialects.postgresql import insert
 
-from bridge_pipeline.connector_kit.quota import HeldBack
+from bridge_pipeline.connector_kit.quota import Answered, Bucket, HeldBack, Metering, Observed
+from bridge_pipeline.database import tables as t
 
+# The bucket that every request takes one unit from; limited only where a connection configures it.
+REQUESTS = "requests"
 MINUTE = 60.0
-# Clocks run unevenly; the source's minute may be a little longer than ours.
-_MARGIN = 0.25
+# Seconds after which one that waits looks again, whatever it was told: limits and waiters change.
+_LONGEST_PAUSE = 5.0
+# Headers with other values are mistaken, or speak of something else.
+_MOST_UNITS, _LONGEST_RESET = 10**9, 86_400.0
+_NUMBER = re.compile(r"\d+")
 log = structlog.get_logger("bridge.source")
 
-_MAKE = sa.text(
-    """
-    insert into bridge.quota_slots (credential, slot, free_at)
-    select :credential, slot, '-infinity' from generate_series(
-        (select coalesce(max(slot) + 1, 0) from bridge.quota_slots where credential = :credential), :slots - 1
-    ) as slot
-    on conflict do nothing
-    """
-)
 _TAKE = sa.text(
-    """
-    update bridge.quota_slots
-    set free_at = clock_timestamp() + make_interval(secs => :lease)
-    where credential = :credential and slot = (
-        select slot from bridge.quota_slots
-        where credential = :credential and slot < :slots and free_at <= clock_timestamp()
-            and not exists (
-                select from bridge.quota_holds
-                where credential = :credential and held_until > clock_timestamp()
-            )
-        order by free_at limit 1 for update skip locked
-    )
-    returning slot, free_at
-    """
+    "select * from bridge.quota_take(:credential, :connection, cast(:asked as jsonb), :reserve,"
+    " :longest_request, :longest_pause, :place)"
 )
-_GIVE_BACK = sa.text(
-    """
-    update bridge.quota_slots
-    set free_at = clock_timestamp() + make_interval(secs => :minute)
-    where credential = :credential and slot = :slot and free_at = :taken_until
-    """
-)
-# Slots start at -infinity, from which Postgres before 17 subtracts nothing.
-_WAIT = sa.text(
-    """
-    select extract(epoch from greatest(
-        (select min(free_at) from bridge.quota_slots where credential = :credential and slot < :slots),
-        (select held_until from bridge.quota_holds where credential = :credential),
-        clock_timestamp()
-    ) - clock_timestamp())
-    """
-)
+_SETTLE = sa.text("select bridge.quota_settle(:credential, :use, cast(:told as jsonb))")
 _HOLD = sa.text(
     """
-    insert into bridge.quota_holds (credential, held_until)
-    values (:credential, clock_timestamp() + make_interval(secs => :seconds))
-    on conflict (credential) do update
-    set held_until = greatest(quota_holds.held_until, excluded.held_until)
+    insert into bridge.quota_buckets as b (credential, bucket, seconds, held_until)
+    values (:credential, 'requests', :minute, clock_timestamp() + make_interval(secs => :seconds))
+    on conflict (credential, bucket) do update
+    set held_until = greatest(b.held_until, excluded.held_until)
     """
 )
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A connection as the one who asks: its credential's fingerprint, and the share it leaves to others."""
+
+    tenant: str
+    connection: str
+    credential: str
+    reserve: float = 0.2
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a `SharedQuota` took from a bucket: units, and the seconds for which it lacked any."""
+
+    used: int = 0
+    waited: float = 0.0
 
 
 class SharedQuota:
-    """See `connector_kit.quota.Quota`.
+    """See `connector_kit.quota.Quota`. Threads may share one.
 
     Args:
         engine: of the database that all processes share.
-        credential: a fingerprint of the credential, not the credential.
-        requests_per_minute: None where no limit is known; `Retry-After` holds all the same.
+        holder: who asks.
+        metering: how the source counts, if that is known.
+        buckets: the limits that are known beforehand; what answers say corrects them.
         longest_request: seconds after which a request that got no answer has ended for certain.
-        minute: seconds in which no more than that many requests are sent.
         patience: seconds that a request waits for the source's `Retry-After` at most.
     """
 
     def __init__(
         self,
         engine: sa.Engine,
-        credential: str,
-        requests_per_minute: int | None,
+        holder: Holder,
+        buckets: tuple[Bucket, ...],
+        metering: Metering | None,
         longest_request: float,
-        minute: float = MINUTE,
         patience: float = math.inf,
     ) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._credential = credential
-        self._slots = requests_per_minute
-        self._minute = minute + _MARGIN
-        self._lease = longest_request + self._minute
-        # A slot is free after its lease at the latest; who waits longer is held by the source.
-        self._patience = max(patience, self._lease)
-        if self._slots:
-            self._run(_MAKE, slots=self._slots)
+        self._holder = holder
+        self._known = {REQUESTS: Bucket(REQUESTS, 0)} | {bucket.name: bucket for bucket in buckets}
+        self._metering = metering
+        self._longest_request = longest_request
+        self._patience = patience
+        # By shape of path, buckets that only answers told of.
+        self._learned: dict[str, set[str]] = defaultdict(set)
+        self._lock = threading.Lock()
+        self._spent: dict[str, Spent] = defaultdict(Spent)
+        self._register()
+
+    @property
+    def spent(self) -> dict[str, Spent]:
+        """What its requests took so far, by bucket."""
+        with self._lock:
+            return dict(self._spent)
 
     @contextmanager
-    def request(self, path: str, params: Mapping[str, str]) -> Iterator[None]:
-        """Waits for a slot, whatever is asked for; its minute begins when the context ends."""
-        slot = self._wait_for_slot()
+    def request(self, path: str, params: Mapping[str, str]) -> Iterator[Answered]:
+        """Waits for units in every bucket that the request takes from.
+
+        Its window begins with the answer's headers, or where none came with the end of the context.
+        """
+        costs = self._costs(path, params)
+        use = self._take(costs)
+        answered = False
+
+        def settle(headers: Mapping[str, str]) -> None:
+            nonlocal answered
+            self._settle(use, self._observed(path, costs, headers))
+            answered = True
+
         try:
-            yield
+            yield settle
         finally:
-            if slot is not None:
-                # One whose lease ended under way, as of a sleeping laptop, is no longer ours to give.
-                self._run(_GIVE_BACK, slot=slot[0], taken_until=slot[1], minute=self._minute)
+            if not answered:
+                self._settle(use, [])
 
     def hold(self, seconds: float) -> None:
-        """No request of this credential, from whatever process, for that long."""
-        self._run(_HOLD, seconds=seconds)
+        """No request of this credential, from whatever process, for that long; shortens no longer hold."""
+        self._run(_HOLD, seconds=seconds, minute=MINUTE)
 
-    def _wait_for_slot(self) -> tuple[int, datetime] | None:
-        """Number of the slot taken and the end of its lease; None where no limit is known."""
-        told = False
+    def _register(self) -> None:
+        """Says which credential the connection uses, and what is known of its limits."""
+        holder = self._holder
+        user = insert(t.quota_connections).values(
+            connection=holder.connection, tenant=holder.tenant, credential=holder.credential
+        )
+        rows = [
+            {
+                "credential": holder.credential,
+                "bucket": bucket.name,
+                "units": bucket.units or None,
+                "seconds": bucket.seconds,
+            }
+            for _, bucket in sorted(self._known.items())
+        ]
+        limits = insert(t.quota_buckets).values(rows)
+        changed = {name: limits.excluded[name] for name in ("units", "seconds")}
+        with self._engine.connect() as connection:
+            connection.execute(
+                user.on_conflict_do_update(
+                    index_elements=["connection"],
+                    set_={"tenant": holder.tenant, "credential": holder.credential},
+                )
+            )
+            connection.execute(
+                limits.on_conflict_do_update(index_elements=["credential", "bucket"], set_=changed)
+            )
+
+    def _costs(self, path: str, params: Mapping[str, str]) -> dict[str, int]:
+        costs = {REQUESTS: 1} | dict(self._metering.cost(path, params) if self._metering else {})
+        return dict.fromkeys(self._learned.get(_shape(path), ()), 1) | costs
+
+    def _take(self, costs: Mapping[str, int]) -> int:
+        """Waits for its turn; the number of the use."""
+        asked = json.dumps({name: self._asked(name, cost) for name, cost in costs.items()})
+        place, told = None, False
         while True:
-            if self._slots and (taken := self._run(_TAKE, slots=self._slots, lease=self._lease)):
-                return taken.slot, taken.free_at
-            asked = self._run(_WAIT, slots=self._slots or 0)
-            wait = float(asked[0]) if asked else 0.0
-            if wait <= 0 and not self._slots:
-                return None
-            if wait > self._patience:
-                raise HeldBack(f"the source asked for no requests within the next {wait:.0f} s")
+            found = self._run(
+                _TAKE,
+                connection=self._holder.connection,
+                asked=asked,
+                reserve=self._holder.reserve,
+                longest_request=self._longest_request,
+                longest_pause=_LONGEST_PAUSE,
+                place=place,
+            )
+            assert found is not None
+            if found.taken is not None:
+                self._note(costs)
+                return found.taken
+            if found.held > self._patience:
+                raise HeldBack(f"the source asked for no requests within the next {found.held:.0f} s")
             if not told:
-                log.info("waiting for quota", seconds=round(wait, 1))
+                log.info("waiting for quota", bucket=found.lacking, seconds=round(found.pause, 1))
                 told = True
-            # A slot under way is given back long before its lease ends, and free a minute later.
-            time.sleep(min(max(wait, 0.01), self._minute))
+            place = found.line
+            self._pause(found.lacking, min(found.pause, _LONGEST_PAUSE))
+
+    def _asked(self, name: str, cost: int) -> dict[str, float | None]:
+        bucket = self._known.get(name, Bucket(name, 0))
+        return {"cost": cost, "units": bucket.units or None, "seconds": bucket.seconds}
+
+    def _pause(self, bucket: str, seconds: float) -> None:
+        time.sleep(seconds)
+        with self._lock:
+            spent = self._spent[bucket]
+            self._spent[bucket] = replace(spent, waited=spent.waited + seconds)
+
+    def _note(self, costs: Mapping[str, int]) -> None:
+        with self._lock:
+            for name, cost in costs.items():
+                spent = self._spent[name]
+                self._spent[name] = replace(spent, used=spent.used + cost)
+
+    def _observed(
+        self, path: str, costs: Mapping[str, int], headers: Mapping[str, str]
+    ) -> list[dict[str, Any]]:
+        """What an answer says of its buckets, as far as it can be; buckets it names are paid from then on."""
+        if self._metering is None:
+            return []
+        own = list(costs)[-1]
+        told = [_sound(replace(each, bucket=each.bucket or own)) for each in self._metering.observed(headers)]
+        if new := {each.bucket for each in told if each.units is not None} - set(costs):
+            self._learned[_shape(path)] |= new
+        # A limit that is configured here is not the source's to change.
+        return [vars(each) for each in told if each.bucket != REQUESTS]
+
+    def _settle(self, use: int, told: list[dict[str, Any]]) -> None:
+        self._run(_SETTLE, use=use, told=json.dumps(told))
 
     def _run(self, statement: sa.TextClause, **values: object) -> sa.Row[Any] | None:
         """Executes a statement in a transaction of its own; its one row, if it has one."""
         with self._engine.connect() as connection:
-            result = connection.execute(statement, {"credential": self._credential, **values})
+            result = connection.execute(statement, {"credential": self._holder.credential, **values})
             return result.one_or_none() if result.returns_rows else None
+
+
+def _shape(path: str) -> str:
+    """A path without its numbers: requests for single records share a bucket."""
+    return _NUMBER.sub("#", path)
+
+
+def _sound(said: Observed) -> Observed:
+    """What is said, without what cannot be."""
+    units = said.units if said.units is not None and 0 < said.units <= _MOST_UNITS else None
+    left = said.left if said.left is not None and 0 <= said.left <= _MOST_UNITS else None
+    resets = said.resets_in if said.resets_in is not None and 0 <= said.resets_in <= _LONGEST_RESET else None
+    seconds = said.seconds if said.seconds is not None and 0 < said.seconds <= _LONGEST_RESET else None
+    return Observed(said.bucket, units, left, resets, seconds)

@@ -29,8 +29,9 @@ class ConnectionRecord:
     """One connection without its credentials.
 
     `created_at` and `removed_at` are set by the registry and ignored by `put`. `first_day` None
-    means the one of the settings, `requests_per_minute` None no limit of ours. The daily schedule
-    leaves out a connection that is not `scheduled`.
+    means the one of the settings, `requests_per_minute` None that no limit is configured. Of every limit
+    the share `quota_reserve` is left to others. The daily schedule leaves out a connection that is not
+    `scheduled`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ConnectionRecord:
     entities: tuple[str, ...]
     exclude: tuple[str, ...] = ()
     requests_per_minute: int | None = None
+    quota_reserve: float = 0.2
     first_day: date | None = None
     scheduled: bool = True
     created_at: datetime | None = field(default=None, compare=False)
@@ -116,6 +118,7 @@ def put(
         "secrets": {name: dict(box) for name, box in sealed_secrets.items()},
         "secret_variables": sorted(variables),
         "requests_per_minute": record.requests_per_minute,
+        "quota_reserve": record.quota_reserve,
         "entities": list(record.entities),
         "exclude": list(record.exclude),
         "first_day": record.first_day,
@@ -202,6 +205,7 @@ def _record(row: sa.Row[Any]) -> ConnectionRecord:
         entities=tuple(row.entities),
         exclude=tuple(row.exclude),
         requests_per_minute=row.requests_per_minute,
+        quota_reserve=row.quota_reserve,
         first_day=row.first_day,
         scheduled=row.scheduled,
         created_at=row.created_at,

@@ -73,6 +73,8 @@ connections = _bridge(
     # Names of the environment variables the secrets came from, to keep them from child processes.
     sa.Column("secret_variables", JSONB, nullable=False, server_default="[]"),
     sa.Column("requests_per_minute", sa.Integer),
+    # Share of the source's limits that is left to the customer's other integrations.
+    sa.Column("quota_reserve", sa.Double, nullable=False, server_default=sa.text("0.2")),
     sa.Column("entities", JSONB, nullable=False),
     sa.Column("exclude", JSONB, nullable=False, server_default="[]"),
     sa.Column("first_day", sa.Date),
@@ -83,6 +85,7 @@ connections = _bridge(
     _time("removed_at"),
     _key_check("name"),
     sa.CheckConstraint("requests_per_minute > 0", name="requests_per_minute"),
+    sa.CheckConstraint("quota_reserve >= 0 and quota_reserve < 1", name="quota_reserve"),
 )
 
 batch_ids = sa.Sequence("batch_ids", metadata=metadata, schema=naming.BRIDGE_SCHEMA)
@@ -124,6 +127,8 @@ batches = _bridge(
     _now("created_at"),
     # The newest settled day, where the schedule read it here for the first time (rule 16).
     sa.Column("first_read_of", sa.Date),
+    # {bucket: {used, waited}}: units that its requests took, and seconds that they waited.
+    sa.Column("quota", JSONB, nullable=False, server_default="{}"),
     sa.CheckConstraint("kind in ('window', 'whole', 'lookup', 'replay')", name="kind"),
     sa.CheckConstraint("verdict in ('pending', 'passed', 'accepted', 'blocked')", name="verdict"),
     sa.CheckConstraint("window_end > window_start", name="window"),
@@ -369,16 +374,62 @@ deletions = _bridge(
     sa.CheckConstraint("reason in ('lookup', 'listing', 'marked')", name="reason"),
 )
 
-quota_slots = _bridge(
-    "quota_slots",
-    _text("credential", primary_key=True),
-    sa.Column("slot", sa.Integer, primary_key=True),
-    _time("free_at", nullable=False),
-    sa.Index(None, "credential", "free_at"),
+quota_tickets = sa.Sequence("quota_tickets", metadata=metadata, schema=naming.BRIDGE_SCHEMA)
+
+# Which credential a connection uses; the one place that says who shares a quota.
+quota_connections = _bridge(
+    "quota_connections",
+    sa.Column("connection", sa.ForeignKey(connections.c.name, ondelete="CASCADE"), primary_key=True),
+    _text("tenant"),
+    # A keyed fingerprint, as in all tables of the quota.
+    _text("credential", index=True),
+    # When a request of it was let through last.
+    _time("served_at"),
 )
 
-quota_holds = _bridge(
-    "quota_holds", _text("credential", primary_key=True), _time("held_until", nullable=False)
+# What a source lets a credential do; `told_…` is what its answers said. Every request takes from the
+# bucket `requests`, whose row is the lock of its credential.
+quota_buckets = _bridge(
+    "quota_buckets",
+    _text("credential", primary_key=True),
+    _text("bucket", primary_key=True),
+    sa.Column("units", sa.BigInteger),
+    sa.Column("seconds", sa.Double, nullable=False),
+    sa.Column("told_units", sa.BigInteger),
+    sa.Column("told_seconds", sa.Double),
+    _time("told_at"),
+    # The sum of the units in `quota_uses`.
+    _count("used"),
+    # Units that the source has counted and this ledger has not, and until when they count.
+    _count("others"),
+    _time("others_until"),
+    _time("held_until"),
+)
+
+# What requests took from buckets, until it is free again.
+quota_uses = _bridge(
+    "quota_uses",
+    sa.Column("use", sa.BigInteger, primary_key=True, autoincrement=False),
+    _text("bucket", primary_key=True),
+    _text("credential"),
+    sa.Column("units", sa.BigInteger, nullable=False),
+    # What the bucket's `used` was then, this one included.
+    sa.Column("used_with_it", sa.BigInteger, nullable=False),
+    sa.Column("answered", sa.Boolean, nullable=False, server_default="false"),
+    _time("free_at", nullable=False),
+    sa.Index(None, "credential", "bucket", "free_at"),
+)
+
+# Requests that were told when to come again.
+quota_waiters = _bridge(
+    "quota_waiters",
+    sa.Column("ticket", sa.BigInteger, primary_key=True, autoincrement=False),
+    _text("credential"),
+    _text("connection"),
+    # {bucket: units}
+    sa.Column("wanted", JSONB, nullable=False),
+    _time("due_at", nullable=False),
+    sa.Index(None, "credential", "due_at"),
 )
 
 # Tokens that a source gave for a credential; all in boxes, as the secrets of connections are.

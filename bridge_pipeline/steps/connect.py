@@ -57,7 +57,9 @@ class Applied:
 class _Quota(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    requests_per_minute: int = Field(gt=0, le=1_000_000)
+    requests_per_minute: Annotated[int, Field(gt=0, le=1_000_000)] | None = None
+    # Share of every limit that is left to the customer's other integrations.
+    reserve: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
 
 class _Entry(BaseModel):
@@ -213,7 +215,7 @@ def _checked(
     secrets = _secrets(config)
     for secret in secrets.values():
         remember(secret)
-    entities = _entities(entry, connector, place)
+    entities, quota = _entities(entry, connector, place), entry.quota or _Quota()
     record = ConnectionRecord(
         name=entry.name,
         tenant=entry.tenant,
@@ -221,7 +223,8 @@ def _checked(
         config=config.model_dump(mode="json", exclude=set(secrets)),
         entities=entities,
         exclude=_exclude(entry, entities, place),
-        requests_per_minute=entry.quota.requests_per_minute if entry.quota else None,
+        requests_per_minute=quota.requests_per_minute,
+        quota_reserve=quota.reserve,
         first_day=entry.first_day,
         scheduled=entry.schedule,
     )

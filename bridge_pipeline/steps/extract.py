@@ -21,7 +21,6 @@ from sqlalchemy.dialects.postgresql import insert
 from bridge_pipeline import connectors, progress
 from bridge_pipeline.connector_kit.connector import Client, Connector, Page, Reading, Stream
 from bridge_pipeline.connector_kit.journal import Journal, begin_extraction, open_extraction
-from bridge_pipeline.connector_kit.quota import Quota
 from bridge_pipeline.connector_kit.reckoning import Outcome, look_up
 from bridge_pipeline.connector_kit.session import SourceContext, SourceError
 from bridge_pipeline.database import ledger, registry
@@ -38,6 +37,7 @@ from bridge_pipeline.steps import gone
 from bridge_pipeline.steps.census import DiskCensus, RejectedRecord
 from bridge_pipeline.steps.collect import Collector
 from bridge_pipeline.steps.land import land
+from bridge_pipeline.steps.metering import shared_quota
 
 log = structlog.get_logger(__name__)
 _QUARANTINE_CHUNK = 200
@@ -54,6 +54,7 @@ class Source:
     connector: Connector
     client: Client
     base: str
+    quota: SharedQuota
 
 
 @contextmanager
@@ -72,12 +73,12 @@ def open_source(workspace: Workspace, name: str) -> Iterator[Source]:
     secrets = registry.secrets(engine, workspace.sealer, name)
     config = connector.config.model_validate({**record.config, **secrets})
     base = str(record.config.get("base_url", "")).rstrip("/")
-    quota = _quota(workspace, record, base, secrets)
+    quota = shared_quota(workspace, record, connector, config, secrets)
     tokens = SharedTokens(engine, workspace.sealer)
     context = SourceContext(name, workspace.settings, quota, record.exclude, tokens)
     client = connector.open(config, context)
     try:
-        yield Source(record, connector, client, base)
+        yield Source(record, connector, client, base, quota)
     finally:
         client.close()
 
@@ -297,6 +298,7 @@ class _Extraction:
             fetched_from=counts.fetched_from or now,
             fetched_to=counts.fetched_to or now,
             run_id=self._run_id,
+            quota={name: vars(spent) for name, spent in self._source.quota.spent.items()},
         )
 
     def _first_read(self, connection: sa.Connection, batch: Batch) -> date | None:
@@ -353,18 +355,6 @@ def journal_of(workspace: Workspace, batch: Batch) -> Journal:
 def landing_of(workspace: Workspace, batch: Batch) -> Path:
     """The folder of a batch's Parquet files."""
     return workspace.home.landing_of(batch.tenant, batch.connection, batch.entity) / str(batch.id)
-
-
-def _quota(workspace: Workspace, record: ConnectionRecord, base: str, secrets: dict[str, str]) -> Quota:
-    settings = workspace.settings
-    credential = "|".join([record.connector, base, *(secrets[field] for field in sorted(secrets))])
-    return SharedQuota(
-        workspace.database.engine,
-        workspace.sealer.fingerprint(credential),
-        record.requests_per_minute,
-        settings.connect_timeout + 2 * settings.read_timeout,
-        patience=settings.retry_after_budget,
-    )
 
 
 def keep_rejected(connection: sa.Connection, batch: Batch, records: Iterator[RejectedRecord]) -> None:

@@ -1,4 +1,4 @@
-"""The quota of a credential holds across processes, whatever becomes of them."""
+"""The quota of a credential holds across processes, whatever becomes of them, and none of it lies idle."""
 
 import itertools
 import json
@@ -8,35 +8,47 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
 
-from bridge_pipeline.connector_kit.quota import HeldBack
-from bridge_pipeline.database.quota import SharedQuota
+from bridge_pipeline.connector_kit.quota import Bucket, HeldBack, Metering, Observed
+from bridge_pipeline.database.quota import REQUESTS, Holder, SharedQuota, Spent
+from tests.integration.flow import connect, execute, rows
 
-MINUTE = 0.5
+WINDOW = 0.5
 
 # Each request stays under way for a moment; its times are of the clock that all processes share.
 PROGRAM = """
 import json, os, sys, threading, time
+from bridge_pipeline.connector_kit.quota import Bucket
 from bridge_pipeline.database.engine import Database
-from bridge_pipeline.database.quota import SharedQuota
-requests, limit, longest, minute, mode = json.loads(sys.argv[1])
+from bridge_pipeline.database.quota import Holder, SharedQuota
+name, requests, limit, longest, window, mode = json.loads(sys.argv[1])
 engine = Database.of(os.environ["QUOTA_TEST_URL"]).engine
-quota = SharedQuota(engine, "credential", limit, longest, minute)
+buckets = (Bucket("requests", limit, window),) if limit else ()
+quota = SharedQuota(engine, Holder("acme", name, "credential", 0.0), buckets, None, longest)
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(requests):
-    with quota.request("/", {}):
+    with quota.request("/", {}) as answered:
         started = time.monotonic()
         if mode == "hang":
             print("under way", flush=True)
             threading.Event().wait()
         threading.Event().wait(0.01)
+        answered({})
         print(json.dumps([started, time.monotonic()]), flush=True)
 """
+
+
+@pytest.fixture
+def workspace(workspace):
+    for name in ("first", "second"):
+        connect(workspace, "http://127.0.0.1:1", name)
+    return workspace
 
 
 @pytest.fixture
@@ -44,9 +56,9 @@ def start(workspace, database):
     """Starts a process that sends requests as soon as it is told to."""
     children = []
 
-    def starting(requests, limit, longest=10.0, mode="send"):
+    def starting(requests, limit, longest=10.0, mode="send", name="first"):
         child = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, json.dumps([requests, limit, longest, MINUTE, mode])],
+            [sys.executable, "-c", PROGRAM, json.dumps([name, requests, limit, longest, WINDOW, mode])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -63,8 +75,21 @@ def start(workspace, database):
 
 @pytest.fixture
 def quota(workspace):
-    def making(limit, longest=10.0, credential="credential"):
-        return SharedQuota(workspace.database.engine, credential, limit, longest, MINUTE)
+    """The quota of a connection: of the bucket `requests`, or of those that `metering` counts."""
+
+    def making(
+        limit=None,
+        longest=10.0,
+        credential="credential",
+        reserve=0.0,
+        name="first",
+        metering=None,
+        buckets=(),
+        **more,
+    ):
+        known = (Bucket(REQUESTS, limit, WINDOW),) if limit else ()
+        holder = Holder("acme", name, credential, reserve)
+        return SharedQuota(workspace.database.engine, holder, (*known, *buckets), metering, longest, **more)
 
     return making
 
@@ -93,39 +118,294 @@ def finished(child):
 
 
 def busiest(requests):
-    """The most requests that any minute saw, whenever during a request the source counts it."""
+    """The most requests that any window saw, whenever during a request the source counts it."""
     return max(
-        sum(started <= end + MINUTE and ended >= end for started, ended in requests) for _, end in requests
+        sum(started <= end + WINDOW and ended >= end for started, ended in requests) for _, end in requests
     )
 
 
-def test_in_no_minute_are_more_requests_than_allowed_by_however_many_processes(start):
+def ask(workspace, name="first", place=None, reserve=0.0, credential="credential", **costs):
+    """Asks the ledger once for units of buckets of 60 s, given as `name=(cost, units)`, without waiting."""
+    asked = {bucket: {"cost": cost, "units": units, "seconds": 60} for bucket, (cost, units) in costs.items()}
+    call = (
+        "select * from bridge.quota_take(:credential, :name, cast(:asked as jsonb), :reserve, 30, 5, :place)"
+    )
+    values = {"credential": credential, "name": name, "reserve": reserve, "place": place}
+    with workspace.database.engine.begin() as connection:
+        return connection.execute(sa.text(call), values | {"asked": json.dumps(asked)}).one()
+
+
+def settle(workspace, use, *told):
+    said = json.dumps([vars(each) for each in told])
+    execute(
+        workspace, "select bridge.quota_settle('credential', :use, cast(:told as jsonb))", use=use, told=said
+    )
+
+
+def admitted(workspace, **asking):
+    """How many requests may go before one has to wait, and that one's answer."""
+    for number in itertools.count():
+        answer = ask(workspace, **asking)
+        if answer.taken is None:
+            return number, answer
+
+
+def time_passes(workspace, seconds):
+    """All that the ledger remembers happened that much earlier."""
+    for table, column in (
+        ("uses", "free_at"),
+        ("waiters", "due_at"),
+        ("buckets", "others_until"),
+        ("buckets", "held_until"),
+        ("buckets", "told_at"),
+        ("connections", "served_at"),
+    ):
+        execute(
+            workspace,
+            f"update bridge.quota_{table} set {column} = {column} - make_interval(secs => :s)",
+            s=seconds,
+        )
+
+
+# --- Never over the limit -----------------------------------------------------------------------
+
+
+def test_in_no_window_are_more_requests_than_allowed_by_however_many_processes(start):
     requests = sent([start(5, 6) for _ in range(3)])
     assert len(requests) == 15
     assert busiest(requests) <= 6
 
 
-def test_a_known_credential_is_limited_and_others_are_not_slowed(quota):
-    mine, other = quota(2), quota(2, credential="other")
-    started = time.monotonic()
-    for shared in (mine, mine, other, other):
-        with shared.request("/", {}):
-            pass
-    assert time.monotonic() - started < MINUTE
-    with mine.request("/", {}):
-        assert time.monotonic() - started >= MINUTE
+def test_of_every_limit_the_reserve_is_left_to_others(workspace):
+    assert admitted(workspace, reserve=0.2, requests=(1, 10))[0] == 8
+    # Another connection that leaves nothing may use the rest, and no more.
+    assert admitted(workspace, name="second", requests=(1, 10))[0] == 2
 
 
-def test_a_request_that_fails_gives_its_slot_back_a_minute_later(quota):
+def test_a_limit_of_one_is_not_all_reserve(workspace):
+    assert admitted(workspace, reserve=0.9, requests=(1, 1))[0] == 1
+
+
+def test_a_request_takes_its_weight_from_every_bucket_that_counts_it(workspace):
+    heavy = {"requests": (1, None), "account": (3, 10), "exports": (1, 2)}
+    count, refused = admitted(workspace, **heavy)
+    assert (count, refused.lacking) == (2, "exports")
+    # Four units of the account's ten are left, and the exports' shortage is not theirs.
+    count, refused = admitted(workspace, requests=(1, None), account=(3, 10))
+    assert (count, refused.lacking) == (1, "account")
+
+
+def test_a_request_dearer_than_its_bucket_goes_when_the_bucket_is_full(workspace):
+    assert admitted(workspace, requests=(1, None), account=(5, 3))[0] == 1
+
+
+def test_units_come_back_one_window_after_the_answer_and_never_before(workspace):
+    use = ask(workspace, requests=(1, 1)).taken
+    time_passes(workspace, 20)
+    settle(workspace, use)
+    waiting = ask(workspace, requests=(1, 1))
+    assert 60 < waiting.pause < 60.5
+    time_passes(workspace, 60)
+    assert ask(workspace, place=waiting.line, requests=(1, 1)).taken is None
+    time_passes(workspace, 0.5)
+    assert ask(workspace, place=waiting.line, requests=(1, 1)).taken
+
+
+def test_what_a_dead_process_took_is_back_when_its_lease_has_ended(workspace):
+    assert ask(workspace, requests=(1, 1)).taken
+    # Its longest request may have taken 30 s, and counts for a minute from then on.
+    time_passes(workspace, 89.9)
+    waiting = ask(workspace, requests=(1, 1))
+    assert waiting.taken is None
+    time_passes(workspace, 1)
+    assert ask(workspace, place=waiting.line, requests=(1, 1)).taken
+
+
+def test_an_answer_that_comes_after_its_lease_gives_back_nothing_of_others(workspace):
+    sleeper = ask(workspace, requests=(1, 1)).taken
+    time_passes(workspace, 91)
+    assert ask(workspace, requests=(1, 1)).taken
+    settle(workspace, sleeper)
+    assert ask(workspace, requests=(1, 1)).taken is None
+
+
+def test_limits_of_other_credentials_are_their_own(workspace):
+    assert admitted(workspace, requests=(1, 2))[0] == 2
+    assert admitted(workspace, credential="other", requests=(1, 2))[0] == 2
+
+
+# --- Corrected by what answers say --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("units", [4, 25])
+def test_the_limit_that_an_answer_tells_replaces_the_published_one(workspace, units):
+    use = ask(workspace, requests=(1, None), account=(1, 10)).taken
+    settle(workspace, use, Observed("account", units))
+    assert admitted(workspace, requests=(1, None), account=(1, 10))[0] == units - 1
+
+
+def test_a_limit_that_is_no_longer_told_is_forgotten_for_the_published_one(workspace):
+    use = ask(workspace, requests=(1, None), account=(1, 10)).taken
+    settle(workspace, use, Observed("account", 25))
+    time_passes(workspace, 3_700)
+    assert admitted(workspace, requests=(1, None), account=(1, 10))[0] == 10
+
+
+def test_what_others_used_is_not_there_to_be_used(workspace):
+    asking = {"reserve": 0.2, "requests": (1, None), "account": (1, 10)}
+    use = ask(workspace, **asking).taken
+    settle(workspace, use, Observed("account", 10, left=3, resets_in=30))
+    count, refused = admitted(workspace, **asking)
+    assert count == 3
+    assert 29 < refused.pause <= 30
+    time_passes(workspace, 31)
+    # The window of the others is over, ours of this minute counts on.
+    assert admitted(workspace, **asking)[0] == 4
+
+
+def test_what_others_used_less_than_the_reserve_takes_nothing_from_us(workspace):
+    asking = {"reserve": 0.2, "requests": (1, None), "account": (1, 10)}
+    use = ask(workspace, **asking).taken
+    settle(workspace, use, Observed("account", 10, left=8, resets_in=30))
+    assert admitted(workspace, **asking)[0] == 7
+
+
+def test_answers_that_overtake_each_other_make_no_others_of_our_own(workspace):
+    asking = {"requests": (1, None), "account": (1, 10)}
+    uses = [ask(workspace, **asking).taken for _ in range(6)]
+    for number, use in reversed(list(enumerate(uses, 1))):
+        settle(workspace, use, Observed("account", 10, left=10 - number, resets_in=60))
+    assert admitted(workspace, **asking)[0] == 4
+
+
+def test_an_answer_so_slow_that_our_units_came_back_meanwhile_makes_no_others_of_them(workspace):
+    asking = {"requests": (1, None), "account": (1, 10)}
+    for _ in range(6):
+        settle(workspace, ask(workspace, **asking).taken)
+    time_passes(workspace, 50)
+    slow = ask(workspace, **asking).taken
+    time_passes(workspace, 11)
+    assert ask(workspace, **asking).taken
+    settle(workspace, slow, Observed("account", 10, left=3, resets_in=60))
+    assert admitted(workspace, **asking)[0] == 8
+
+
+def test_a_bucket_that_nobody_declared_counts_from_the_answer_that_names_it(workspace):
+    use = ask(workspace, requests=(1, None), rule=(1, None)).taken
+    settle(workspace, use, Observed("rule", 5, resets_in=1_000, seconds=3_600))
+    count, refused = admitted(workspace, requests=(1, None), rule=(1, None))
+    assert (count, refused.lacking) == (4, "rule")
+
+
+TWO_HEADERS = Metering(
+    lambda config: (),
+    lambda path, params: {"account": 1},
+    lambda headers: (
+        (
+            Observed("account", int(headers["account"])),
+            Observed("hidden", int(headers["hidden"])),
+        )
+        if headers
+        else ()
+    ),
+)
+
+
+def test_paths_pay_a_bucket_that_their_answers_named(quota, workspace):
+    shared = quota(metering=TWO_HEADERS)
+    for number in (1, 2):
+        with shared.request(f"/tickets/{number}.json", {}) as answered:
+            answered({"account": "100", "hidden": "7"})
+    with shared.request("/users.json", {}) as answered:
+        answered({})
+    assert used(workspace) == {"requests": 3, "account": 3, "hidden": 1}
+
+
+@pytest.mark.parametrize("value", ["-3", "0", "9999999999999999999"])
+def test_a_limit_that_cannot_be_is_not_believed(value, quota, workspace):
+    shared = quota(metering=TWO_HEADERS, buckets=(Bucket("account", 5),))
+    with shared.request("/", {}) as answered:
+        answered({"account": value, "hidden": "7"})
+    assert admitted(workspace, requests=(1, None), account=(1, 5))[0] == 4
+
+
+def used(workspace):
+    found = rows(workspace, "select bucket, units from bridge.quota_uses")
+    return dict(sum((Counter({row["bucket"]: row["units"]}) for row in found), Counter()))
+
+
+# --- Fair ---------------------------------------------------------------------------------------
+
+
+def test_of_those_that_wait_the_one_served_longest_ago_is_next(workspace, quota):
+    for name in ("first", "second"):
+        quota(name=name)
+    asking = {"requests": (1, 1)}
+    first = ask(workspace, **asking).taken
+    settle(workspace, first)
+    # Three of the connection that was served, and then one of another.
+    lines = [ask(workspace, **asking).line for _ in range(3)]
+    other = ask(workspace, name="second", **asking).line
+    execute(workspace, "update bridge.quota_waiters set due_at = clock_timestamp()")
+    execute(workspace, "update bridge.quota_uses set free_at = clock_timestamp()")
+    refused = ask(workspace, place=lines[0], **asking)
+    assert refused.taken is None
+    assert ask(workspace, name="second", place=other, **asking).taken
+
+
+def test_those_of_one_connection_go_in_the_order_in_which_they_came(workspace):
+    asking = {"requests": (1, 1)}
+    settle(workspace, ask(workspace, **asking).taken)
+    lines = [ask(workspace, **asking).line for _ in range(2)]
+    execute(workspace, "update bridge.quota_waiters set due_at = clock_timestamp()")
+    execute(workspace, "update bridge.quota_uses set free_at = clock_timestamp()")
+    assert ask(workspace, place=lines[1], **asking).taken is None
+    assert ask(workspace, place=lines[0], **asking).taken
+
+
+def test_a_newcomer_waits_behind_those_that_wait(workspace):
+    asking = {"requests": (1, 1)}
+    settle(workspace, ask(workspace, name="second", **asking).taken)
+    ask(workspace, name="second", **asking)
+    execute(workspace, "update bridge.quota_waiters set due_at = clock_timestamp()")
+    execute(workspace, "update bridge.quota_uses set free_at = clock_timestamp()")
+    assert ask(workspace, name="second", **asking).taken is None
+
+
+def test_one_that_died_waiting_holds_nobody_up_for_long(workspace):
+    asking = {"requests": (1, 1)}
+    settle(workspace, ask(workspace, **asking).taken)
+    ask(workspace, name="second", **asking)
+    execute(workspace, "update bridge.quota_waiters set due_at = clock_timestamp()")
+    execute(workspace, "update bridge.quota_uses set free_at = clock_timestamp()")
+    refused = ask(workspace, **asking)
+    assert 0 < refused.pause <= 1
+    time_passes(workspace, 1)
+    assert ask(workspace, place=refused.line, **asking).taken
+
+
+def test_who_waits_for_one_bucket_holds_up_nobody_in_another(workspace):
+    exports = {"requests": (1, None), "account": (1, 5), "exports": (1, 1)}
+    assert ask(workspace, **exports).taken
+    assert ask(workspace, name="second", **exports).lacking == "exports"
+    assert admitted(workspace, requests=(1, None), account=(1, 5))[0] == 4
+
+
+# --- Held ---------------------------------------------------------------------------------------
+
+
+def test_a_request_that_fails_gives_its_units_back_a_window_later(quota):
     shared = quota(1)
     with pytest.raises(OSError, match="broken"), shared.request("/", {}):
         raise OSError("broken")
     ended = time.monotonic()
     with shared.request("/", {}):
-        assert MINUTE <= time.monotonic() - ended < 4 * MINUTE
+        assert time.monotonic() - ended >= WINDOW
+    assert shared.spent[REQUESTS].used == 2
+    assert shared.spent[REQUESTS].waited >= WINDOW
 
 
-def test_a_process_that_dies_keeps_its_slot_only_for_its_lease(start, quota):
+def test_a_process_that_dies_keeps_its_units_only_for_its_lease(start, quota):
     child = start(1, 1, longest=0.4, mode="hang")
     go([child])
     assert child.stdout.readline() == "under way\n"
@@ -134,46 +414,22 @@ def test_a_process_that_dies_keeps_its_slot_only_for_its_lease(start, quota):
     child.wait()
     with quota(1, longest=0.4).request("/", {}):
         # What it sent may have been answered as late as its longest request lasts.
-        assert 0.3 + MINUTE <= time.monotonic() - taken < 5
-
-
-def test_one_that_slept_beyond_its_lease_gives_back_nothing_of_others(quota, workspace):
-    # A lease that ends at once, as that of a process that was stopped for long.
-    sleeper = quota(1, longest=-1.0).request("/", {})
-    sleeper.__enter__()
-    with quota(1, longest=30.0).request("/", {}):
-        lease = free_at(workspace)
-        sleeper.__exit__(None, None, None)
-        assert free_at(workspace) == lease
-    assert free_at(workspace) < lease
-
-
-def free_at(workspace):
-    with workspace.database.engine.connect() as connection:
-        return connection.scalar(sa.text("select free_at from bridge.quota_slots"))
+        assert time.monotonic() - taken >= 0.3 + WINDOW
 
 
 def test_nothing_is_sent_during_a_hold_by_any_process(start, quota):
     child = start(2, None)
     assert child.stdout.readline() == "ready\n"
     held = time.monotonic()
-    quota(None).hold(0.6)
+    quota().hold(0.6)
     child.stdin.write("go\n")
     child.stdin.flush()
     (first, _), _ = finished(child)
-    assert 0.6 <= first - held < 3
-
-
-def test_a_hold_also_holds_where_slots_are_free(quota):
-    shared = quota(100)
-    held = time.monotonic()
-    shared.hold(0.5)
-    with shared.request("/", {}):
-        assert time.monotonic() - held >= 0.5
+    assert first - held >= 0.6
 
 
 def test_a_shorter_hold_does_not_end_a_longer_one(quota):
-    shared = quota(None)
+    shared = quota(100)
     held = time.monotonic()
     shared.hold(0.5)
     shared.hold(0.01)
@@ -181,26 +437,31 @@ def test_a_shorter_hold_does_not_end_a_longer_one(quota):
         assert time.monotonic() - held >= 0.5
 
 
-def test_who_is_held_for_longer_than_a_request_may_wait_is_told_so_at_once(workspace):
-    shared = SharedQuota(workspace.database.engine, "credential", None, 0.1, MINUTE, patience=5)
+def test_who_is_held_for_longer_than_a_request_may_wait_is_told_so_at_once(quota):
+    shared = quota(patience=5)
     shared.hold(60)
-    started = time.monotonic()
     with pytest.raises(HeldBack, match=r"no requests within the next (59|60) s"), shared.request("/", {}):
         pass
-    assert time.monotonic() - started < 5
 
 
-def test_without_a_limit_nothing_waits(quota):
-    shared = quota(None)
-    started = time.monotonic()
+def test_a_wait_for_units_is_not_a_hold(workspace, quota):
+    assert ask(workspace, requests=(1, 1)).held == 0
+    assert ask(workspace, requests=(1, 1)).held == 0
+    quota().hold(60)
+    assert 59 < ask(workspace, requests=(1, 1)).held <= 60
+
+
+def test_without_a_limit_nothing_waits_and_all_is_counted(quota, workspace):
+    shared = quota()
     for _ in range(50):
         with shared.request("/", {}):
             pass
-    assert time.monotonic() - started < 2
+    assert shared.spent == {REQUESTS: Spent(50, 0.0)}
+    assert used(workspace) == {"requests": 50}
 
 
 @pytest.mark.parametrize(("limits", "free"), [((2, 5), 5), ((5, 2), 2), ((3, 3), 3)])
-def test_a_changed_limit_counts_from_now_on(limits, free, quota):
+def test_as_many_are_under_way_at_once_as_the_newest_limit_allows(limits, free, quota):
     _, changed = [quota(limit) for limit in limits]
     together, arrivals = threading.Barrier(free), itertools.count()
 
@@ -216,10 +477,9 @@ def test_a_changed_limit_counts_from_now_on(limits, free, quota):
         assert busiest(list(pool.map(request, range(free + 1)))) == free
 
 
-def test_many_threads_that_begin_at_once_share_the_slots(workspace):
+def test_many_threads_that_begin_at_once_share_what_there_is(quota):
     def request(number):
-        quota = SharedQuota(workspace.database.engine, "credential", 4, 10.0, MINUTE)
-        with quota.request("/", {}):
+        with quota(4).request("/", {}):
             started = time.monotonic()
             threading.Event().wait(0.005 * number)
             return started, time.monotonic()
@@ -229,14 +489,8 @@ def test_many_threads_that_begin_at_once_share_the_slots(workspace):
     assert busiest(requests) <= 4
 
 
-def test_who_waits_for_a_slot_under_way_does_not_wait_for_the_end_of_its_lease(quota):
-    def request():
-        with quota(1).request("/", {}):
-            return time.monotonic()
-
-    with ThreadPoolExecutor(1) as pool:
-        with quota(1).request("/", {}):
-            waiting = pool.submit(request)
-            threading.Event().wait(0.2)
-        ended = time.monotonic()
-        assert MINUTE <= waiting.result() - ended < 5
+def test_nothing_is_locked_between_a_request_and_its_answer(quota, workspace):
+    """A pooler may give every transaction another session."""
+    with quota(5).request("/", {}):
+        assert rows(workspace, "select from pg_locks where relation = 'bridge.quota_buckets'::regclass") == []
+        assert rows(workspace, "select from pg_locks where locktype = 'advisory'") == []

@@ -27,4 +27,5 @@ CONNECTOR = Connector(
     simulate=_simulate,
     expectations=EXPECTATIONS,
     metering=METERING,
+    logins=("user", "client_id"),
 )

@@ -361,7 +361,7 @@ def _observed(headers: Mapping[str, str]) -> tuple[Observed, ...]:
     if not (limit.isascii() and limit.isdigit()):
         return ()
     ends = max(0.0, float(reset) - time.time()) if reset.isascii() and reset.isdigit() else None
-    return (Observed(_RATE_RULE, units=int(limit), resets_in=ends),)
+    return (Observed(_RATE_RULE, units=int(limit), resets_in=ends, seconds=_HOUR),)
 
 
 METERING = Metering(_buckets, lambda path, params: {_RATE_RULE: 1}, _observed)

@@ -29,4 +29,5 @@ CONNECTOR = Connector(
     simulate=_simulate,
     expectations=EXPECTATIONS,
     metering=METERING,
+    logins=("email", "client_id"),
 )

@@ -1,0 +1,61 @@
+"""The quota of a connection: whose credential it is, what is known of its limits, what is left.
+
+Counting and waiting are `database.quota`; how a vendor counts is its connector's.
+"""
+
+import json
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel
+
+from bridge_pipeline.connector_kit.connector import Connector
+from bridge_pipeline.connector_kit.quota import Bucket
+from bridge_pipeline.database.quota import REQUESTS, Holder, SharedQuota
+from bridge_pipeline.database.registry import ConnectionRecord
+from bridge_pipeline.database.workspace import Workspace
+
+
+def shared_quota(
+    workspace: Workspace,
+    record: ConnectionRecord,
+    connector: Connector,
+    config: BaseModel,
+    secrets: Mapping[str, str],
+) -> SharedQuota:
+    """The quota that a connection shares with all that use its credential.
+
+    Args:
+        secrets: its credentials in clear, by field.
+    """
+    settings = workspace.settings
+    credential = workspace.sealer.fingerprint(identity(record, connector, secrets))
+    return SharedQuota(
+        workspace.database.engine,
+        Holder(record.tenant, record.name, credential, record.quota_reserve),
+        known_buckets(record, connector, config),
+        connector.metering,
+        settings.connect_timeout + 2 * settings.read_timeout,
+        patience=settings.retry_after_budget,
+    )
+
+
+def known_buckets(record: ConnectionRecord, connector: Connector, config: BaseModel) -> tuple[Bucket, ...]:
+    """The limits published for the connection's plan, and the one configured for it."""
+    published = connector.metering.buckets(config) if connector.metering else ()
+    if record.requests_per_minute is None:
+        return published
+    return (Bucket(REQUESTS, record.requests_per_minute), *published)
+
+
+def identity(record: ConnectionRecord, connector: Connector, secrets: Mapping[str, str]) -> str:
+    """All that makes a credential this one: connector, origin, login and secrets. Only for a fingerprint.
+
+    Case of addresses and logins does not count: taking two for one keeps both within the limit.
+    """
+    address = urlsplit(str(record.config.get("base_url", "")).casefold())
+    port = address.port or {"http": 80, "https": 443}.get(address.scheme)
+    login = [str(record.config.get(name) or "").casefold() for name in connector.logins]
+    return json.dumps(
+        [connector.name, address.scheme, address.hostname, port, login, sorted(secrets.items())]
+    )
