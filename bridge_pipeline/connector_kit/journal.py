@@ -87,8 +87,13 @@ class Journal:
         records: int,
         fetched_at: datetime,
         headers: Mapping[str, str] | None = None,
+        asked: bool = True,
     ) -> tuple[Entry, bytes]:
         """Stores an answer durably and returns it as stored: without known secrets.
+
+        Args:
+            asked: whether it was asked of the source now; records that an earlier extraction brought
+                and this one takes over cost no request.
 
         Raises:
             OSError: it could not be written; nothing of it is visible then.
@@ -117,7 +122,7 @@ class Journal:
         write_durably(path, frame + zstandard.ZstdCompressor(level=3).compress(body))
         self._files[key] = self._numbered[number] = path
         self.records += entry.records
-        self.written += 1
+        self.written += asked
         return entry, body
 
     def headers(self, number: int) -> Mapping[str, str]:

@@ -8,11 +8,14 @@ import logging
 import random
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -79,11 +82,33 @@ class Credentials(Protocol):
         ...
 
 
+class Landed(Protocol):
+    """What earlier extractions of a connection brought."""
+
+    def newest(self, entity: str, ids: Collection[str]) -> Mapping[str, bytes]:
+        """The payloads, as the source sent them, of the versions that the entity's table holds.
+
+        Args:
+            ids: of which records. Those that are not held, or were read without other fields than now
+                (`exclude`), are missing from the answer.
+        """
+        ...
+
+
+class NothingLanded:
+    """A connection of which nothing was read before."""
+
+    def newest(self, entity: str, ids: Collection[str]) -> Mapping[str, bytes]:
+        """None of them."""
+        return {}
+
+
 @dataclass(frozen=True)
 class SourceContext:
     """What a connector's client works with: who asks, how patiently, and with which quota.
 
-    `tokens` keeps access tokens; those of a run are shared with all processes.
+    `tokens` keeps access tokens; those of a run are shared with all processes. `landed` is what need not
+    be asked for again.
     """
 
     connection: str
@@ -91,6 +116,7 @@ class SourceContext:
     quota: Quota
     exclude: tuple[str, ...] = ()
     tokens: TokenStore = field(default_factory=OwnTokens)
+    landed: Landed = field(default_factory=NothingLanded)
 
     def without_excluded(self, entity: Entity, body: bytes) -> bytes:
         """`body` without what the connection excludes of an entity; nothing else may be stored."""
@@ -347,6 +373,10 @@ def beginning(response: httpx.Response) -> bytes:
     return b"".join(parts)
 
 
+# See `journalled`.
+Journalled = tuple[int, T, datetime, bool]
+
+
 def journalled(
     session: Session,
     journal: Journal,
@@ -357,7 +387,7 @@ def journalled(
     prepare: Callable[[bytes], bytes],
     count: Callable[[T], int],
     keep: Iterable[str] = (),
-) -> tuple[int, T, datetime, bool]:
+) -> Journalled[T]:
     """The answer to a request from the journal, or from the source and then into the journal.
 
     Args:
@@ -375,6 +405,83 @@ def journalled(
         entry, body = found
         return entry.number, _stored(session, key, body, decode), entry.fetched_at, False
     answer = session.get(path, params, decode)
+    return _write(session, journal, key, answer, decode, prepare, count, keep)
+
+
+@dataclass(frozen=True)
+class Question(Generic[T]):
+    """One of several requests that wait for no other's answer; see `journalled` for `key` and `decode`."""
+
+    key: str
+    path: str
+    params: dict[str, str]
+    decode: Callable[[bytes], T]
+
+
+def journalled_together(
+    sessions: Sequence[Session],
+    journal: Journal,
+    questions: Iterable[Question[T]],
+    prepare: Callable[[bytes], bytes],
+    count: Callable[[T], int],
+    keep: tuple[str, ...] = (),
+) -> Iterator[Journalled[T] | SourceError]:
+    """As `journalled` for many, with one request at a time in each of the sessions.
+
+    The journal is read and written by the caller's thread alone, in the order of the questions; a killed
+    extraction loses at most the answers that were under way.
+
+    Yields:
+        For each question in order what `journalled` returns, or the error that it raises.
+    """
+    idle: SimpleQueue[Session] = SimpleQueue()
+    for session in sessions:
+        idle.put(session)
+
+    def ask(question: Question[T]) -> Answer[T]:
+        session = idle.get()
+        try:
+            return session.get(question.path, question.params, question.decode)
+        finally:
+            idle.put(session)
+
+    def begun(question: Question[T]) -> Callable[[], Journalled[T]]:
+        key, decode = question.key, question.decode
+        if found := journal.find(key):
+            entry, body = found
+            return lambda: (entry.number, _stored(sessions[0], key, body, decode), entry.fetched_at, False)
+        asked = pool.submit(ask, question)
+        return lambda: _write(sessions[0], journal, key, asked.result(), decode, prepare, count, keep)
+
+    def outcome(ended: Callable[[], Journalled[T]]) -> Journalled[T] | SourceError:
+        try:
+            return ended()
+        except SourceError as error:
+            return error
+
+    pool = ThreadPoolExecutor(len(sessions), thread_name_prefix="ask")
+    waiting: deque[Callable[[], Journalled[T]]] = deque()
+    try:
+        for question in questions:
+            waiting.append(begun(question))
+            if len(waiting) >= 2 * len(sessions):
+                yield outcome(waiting.popleft())
+        while waiting:
+            yield outcome(waiting.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _write(
+    session: Session,
+    journal: Journal,
+    key: str,
+    answer: Answer[T],
+    decode: Callable[[bytes], T],
+    prepare: Callable[[bytes], bytes],
+    count: Callable[[T], int],
+    keep: Iterable[str],
+) -> Journalled[T]:
     prepared = prepare(answer.body)
     headers = {name: answer.headers[name] for name in keep if name in answer.headers}
     entry, body = journal.write(

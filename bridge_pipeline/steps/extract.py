@@ -36,6 +36,7 @@ from bridge_pipeline.naming import Home
 from bridge_pipeline.steps import gone
 from bridge_pipeline.steps.census import DiskCensus, RejectedRecord
 from bridge_pipeline.steps.collect import Collector
+from bridge_pipeline.steps.held import LandedRecords
 from bridge_pipeline.steps.land import land
 from bridge_pipeline.steps.metering import shared_quota
 
@@ -75,7 +76,8 @@ def open_source(workspace: Workspace, name: str) -> Iterator[Source]:
     base = str(record.config.get("base_url", "")).rstrip("/")
     quota = shared_quota(workspace, record, connector, config, secrets)
     tokens = SharedTokens(engine, workspace.sealer)
-    context = SourceContext(name, workspace.settings, quota, record.exclude, tokens)
+    landed = LandedRecords(workspace, record)
+    context = SourceContext(name, workspace.settings, quota, record.exclude, tokens, landed)
     client = connector.open(config, context)
     try:
         yield Source(record, connector, client, base, quota)

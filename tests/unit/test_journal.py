@@ -66,6 +66,15 @@ def test_records_and_requests_are_counted(journal):
     assert (resumed.records, resumed.written) == (6, 1)
 
 
+def test_what_is_taken_over_is_counted_as_records_and_as_no_request(journal):
+    write(journal)
+    journal.write("s1-p1-kept", "landed:tickets", BODY, BODY, 2, NOW, asked=False)
+    assert (journal.records, journal.written) == (4, 1)
+    resumed = Journal(journal.folder)
+    assert resumed.find("s1-p1-kept")[1] == BODY
+    assert (resumed.records, resumed.written) == (2, 0)
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", BODY * 10_000])
 def test_the_command_line_tool_gives_the_body_back(journal, body):
     write(journal, body=body)

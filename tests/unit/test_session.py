@@ -24,10 +24,12 @@ from bridge_pipeline.connector_kit import pages
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.session import (
     AddressRefused,
+    Question,
     Session,
     SourceContext,
     SourceError,
     journalled,
+    journalled_together,
 )
 from bridge_pipeline.settings import Settings
 
@@ -711,6 +713,89 @@ def test_a_failed_request_leaves_nothing_in_the_journal(open_session, tmp_path):
 
 
 # --- Credentials in headers ---------------------------------------------------------------------
+
+
+class Crowd(http.server.BaseHTTPRequestHandler):
+    """Answers nobody before as many are waiting as shall be at once; the last part of the path is the id."""
+
+    def do_GET(self):
+        server = self.server
+        with server.lock:
+            server.waiting += 1
+            server.most = max(server.most, server.waiting)
+            server.asked.append(self.path.split("?")[0])
+        server.together.wait(20)
+        with server.lock:
+            server.waiting -= 1
+        number = self.path.split("?")[0].rsplit("/", 1)[1]
+        self.send_response(404 if number == "13" else 200)
+        body = b'{"data":[{"id":%b}]}' % number.encode()
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        """Says nothing."""
+
+
+@contextlib.contextmanager
+def crowd(together):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Crowd)
+    server.daemon_threads = True
+    server.lock, server.together = threading.Lock(), threading.Barrier(together)
+    server.waiting = server.most = 0
+    server.asked = []
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def questions(*numbers):
+    return [Question(f"one-{number}", f"/api/v1/tickets/{number}", {}, decode) for number in numbers]
+
+
+def together(sessions, journal, asked):
+    return journalled_together(sessions, journal, asked, lambda body: body, len)
+
+
+def test_questions_are_asked_at_once_and_answered_in_their_order(open_session, tmp_path):
+    with crowd(together=3) as (server, url):
+        sessions = [open_session(url) for _ in range(3)]
+        found = list(together(sessions, Journal(tmp_path), questions(*range(1, 10))))
+        assert [content for _, content, _, _ in found] == [[{"id": number}] for number in range(1, 10)]
+        assert [number for number, _, _, _ in found] == list(range(9))
+        assert server.most == 3
+
+
+def test_what_is_journalled_is_not_asked_again_and_an_error_stands_in_its_place(open_session, tmp_path):
+    with crowd(together=1) as (server, url):
+        sessions = [open_session(url) for _ in range(2)]
+        list(together(sessions, Journal(tmp_path), questions(1, 2)))
+        journal = Journal(tmp_path)
+        found = list(together(sessions, journal, questions(2, 13, 3)))
+        assert [each.status if isinstance(each, SourceError) else each[1][0]["id"] for each in found] == [
+            2,
+            404,
+            3,
+        ]
+        assert sorted(server.asked) == [f"/api/v1/tickets/{number}" for number in (1, 13, 2, 3)]
+        assert (journal.records, journal.written) == (2, 1)
+        assert "one-13" not in journal
+
+
+def test_who_stops_reading_answers_leaves_nothing_running(open_session, tmp_path):
+    with crowd(together=1) as (server, url):
+        answers = together(
+            [open_session(url) for _ in range(2)], Journal(tmp_path), questions(*range(1, 100))
+        )
+        next(answers)
+        answers.close()
+        asked = len(server.asked)
+        assert asked <= 4
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("ask")]
 
 
 class Tokens:
