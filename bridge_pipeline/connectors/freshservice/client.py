@@ -1,0 +1,493 @@
+"""Reads Freshservice: lists in sweeps, and the details of tickets that are not held yet (vendor-apis B).
+
+A ticket of the list lacks what only its own address gives, and that is the dearest call of all. So it is
+asked for once: what an earlier extraction landed is landed again for as long as the list shows the same.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import count
+from typing import Any
+
+from bridge_pipeline.connector_kit import pages
+from bridge_pipeline.connector_kit.connector import Page, Reading, Stream
+from bridge_pipeline.connector_kit.fields import Refused, from_microseconds
+from bridge_pipeline.connector_kit.journal import Journal
+from bridge_pipeline.connector_kit.pages import PageContent
+from bridge_pipeline.connector_kit.session import (
+    Journalled,
+    Question,
+    Session,
+    SourceContext,
+    SourceError,
+    journalled,
+    journalled_together,
+)
+from bridge_pipeline.connectors.freshservice.config import FreshserviceConfig, credentials_of
+from bridge_pipeline.connectors.freshservice.paging import EPOCH, PER_PAGE, Walk, links_on
+from bridge_pipeline.connectors.freshservice.streams import STREAMS
+
+# The lists of an entity, one after the other: people are in two, with one space of ids. A requester
+# who becomes an agent meanwhile is then seen twice, and one who was an agent by the next sweep.
+_LISTS = {"users": ("/api/v2/requesters", "/api/v2/agents")}
+_BY_DETAIL, _BY_TICKET = "tickets", "comments"
+_TICKETS = next(stream for stream in STREAMS if stream.entity.name == _BY_DETAIL)
+_GONE = (404, 410)
+_NOT_OFFERED = 405
+_ALL_WORKSPACES = "0"
+Record = dict[str, Any]
+
+
+@dataclass
+class _Sweep:
+    """One reading of all lists of an entity: whether its pages were asked for now, how many rows they
+    had and how many of them no usable id, what was listed and is gone, and how many details were asked
+    for and taken over."""
+
+    name: str
+    live: bool = True
+    listed: int = 0
+    nameless: int = 0
+    absent: list[str] = field(default_factory=list)
+    asked: int = 0
+    kept: int = 0
+
+
+class FreshserviceClient:
+    """Reads one connection; see `connector_kit.connector.Client`."""
+
+    def __init__(self, config: FreshserviceConfig, context: SourceContext) -> None:
+        self._config = config
+        self._context = context
+        self._credentials = credentials_of(config)
+        self._sessions = [self._open()]
+        # Some account may not sort its tickets, or not begin where it is told to.
+        self._ordered = True
+
+    def read(self, reading: Reading, proof: dict[str, Any]) -> Iterator[Page]:
+        """Yields the pages of sweeps until one has brought nothing new."""
+        yield from self._read(reading, proof, details=True)
+
+    def list_ids(self, reading: Reading, proof: dict[str, Any]) -> Iterator[Page]:
+        """The whole listing without the details of tickets."""
+        yield from self._read(reading, proof, details=False)
+
+    def read_one(self, stream: Stream, record_id: str, journal: Journal) -> Page | None:
+        """The record at its own address, or None for 404; of comments there is none."""
+        if stream.entity.name == _BY_TICKET:
+            raise SourceError(
+                f"{self._context.connection}: Freshservice gives no single comments", _NOT_OFFERED
+            )
+        for number, path in enumerate(_LISTS.get(stream.entity.name, (stream.path,))):
+            try:
+                entry, (record, raw), fetched_at, _ = journalled(
+                    self._sessions[0],
+                    journal,
+                    f"one-{record_id}" + (f"-{number}" if number else ""),
+                    f"{path}/{record_id}",
+                    _included(stream),
+                    lambda body: _that_record(body, stream, record_id),
+                    lambda body: self._without_excluded(stream, body),
+                    lambda _: 1,
+                )
+            except SourceError as error:
+                if error.status not in _GONE:
+                    raise
+            else:
+                return Page(entry, PageContent([record], exact=[raw]), fetched_at)
+        return None
+
+    def check(self, stream: Stream) -> int:
+        """Asks for the first record of each list, and of comments for those of the first ticket."""
+        if stream.entity.name == _BY_TICKET:
+            first = self._first(_TICKETS, _TICKETS.path)
+            ids = [found for record in first if (found := _id(_TICKETS, record))]
+            return len(self._first(stream, f"{stream.path}/{ids[0]}/conversations")) if ids else 0
+        return sum(len(self._first(stream, path)) for path in _LISTS.get(stream.entity.name, (stream.path,)))
+
+    def close(self) -> None:
+        """Closes the connections to the source."""
+        for session in self._sessions:
+            session.close()
+
+    # --- Sweeps -----------------------------------------------------------------------------------
+
+    def _read(self, reading: Reading, proof: dict[str, Any], details: bool) -> Iterator[Page]:
+        most, census = self._context.settings.max_sweeps, reading.census
+        since = self._since(reading)
+        again, asked, live_sweeps = False, 0, 0
+        for number in count(1):
+            census.begin_sweep()
+            sweep = _Sweep(f"s{number}")
+            yield from self._sweep(reading, sweep, since, details)
+            asked, live_sweeps = asked + sweep.asked, live_sweeps + sweep.live
+            proof |= {"method": "by change" if since else "whole listing", "sweeps": number}
+            if reading.stream.entity.name == _BY_DETAIL and details:
+                proof |= {"details_asked": asked, "details_kept": sweep.kept}
+            if sweep.nameless:
+                proof["tickets_without_id"] = sweep.nameless
+            if number > 1 and sweep.live and not census.unseen and not sweep.absent:
+                if census.missed and not again:
+                    # A sweep that missed what another saw was disturbed itself and proves little.
+                    again = True
+                elif sweep.listed or since in (None, EPOCH) or not self._hides(reading, sweep, since, proof):
+                    return
+                else:
+                    since = EPOCH
+            if live_sweeps >= most:
+                raise self._never_whole(reading, sweep, number)
+
+    def _since(self, reading: Reading) -> datetime | None:
+        """From which change on tickets are listed; without any it would be those of 30 days (B.2)."""
+        if reading.stream.entity.name not in (_BY_DETAIL, _BY_TICKET):
+            return None
+        return (reading.window.start - self._context.settings.window_padding) if reading.window else EPOCH
+
+    def _sweep(
+        self, reading: Reading, sweep: _Sweep, since: datetime | None, details: bool
+    ) -> Iterator[Page]:
+        stream = reading.stream
+
+        def own(content: PageContent) -> int:
+            return _own_records(reading, content.records, details)
+
+        for part, path in enumerate(_LISTS.get(stream.entity.name, (stream.path,)), 1):
+            walk, before = Walk(since, self._ordered), count(1)
+            while not walk.ended:
+                key = f"{sweep.name}-l{part}-p{next(before)}"
+                try:
+                    page, live, linked = self._list(reading, key, path, walk.params, own)
+                except SourceError as error:
+                    if not (walk.ordered and walk.since and _refuses_order(error)):
+                        raise
+                    walk.give_up_order()
+                    continue
+                sweep.live &= live
+                sweep.listed += len(page.content.records)
+                yield from self._records(reading, sweep, key, page, details)
+                marks = [mark for record in page.content.records if (mark := _mark(_listed(stream), record))]
+                walk.take(len(page.content.records), marks, linked)
+                if walk.ordered and since and self._beyond(reading, marks):
+                    break
+            self._ordered &= walk.ordered
+
+    def _beyond(self, reading: Reading, marks: list[datetime]) -> bool:
+        """Whether all that follows changed after the window. A comment of it may be in any later ticket."""
+        if reading.window is None or reading.stream.entity.name == _BY_TICKET or not marks:
+            return False
+        return min(marks) >= reading.window.end + self._context.settings.window_padding
+
+    def _hides(self, reading: Reading, sweep: _Sweep, since: datetime | None, proof: dict[str, Any]) -> bool:
+        """Whether tickets changed since, though none were listed: an empty list is not believed at once."""
+        params = Walk(EPOCH).params | {"order_type": "desc"}
+        if not self._ordered:
+            del params["order_by"], params["order_type"]
+        content = self._list(reading, f"{sweep.name}-newest", _TICKETS.path, params, lambda _: 0)[0].content
+        proof["confirmed_empty"] = {"records": len(content.records)}
+        marks = (_mark(_TICKETS, record) for record in content.records)
+        return any(mark >= since for mark in marks if mark and since)
+
+    def _never_whole(self, reading: Reading, sweep: _Sweep, sweeps: int) -> SourceError:
+        name = f"{self._context.connection}: {reading.stream.entity.name}"
+        if sweep.absent:
+            return SourceError(
+                f"{name}: {', '.join(sweep.absent[:5])} are listed, and asked for by their id they are not "
+                f"found, in {sweeps} readings; the key's agent may not see them, or the list is stale"
+            )
+        return SourceError(
+            f"{name}: the listing was read {sweeps} times, and the last reading still differed from those "
+            f"before ({reading.census.unseen} unseen records); the source changes faster than it can be read"
+        )
+
+    # --- Records of a page ------------------------------------------------------------------------
+
+    def _records(
+        self, reading: Reading, sweep: _Sweep, key: str, page: Page, details: bool
+    ) -> Iterator[Page]:
+        """What a page of a list stands for: its records, their details, or what was said in them."""
+        entity = reading.stream.entity.name
+        if entity == _BY_TICKET:
+            yield from self._conversations(reading, sweep, page)
+        elif entity != _BY_DETAIL or not details:
+            yield page
+        else:
+            yield from self._settled(reading, page)
+            wanted = [r for r in page.content.records if not _settles(reading, r)]
+            kept = self._kept(reading, f"{key}-kept", page, wanted)
+            known = set[str | None]()
+            if kept is not None:
+                known = {_id(_TICKETS, record) for record in kept.content.records}
+                sweep.kept += len(known)
+                yield kept
+            yield from self._details(
+                reading, sweep, [record for record in wanted if _id(_TICKETS, record) not in known]
+            )
+
+    def _settled(self, reading: Reading, page: Page) -> Iterator[Page]:
+        """Those of a page of tickets that need no more than it says."""
+        records = page.content.records
+        chosen = [place for place, record in enumerate(records) if _settles(reading, record)]
+        if chosen:
+            exact = reading.stream.exact_records(reading.journal.body(page.number))
+            content = PageContent([records[place] for place in chosen], exact=[exact[p] for p in chosen])
+            yield replace(page, content=content)
+
+    def _kept(self, reading: Reading, key: str, page: Page, wanted: list[Record]) -> Page | None:
+        """The wanted tickets that are held as the list shows them, journalled as one answer."""
+        journal, stream = reading.journal, reading.stream
+        if not (found := journal.find(key)):
+            listed = {
+                record_id: record
+                for record in wanted
+                if (record_id := _id(stream, record)) and _key("d", record) not in journal
+            }
+            held = self._context.landed.newest(_BY_DETAIL, listed) if listed else {}
+            same = [raw for record_id, raw in held.items() if _shows_the_same(listed[record_id], raw)]
+            if not same:
+                return None
+            body = b'{"tickets":[%b]}' % b",".join(same)
+            found = journal.write(key, "landed:tickets", body, body, len(same), page.fetched_at, asked=False)
+        entry, body = found
+        # The list has shown at this moment that they are still so.
+        content = pages.parse_list(body, stream.names)
+        return Page(entry.number, replace(content, exact=stream.exact_records(body)), entry.fetched_at)
+
+    def _details(self, reading: Reading, sweep: _Sweep, wanted: list[Record]) -> Iterator[Page]:
+        stream = reading.stream
+        # A page that shifted may bring a ticket twice.
+        asked = {_key("d", record): str(_id(stream, record)) for record in wanted}
+        questions = [
+            Question(
+                key,
+                f"{stream.path}/{record_id}",
+                _included(stream),
+                lambda body, record_id=record_id: _that_record(body, stream, record_id),
+            )
+            for key, record_id in asked.items()
+        ]
+        answers = journalled_together(
+            self._several(len(questions)),
+            reading.journal,
+            questions,
+            lambda body: self._without_excluded(stream, body),
+            lambda _: 1,
+        )
+        for record_id, answer in zip(asked.values(), answers, strict=True):
+            if isinstance(answer, SourceError):
+                sweep.absent.append(_absent(record_id, answer))
+                continue
+            number, (record, raw), fetched_at, live = answer
+            sweep.asked += live
+            yield Page(number, PageContent([record], exact=[raw]), fetched_at)
+
+    def _conversations(self, reading: Reading, sweep: _Sweep, page: Page) -> Iterator[Page]:
+        """What was said in the tickets of a page: the first pages of all, then the second ones, and so on."""
+        sweep.nameless += sum(_id(_TICKETS, record) is None for record in page.content.records)
+        tickets = {
+            record_id: _key("c", record)
+            for record in page.content.records
+            if (record_id := _id(_TICKETS, record)) and self._may_speak(reading, record)
+        }
+        seen = dict.fromkeys(tickets, 0)
+        for number in count(1):
+            further = {}
+            for record_id, answer in self._spoken(reading, tickets, number):
+                if isinstance(answer, SourceError):
+                    sweep.absent.append(_absent(record_id, answer))
+                    continue
+                entry, content, fetched_at, _ = answer
+                yield Page(entry, content, fetched_at)
+                seen[record_id] += len(content.records)
+                linked = links_on(reading.journal.headers(entry).get("link", ""))
+                if content.records and (linked or _more(content, seen[record_id])):
+                    further[record_id] = tickets[record_id]
+            if not further:
+                return
+            tickets = further
+
+    def _spoken(
+        self, reading: Reading, tickets: dict[str, str], number: int
+    ) -> Iterator[tuple[str, Journalled[PageContent] | SourceError]]:
+        """One page of the conversations of each ticket; `tickets` gives their keys in the journal."""
+        stream = reading.stream
+        questions = [
+            Question(
+                f"{key}-p{number}",
+                f"{stream.path}/{record_id}/conversations",
+                {"page": str(number), "per_page": str(PER_PAGE)},
+                lambda body: pages.parse_list(body, stream.names),
+            )
+            for record_id, key in tickets.items()
+        ]
+        answers = journalled_together(
+            self._several(len(questions)),
+            reading.journal,
+            questions,
+            lambda body: self._without_excluded(stream, body),
+            lambda content: len(content.records),
+            ("link",),
+        )
+        return zip(tickets, answers, strict=True)
+
+    def _may_speak(self, reading: Reading, record: Record) -> bool:
+        """Whether something may have been said in a ticket within the window: it must have been there."""
+        if reading.window is None:
+            return True
+        created = _mark(_TICKETS, record, "created_at")
+        return created is None or created < reading.window.end + self._context.settings.window_padding
+
+    # --- Requests ---------------------------------------------------------------------------------
+
+    def _list(
+        self,
+        reading: Reading,
+        key: str,
+        path: str,
+        params: dict[str, str],
+        own: Callable[[PageContent], int],
+    ) -> tuple[Page, bool, bool]:
+        """A page of a list, whether it was asked of the source now, and whether it links a next one.
+
+        `own` says how many records of the extraction it holds itself.
+        """
+        stream = _listed(reading.stream)
+        if stream is not _TICKETS:
+            params = params | _included(stream)
+        elif self._config.all_workspaces:
+            params = params | {"workspace_id": _ALL_WORKSPACES}
+        number, content, fetched_at, live = journalled(
+            self._sessions[0],
+            reading.journal,
+            key,
+            path,
+            params,
+            lambda body: pages.parse_list(body, stream.names),
+            lambda body: self._without_excluded(stream, body),
+            own,
+            ("link",),
+        )
+        linked = links_on(reading.journal.headers(number).get("link", ""))
+        return Page(number, content, fetched_at), live, linked
+
+    def _first(self, stream: Stream, path: str) -> list[Any]:
+        params = {"page": "1", "per_page": "1"}
+        answer = self._sessions[0].get(path, params, lambda body: pages.parse_list(body, stream.names))
+        return answer.content.records
+
+    def _several(self, wanted: int) -> list[Session]:
+        """As many sessions as may ask at once, and no more than there are questions."""
+        most = max(1, min(wanted, self._config.lookups_at_once))
+        while len(self._sessions) < most:
+            self._sessions.append(self._open())
+        return self._sessions[:most]
+
+    def _open(self) -> Session:
+        config = self._config
+        return Session(self._context, config.base_url, {}, config.allow_private, self._credentials)
+
+    def _without_excluded(self, stream: Stream, body: bytes) -> bytes:
+        prefix = f"{stream.entity.name}."
+        patterns = [p.removeprefix(prefix) for p in self._context.exclude if p.startswith(prefix)]
+        return pages.without_members(body, patterns) if patterns else body
+
+
+def open_client(config: FreshserviceConfig, context: SourceContext) -> FreshserviceClient:
+    """A client for one connection; nothing is sent yet.
+
+    Raises:
+        AddressRefused: the address is not allowed.
+    """
+    return FreshserviceClient(config, context)
+
+
+def _listed(stream: Stream) -> Stream:
+    """What the lists of an entity hold: comments are found by their tickets."""
+    return _TICKETS if stream.entity.name in (_BY_DETAIL, _BY_TICKET) else stream
+
+
+def _included(stream: Stream) -> dict[str, str]:
+    return {"include": stream.select} if stream.select else {}
+
+
+def _own_records(reading: Reading, records: list[Any], details: bool) -> int:
+    """How many of the listed records are records of the extraction as they stand in the list."""
+    entity = reading.stream.entity.name
+    if entity == _BY_TICKET:
+        return 0
+    if entity != _BY_DETAIL or not details:
+        return len(records)
+    return sum(_settles(reading, record) for record in records)
+
+
+def _settles(reading: Reading, record: Any) -> bool:
+    """Whether the list says enough of a ticket: that it is outside the window, or nobody can ask for it."""
+    if _id(_TICKETS, record) is None:
+        return True
+    mark = _mark(_TICKETS, record)
+    return bool(mark and reading.window and not reading.window.contains(mark))
+
+
+def _shows_the_same(listed: Record, raw: bytes) -> bool:
+    """Whether a held ticket is still as the list shows it: the change time, and all else that both have."""
+    held = pages.parse_record(raw)
+    if not isinstance(held, dict) or "updated_at" not in listed:
+        return False
+    return all(held[key] == value for key, value in listed.items() if key in held or key == "updated_at")
+
+
+def _id(stream: Stream, record: Any) -> str | None:
+    """The id that a record can be asked for by."""
+    try:
+        return str(stream.fields[0].read(record)) if isinstance(record, dict) else None
+    except Refused:
+        return None
+
+
+def _mark(stream: Stream, record: Any, column: str = "updated_at") -> datetime | None:
+    """A time of a record, where it has one that can be read."""
+    read = stream.fields[stream.entity.column_names.index(column)].read
+    try:
+        found = read(record) if isinstance(record, dict) else None
+    except Refused:
+        return None
+    return None if found is None else from_microseconds(found)
+
+
+def _key(kind: str, record: Any) -> str:
+    """What of a ticket is named in the journal: by its id and version, as it was listed."""
+    mark = _mark(_TICKETS, record)
+    version = f"{mark:%Y%m%dT%H%M%S%f}" if mark else "undated"
+    return f"{kind}-{_id(_TICKETS, record)}-{version}"
+
+
+def _absent(record_id: str, error: SourceError) -> str:
+    """The id of a listed ticket that is not found: deleted since, and on no list of the next sweep."""
+    if error.status not in _GONE:
+        raise error
+    return record_id
+
+
+def _more(content: PageContent, seen: int) -> bool:
+    """Whether there is more, though nothing links it: a full page, or a count beyond what was seen."""
+    meta = content.envelope.get("meta")
+    total = meta.get("count") if isinstance(meta, dict) else None
+    return len(content.records) >= PER_PAGE or (type(total) is int and total > seen)
+
+
+def _that_record(body: bytes, stream: Stream, record_id: str) -> tuple[Any, bytes]:
+    """The one record of an answer; one without a proper id is for quarantine.
+
+    Raises:
+        UnreadableBody: there is none, or it is plainly another one.
+    """
+    record, raw = pages.parse_single(body, stream.single_names)
+    found = _id(stream, record)
+    if found not in (None, record_id):
+        raise pages.UnreadableBody(f"the record has the id {found}, not {record_id}")
+    return record, raw
+
+
+def _refuses_order(error: SourceError) -> bool:
+    """Whether the parameters of the order are what the API did not take."""
+    return error.status == 400 and "order_" in str(error)

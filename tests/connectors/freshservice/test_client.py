@@ -1,0 +1,507 @@
+"""Reading Freshservice: nothing lost, nothing asked for twice, and what the API does to its readers."""
+
+import base64
+import re
+from datetime import date
+from pathlib import Path
+
+import orjson
+import pytest
+
+from bridge_pipeline.connector_kit.journal import Journal
+from bridge_pipeline.connector_kit.reckoning import look_up
+from bridge_pipeline.connector_kit.session import SourceError
+from bridge_pipeline.connector_kit.simulator import Answer
+from bridge_pipeline.connectors.freshservice import CONNECTOR
+from bridge_pipeline.connectors.freshservice.simulator.behaviour import Behaviour
+from bridge_pipeline.connectors.freshservice.simulator.world import ERASED, LIVE, SPAM, TRASHED, Said
+from bridge_pipeline.model import Window
+from bridge_pipeline.steps.listed import list_source
+from tests.connectors.freshservice.account import (
+    ENTITIES,
+    KEY,
+    Account,
+    Held,
+    asked,
+    balanced,
+    extract,
+    opened,
+    serving,
+    truth,
+)
+
+WINDOW = Window.of_days(date(2025, 1, 20), date(2025, 1, 29))
+DETAIL = re.compile(r"/api/v2/tickets/\d+\?")
+
+
+def details(simulator):
+    """The tickets whose own address was asked for so far, in order."""
+    return [
+        path.split("?")[0].rsplit("/", 1)[1] for path in asked(simulator, "/tickets/") if DETAIL.search(path)
+    ]
+
+
+def live(account, count):
+    rows = account.world.rows["tickets"]
+    start, end = WINDOW.start.timestamp(), WINDOW.end.timestamp()
+    return [row for row in rows if row.state == LIVE and start <= row.updated < end][:count]
+
+
+# --- Whole -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def calm():
+    with serving(Account(tickets=120)) as simulator:
+        yield simulator
+
+
+@pytest.mark.parametrize("entity", ENTITIES)
+def test_all_records_are_read(calm, tmp_path, entity):
+    found = extract(calm, entity, tmp_path / "j")
+    assert found.rows == truth(calm, entity)
+    assert found.rows
+    assert balanced(found)
+    assert found.proof["sweeps"] == 2
+
+
+@pytest.mark.parametrize("entity", ["users", "tickets", "comments"])
+def test_a_window_is_read(calm, tmp_path, entity):
+    found = extract(calm, entity, tmp_path / "j", WINDOW)
+    assert found.rows == truth(calm, entity, WINDOW)
+    assert found.rows
+    assert balanced(found)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("entity", ["users", "tickets", "comments", "assets"])
+@pytest.mark.parametrize("seed", range(6))
+def test_all_records_are_read_from_a_hostile_account(tmp_path, entity, seed):
+    ways = vars(Behaviour.of(Account(faults="hostile", seed=seed).options))
+    behaviour = Behaviour(**ways | {"limits": False, "calm_after": 60, "speaking": True})
+    with serving(Account(behaviour, tickets=180, faults="hostile", seed=seed)) as simulator:
+        found = None
+        while found is None:
+            try:
+                found = extract(simulator, entity, tmp_path / "j")
+            except SourceError as error:
+                # A redirect ends a run; the next one resumes its journal.
+                if "redirect" not in str(error):
+                    raise
+        assert found.rows == truth(simulator, entity)
+        assert balanced(found)
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        # With more tickets than a page has.
+        Behaviour(limits=False, ordered="no"),
+        Behaviour(limits=False, ordered="refused"),
+        Behaviour(limits=False, since=False),
+        Behaviour(limits=False, links=False),
+    ],
+    ids=["unsorted", "sorting refused", "no beginning", "no links"],
+)
+def test_an_account_with_other_ways_is_read_whole(tmp_path, behaviour):
+    with serving(Account(behaviour, tickets=230)) as simulator:
+        found = extract(simulator, "tickets", tmp_path / "j", WINDOW)
+        assert found.rows == truth(simulator, "tickets", WINDOW)
+        assert balanced(found)
+
+
+def test_tickets_that_change_while_they_are_read_are_met_again(tmp_path):
+    account = Account(tickets=320)
+    oldest = sorted(account.world.rows["tickets"], key=lambda row: row.updated)
+    touched = iter([row for row in oldest if row.state == LIVE][:30])
+
+    def before(request):
+        if request.path == "/api/v2/tickets" and (row := next(touched, None)):
+            account.changing.touch(row)
+
+    account.before = before
+    with serving(account) as simulator, opened(simulator, settings={"max_sweeps": 40}) as client:
+        # Every row behind the touched one moves up a place, which loses one to who counts pages.
+        assert listed_ids(client, tmp_path) == set(truth(simulator, "tickets"))
+
+
+def test_a_ticket_that_lists_show_late_is_found_by_a_later_sweep(tmp_path):
+    account = Account(Behaviour(limits=False, late=15), tickets=20)
+    with serving(account) as simulator:
+        account.changing.create()
+        found = extract(simulator, "tickets", tmp_path / "j")
+        assert found.rows == truth(simulator, "tickets")
+        assert found.proof["sweeps"] == 3
+
+
+def test_an_account_that_never_rests_is_an_error(tmp_path):
+    account = Account(tickets=40)
+
+    def before(request):
+        if request.path == "/api/v2/tickets":
+            account.changing.create()
+
+    account.before = before
+    with serving(account) as simulator, pytest.raises(SourceError, match="still differed"):
+        extract(simulator, "tickets", tmp_path / "j", settings={"max_sweeps": 3})
+
+
+# --- Lists -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entity", ["tickets", "comments"])
+def test_tickets_are_never_listed_without_a_beginning(tmp_path, entity):
+    with serving(Account(tickets=20)) as simulator:
+        found = extract(simulator, entity, tmp_path / "j")
+        lists = asked(simulator, "/tickets?")
+        # By now everything is older than the 30 days that the list is cut to without one.
+        assert found.rows == truth(simulator, entity)
+        assert lists
+        assert all("updated_since=" in path for path in lists)
+
+
+def test_an_empty_day_is_not_believed_before_the_newest_tickets_were_looked_at(tmp_path):
+    day = Window.of_days(date(2025, 6, 1), date(2025, 6, 1))
+    with serving(Account(tickets=40)) as simulator:
+        found = extract(simulator, "tickets", tmp_path / "j", day)
+        assert found.rows == {}
+        assert found.proof["confirmed_empty"] == {"records": len(truth(simulator, "tickets"))}
+        assert len(asked(simulator, "order_type=desc")) == 1
+        assert balanced(found)
+
+
+def test_a_filter_that_hides_everything_is_found_out(tmp_path):
+    account = Account(tickets=40)
+
+    def before(request):
+        if request.query.get("updated_since", "1970") > "2000":
+            return Answer(200, b'{"tickets":[]}')
+
+    account.before = before
+    with serving(account) as simulator:
+        found = extract(simulator, "tickets", tmp_path / "j", WINDOW)
+        assert found.rows == truth(simulator, "tickets", WINDOW)
+        assert found.rows
+
+
+def test_a_list_deeper_than_its_pages_is_an_error(tmp_path):
+    account = Account(Behaviour(limits=False, deepest=2), tickets=20, users=300)
+    with serving(account) as simulator, pytest.raises(SourceError, match="beyond the 2th page"):
+        extract(simulator, "users", tmp_path / "j")
+
+
+def test_tickets_are_read_beyond_the_deepest_page(tmp_path):
+    account = Account(Behaviour(limits=False, deepest=1), tickets=320)
+    with serving(account) as simulator, opened(simulator) as client:
+        assert listed_ids(client, tmp_path) == set(truth(simulator, "tickets"))
+
+
+def listed_ids(client, folder):
+    (folder / "j").mkdir()
+    book = list_source(client, CONNECTOR.stream("tickets"), folder, Journal(folder / "j"), narrow=True)
+    try:
+        return {entry[0] for entry in book.listed()}
+    finally:
+        book.close()
+
+
+def test_ids_are_listed_without_asking_for_a_single_ticket(tmp_path):
+    with serving(Account(tickets=60)) as simulator, opened(simulator) as client:
+        assert listed_ids(client, tmp_path) == set(truth(simulator, "tickets"))
+        assert details(simulator) == []
+
+
+@pytest.mark.parametrize("name", ["assets", "agents", "conversations"])
+def test_what_the_key_may_not_read_is_an_error_and_no_empty_list(tmp_path, name):
+    entity = {"agents": "users", "conversations": "comments"}.get(name, name)
+    with serving(Account(Behaviour(limits=False, forbidden=frozenset({name})), tickets=30)) as simulator:
+        with pytest.raises(SourceError, match="access_denied") as error:
+            extract(simulator, entity, tmp_path / "j")
+        assert error.value.status == 403
+        assert extract(simulator, "accounts", tmp_path / "other").rows
+
+
+def test_all_workspaces_are_read_where_that_is_asked_for(tmp_path):
+    with serving(Account(Behaviour(limits=False, workspaces=2), tickets=30)) as simulator:
+        primary = extract(simulator, "tickets", tmp_path / "one")
+        every = extract(simulator, "tickets", tmp_path / "all", all_workspaces=True)
+        assert every.rows == truth(simulator, "tickets")
+        assert set(primary.rows) < set(every.rows)
+
+
+# --- Details ---------------------------------------------------------------------------------------
+
+
+def test_each_ticket_has_what_only_its_own_address_gives(calm, tmp_path):
+    found = extract(calm, "tickets", tmp_path / "j", WINDOW)
+    for raw in found.raw.values():
+        assert {"urgency", "tags", "stats", "sla_policy_id"} <= set(orjson.loads(raw))
+
+
+def test_details_are_asked_for_tickets_of_the_window_only(tmp_path):
+    with serving(Account(tickets=120)) as simulator:
+        found = extract(simulator, "tickets", tmp_path / "j", WINDOW)
+        assert sorted(details(simulator)) == sorted(truth(simulator, "tickets", WINDOW))
+        assert found.counts.outside > 0
+
+
+def test_details_are_asked_only_for_tickets_that_are_new_or_newer_than_what_is_held(tmp_path):
+    account = Account(tickets=120)
+    with serving(account) as simulator:
+        first = extract(simulator, "tickets", tmp_path / "first", WINDOW)
+        before = len(simulator.requests)
+        changed = [row for row in account.world.rows["tickets"] if str(row.id) in first.rows][:3]
+        for row in changed:
+            account.changing.touch(row, int(WINDOW.end.timestamp()) - 60)
+        held = Held(first.raw | {"999999": b"{}"})
+        again = extract(simulator, "tickets", tmp_path / "again", WINDOW, landed=held)
+        assert again.rows == truth(simulator, "tickets", WINDOW)
+        ids = {str(row.id) for row in changed}
+        assert set(details(simulator)[len(first.rows) :]) == ids
+        assert {key: raw for key, raw in again.raw.items() if key not in ids} == {
+            key: raw for key, raw in first.raw.items() if key not in ids
+        }
+        assert again.proof["details_asked"] == 3
+        assert again.proof["details_kept"] == len(first.rows) - 3
+        assert again.journal.written == len(simulator.requests) - before
+        assert balanced(again)
+
+
+def test_a_held_ticket_that_the_list_shows_otherwise_is_asked_for_again(tmp_path):
+    account = Account(tickets=60)
+    with serving(account) as simulator:
+        first = extract(simulator, "tickets", tmp_path / "first", WINDOW)
+        key, raw = next(iter(first.raw.items()))
+        other = orjson.dumps(orjson.loads(raw) | {"is_escalated": None})
+        again = extract(
+            simulator, "tickets", tmp_path / "again", WINDOW, landed=Held(first.raw | {key: other})
+        )
+        assert details(simulator)[len(first.rows) :] == [key]
+        assert again.raw == first.raw
+
+
+@pytest.mark.parametrize("raw", [b"[]", b"{", b"null", b'{"id":7}'])
+def test_what_is_held_and_is_no_ticket_is_asked_for_again(tmp_path, raw):
+    with serving(Account(tickets=60)) as simulator:
+        held = Held(dict.fromkeys(truth(simulator, "tickets"), raw))
+        found = extract(simulator, "tickets", tmp_path / "j", WINDOW, landed=held)
+        assert found.rows == truth(simulator, "tickets", WINDOW)
+        assert found.proof["details_kept"] == 0
+
+
+def test_a_ticket_that_is_gone_before_its_details_were_asked_for_is_left_out(tmp_path):
+    account = Account(tickets=40)
+    rows = live(account, 2)
+
+    def before(request):
+        if request.path == f"/api/v2/tickets/{rows[0].id}":
+            rows[0].state = ERASED
+        if request.path == f"/api/v2/tickets/{rows[1].id}":
+            rows[1].state = TRASHED
+
+    account.before = before
+    with serving(account) as simulator:
+        found = extract(simulator, "tickets", tmp_path / "j")
+        assert found.rows == truth(simulator, "tickets")
+        # The one in the trash still answers, and says so.
+        assert set(found.gone) == {str(rows[1].id)}
+        assert balanced(found)
+
+
+def test_a_ticket_that_stays_listed_and_is_never_found_is_an_error(tmp_path):
+    account = Account(tickets=40)
+    lost = live(account, 1)[0]
+    account.before = lambda request: Answer(404, b"") if request.path.endswith(f"/{lost.id}") else None
+    with serving(account) as simulator, pytest.raises(SourceError, match=f"{lost.id} are listed, and asked"):
+        extract(simulator, "tickets", tmp_path / "j")
+
+
+def test_one_refused_detail_fails_the_extraction_and_the_next_one_takes_up_from_there(tmp_path):
+    account = Account(tickets=60)
+    lost = live(account, 20)[-1]
+    refusing = [True]
+
+    def before(request):
+        if request.path.endswith(f"/{lost.id}") and refusing[0]:
+            return Answer(403, b'{"code":"access_denied"}')
+
+    account.before = before
+    with serving(account) as simulator:
+        with pytest.raises(SourceError, match="access_denied"):
+            extract(simulator, "tickets", tmp_path / "j", WINDOW)
+        refusing[0] = False
+        asked_before = details(simulator)
+        found = extract(simulator, "tickets", tmp_path / "j", WINDOW)
+        assert found.rows == truth(simulator, "tickets", WINDOW)
+        again = details(simulator)[len(asked_before) :]
+        # What was under way when it failed may be asked for again.
+        assert len(set(again) & set(asked_before)) <= 9
+        assert balanced(found)
+
+
+@pytest.mark.parametrize("most", [1, 3, 30, 50])
+def test_a_killed_extraction_is_resumed_without_asking_twice(tmp_path, most):
+    with serving(Account(tickets=40)) as simulator:
+        extract(simulator, "tickets", tmp_path / "j", most=most, lookups_at_once=1)
+        found = extract(simulator, "tickets", tmp_path / "j", lookups_at_once=1)
+        assert found.rows == truth(simulator, "tickets")
+        # One was asked for ahead when it was killed.
+        assert len(details(simulator)) <= len(found.rows) + 2
+        assert balanced(found)
+
+
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_details_come_the_same_however_many_are_asked_for_at_once(tmp_path, at_once):
+    with serving(Account(tickets=40)) as simulator:
+        found = extract(simulator, "tickets", tmp_path / "j", lookups_at_once=at_once)
+        assert found.rows == truth(simulator, "tickets")
+        assert sorted(details(simulator)) == sorted(found.rows)
+
+
+def test_a_detail_of_another_ticket_is_not_taken_for_it(tmp_path):
+    account = Account(tickets=40)
+    first, second = live(account, 2)
+    wrong = orjson.dumps({"ticket": account._records.detail(second, frozenset())})
+    account.before = lambda request: Answer(200, wrong) if request.path.endswith(f"/{first.id}") else None
+    with (
+        serving(account) as simulator,
+        pytest.raises(SourceError, match=f"the id {second.id}, not {first.id}"),
+    ):
+        extract(simulator, "tickets", tmp_path / "j")
+
+
+# --- Comments --------------------------------------------------------------------------------------
+
+
+def test_long_conversations_are_read_to_their_end(tmp_path):
+    account = Account(tickets=30)
+    row = live(account, 1)[0]
+    row.said = [Said(number, row.created) for number in range(230)]
+    with serving(account) as simulator:
+        found = extract(simulator, "comments", tmp_path / "j")
+        assert found.rows == truth(simulator, "comments")
+        assert {row["ticket_id"] for row in map(orjson.loads, found.raw.values())} >= {row.id}
+
+
+def test_conversations_of_a_window_are_asked_of_tickets_that_can_have_some(tmp_path):
+    account = Account(tickets=60)
+    with serving(account) as simulator:
+        found = extract(simulator, "comments", tmp_path / "j", WINDOW)
+        assert found.rows == truth(simulator, "comments", WINDOW)
+        start, end = WINDOW.start.timestamp() - 86_400, WINDOW.end.timestamp() + 86_400
+        may = {
+            str(row.id)
+            for row in account.world.rows["tickets"]
+            if row.state == LIVE and row.updated >= start and row.created < end
+        }
+        assert {path.split("/")[4] for path in asked(simulator, "/conversations")} == may
+
+
+def test_tickets_whose_conversations_nobody_can_ask_for_are_counted(tmp_path):
+    with serving(Account(tickets=120, faults="typical")) as simulator:
+        found = extract(simulator, "comments", tmp_path / "j")
+        assert found.proof["tickets_without_id"] == 2
+
+
+# --- People ----------------------------------------------------------------------------------------
+
+
+def test_requesters_and_agents_are_one_space_of_ids(calm, tmp_path):
+    found = extract(calm, "users", tmp_path / "j")
+    agents = {key for key, raw in found.raw.items() if "email" in orjson.loads(raw)}
+    assert 0 < len(agents) < len(found.rows)
+    assert found.rows == truth(calm, "users")
+
+
+@pytest.mark.parametrize("becomes", [True, False], ids=["an agent", "a requester"])
+def test_who_changes_lists_while_they_are_read_is_not_lost(tmp_path, becomes):
+    account = Account(tickets=20)
+    person = next(row for row in account.world.rows["people"] if row.agent is not becomes)
+
+    def before(request):
+        if request.path == "/api/v2/agents" and person.agent is not becomes:
+            person.agent = becomes
+            account.changing.touch(person)
+
+    account.before = before
+    with serving(account) as simulator:
+        found = extract(simulator, "users", tmp_path / "j")
+        assert found.rows == truth(simulator, "users")
+        assert ("email" in orjson.loads(found.raw[str(person.id)])) is becomes
+
+
+# --- Single records --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entity", [entity for entity in ENTITIES if entity != "comments"])
+def test_a_single_record_is_found_and_what_is_gone_is_not(calm, tmp_path, entity):
+    (tmp_path / "j").mkdir()
+    stream, journal = CONNECTOR.stream(entity), Journal(tmp_path / "j")
+    with opened(calm) as client:
+        for key in list(truth(calm, entity))[:3]:
+            outcome, page = look_up(client, stream, key, journal)
+            assert outcome.state == "found"
+            assert str(stream.fields[0].read(page.content.records[0])) == key
+        assert look_up(client, stream, "999999999", journal)[0].state == "deleted"
+
+
+@pytest.mark.parametrize("state", [TRASHED, SPAM, ERASED])
+def test_a_lookup_says_what_became_of_a_ticket(tmp_path, state):
+    account = Account(tickets=20)
+    row = live(account, 1)[0]
+    row.state = state
+    (tmp_path / "j").mkdir()
+    with serving(account) as simulator, opened(simulator) as client:
+        outcome, _ = look_up(client, CONNECTOR.stream("tickets"), str(row.id), Journal(tmp_path / "j"))
+    assert outcome.state == "deleted"
+
+
+def test_there_is_no_single_comment(calm, tmp_path):
+    with opened(calm) as client, pytest.raises(SourceError) as error:
+        client.read_one(CONNECTOR.stream("comments"), "1", Journal(tmp_path))
+    assert error.value.status == 405
+
+
+@pytest.mark.parametrize("entity", ENTITIES)
+def test_a_connection_is_tested_with_the_smallest_pages(calm, entity):
+    before = len(calm.requests)
+    with opened(calm) as client:
+        assert client.check(CONNECTOR.stream(entity)) >= (0 if entity in ("comments", "tickets") else 1)
+    assert len(calm.requests) - before <= 2
+
+
+# --- Secrets and excluded fields -------------------------------------------------------------------
+
+
+def test_the_key_is_nowhere_in_the_journal_or_in_errors(tmp_path):
+    account = Account(tickets=20)
+    with serving(account) as simulator:
+        extract(simulator, "tickets", tmp_path / "j")
+        account.before = lambda request: Answer(500, request.headers["authorization"].encode())
+        with pytest.raises(SourceError) as error:
+            extract(simulator, "accounts", tmp_path / "k")
+    assert "Basic" in str(error.value)
+    journal = Journal(tmp_path / "j")
+    bodies = b"".join(journal.body(number) for number in range(journal._next))
+    for secret in (KEY, base64.b64encode(f"{KEY}:X".encode()).decode()):
+        assert secret not in str(error.value)
+        assert secret.encode() not in bodies
+        for path in Path(tmp_path).rglob("*"):
+            assert not path.is_file() or secret.encode() not in path.read_bytes()
+
+
+def test_excluded_fields_are_in_no_list_and_no_detail(tmp_path):
+    with serving(Account(tickets=30)) as simulator:
+        found = extract(simulator, "tickets", tmp_path / "j", exclude=("tickets.description*",))
+        assert set(found.rows) == set(truth(simulator, "tickets"))
+        journal = Journal(tmp_path / "j")
+        assert all(b"description" not in journal.body(number) for number in range(journal._next))
+        again = extract(
+            simulator,
+            "tickets",
+            tmp_path / "again",
+            exclude=("tickets.description*",),
+            landed=Held(found.raw),
+        )
+        assert again.proof["details_asked"] == 0
+        assert again.raw == found.raw
