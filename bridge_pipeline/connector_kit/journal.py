@@ -178,6 +178,12 @@ def begin_extraction(folder: Path, finished: int, signature: str) -> tuple[int, 
     return number, Journal(extraction)
 
 
+def abandon(folder: Path) -> None:
+    """Makes an unfinished extraction one that is not resumed; its answers are left as evidence."""
+    (folder / _STATE).unlink(missing_ok=True)
+    sync_folder(folder)
+
+
 def read_file(path: Path) -> tuple[Entry, bytes]:
     """One journal file, verified.
 

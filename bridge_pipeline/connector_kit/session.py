@@ -62,6 +62,10 @@ class AddressRefused(SourceError):
     """The source's address is private, loopback or plain http, and that is not allowed."""
 
 
+class Contradictory(SourceError):
+    """The answers, each one good, make no whole listing: an extraction must not go on from them."""
+
+
 class TookTooLong(SourceError):
     """No answer came in time, at any attempt; a smaller question may be answered."""
 

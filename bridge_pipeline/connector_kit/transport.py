@@ -10,6 +10,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import httpcore
@@ -54,7 +55,7 @@ class GuardedTransport(httpx.HTTPTransport):
     """
 
     def __init__(self, allow_private: bool, deadline: Deadline) -> None:
-        context = httpx.create_ssl_context()
+        context = _ssl_context()
         super().__init__(verify=context, trust_env=False)
         self._pool = httpcore.ConnectionPool(
             ssl_context=context,
@@ -62,6 +63,12 @@ class GuardedTransport(httpx.HTTPTransport):
             keepalive_expiry=_KEEP_ALIVE,
             network_backend=_GuardedBackend(allow_private, deadline),
         )
+
+
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    """One for all clients of a process: reading the certificates takes longer than many a request."""
+    return httpx.create_ssl_context()
 
 
 class _GuardedBackend(httpcore.SyncBackend):

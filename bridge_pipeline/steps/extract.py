@@ -20,9 +20,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from bridge_pipeline import connectors, progress
 from bridge_pipeline.connector_kit.connector import Client, Connector, Page, Reading, Stream
-from bridge_pipeline.connector_kit.journal import Journal, begin_extraction, open_extraction
+from bridge_pipeline.connector_kit.journal import Journal, abandon, begin_extraction, open_extraction
 from bridge_pipeline.connector_kit.reckoning import Outcome, look_up
-from bridge_pipeline.connector_kit.session import SourceContext, SourceError
+from bridge_pipeline.connector_kit.session import Contradictory, SourceContext, SourceError
 from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.engine import advisory_lock
@@ -203,6 +203,10 @@ class _Extraction:
                 ledger.record_inventory(connection, batch.id, collector.inventory.found)
                 keep_rejected(connection, batch, census.rejected())
                 gone.keep(connection, batch, census.gone())
+        except Contradictory:
+            # What contradicts itself would do so again, read from the journal.
+            abandon(journal.folder)
+            raise
         finally:
             census.close()
             shutil.rmtree(work, ignore_errors=True)

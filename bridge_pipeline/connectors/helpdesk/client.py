@@ -16,7 +16,13 @@ from bridge_pipeline.connector_kit.connector import Page, Reading, Stream
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.listing import Limits, Listing, NeverWhole, Request
 from bridge_pipeline.connector_kit.pages import PageContent
-from bridge_pipeline.connector_kit.session import Session, SourceContext, SourceError, journalled
+from bridge_pipeline.connector_kit.session import (
+    Contradictory,
+    Session,
+    SourceContext,
+    SourceError,
+    journalled,
+)
 from bridge_pipeline.model import Window
 from bridge_pipeline.redaction import remember
 
@@ -58,7 +64,7 @@ class HelpdeskClient:
             yield from listing.pages()
         except NeverWhole as error:
             entity = reading.stream.entity.name
-            raise SourceError(f"{self._context.connection}: {entity}: {error}") from None
+            raise Contradictory(f"{self._context.connection}: {entity}: {error}") from None
 
     def read_one(self, stream: Stream, record_id: str, journal: Journal) -> Page | None:
         """The record `/api/v1/<entity>/<id>.json`, or None for 404."""

@@ -21,6 +21,7 @@ from bridge_pipeline.connector_kit.oauth import OAuth, OAuthCredentials
 from bridge_pipeline.connector_kit.pages import PageContent
 from bridge_pipeline.connector_kit.quota import Bucket, Metering, Observed
 from bridge_pipeline.connector_kit.session import (
+    Contradictory,
     Credentials,
     Session,
     SourceContext,
@@ -186,7 +187,7 @@ class ServiceNowClient:
         try:
             yield from found
         except (NotObeyed, NeverWhole) as error:
-            raise SourceError(f"{self._context.connection}: {stream.entity.name}: {error}") from None
+            raise Contradictory(f"{self._context.connection}: {stream.entity.name}: {error}") from None
 
     def _part(self, stream: Stream, journal: Journal, ask: Ask, counted: bool) -> Part:
         """The answer to a request, with fewer rows if the instance cancels it.

@@ -181,6 +181,8 @@ class Keyset:
         while True:
             number += 1
             part = self.fetch(Ask(f"{name}-p{number}", self.span.keys(after), offset, only_keys=True))
+            # Rows beyond those of an answer to another question would pass for hidden by access rules.
+            self._demand(all(_only(row, {ID, self.span.changed}) for row in part.page.content.records), part)
             ids = [record_id for _, record_id in self._keys(part.page)]
             self._demand(all(record_id > after for record_id in ids if _plain(record_id, after)), part)
             self._demand(after not in ids, part)
@@ -277,6 +279,10 @@ class Keyset:
                 f"answer {part.page.number} holds rows that the query excludes: the instance drops terms "
                 "that it does not understand, or the user may not query by sys_updated_on or sys_id"
             )
+
+
+def _only(row: Any, columns: set[str]) -> bool:
+    return not isinstance(row, dict) or columns.issuperset(row)
 
 
 def _behind(key: Key, last: Key) -> bool:

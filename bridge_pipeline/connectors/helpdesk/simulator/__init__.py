@@ -11,6 +11,7 @@ is not simulated.
 from contextlib import AbstractContextManager
 
 from bridge_pipeline.connector_kit import simulator as kit
+from bridge_pipeline.connector_kit.double import Double, Wrong
 from bridge_pipeline.connector_kit.simulator import RunningSimulator, SimulatorOptions
 from bridge_pipeline.connectors.helpdesk.simulator.dialect import ClientCentral
 
@@ -31,3 +32,24 @@ def serving(options: SimulatorOptions) -> AbstractContextManager[RunningSimulato
         OSError: the port is taken, or a file cannot be read or written.
     """
     return kit.serving(ClientCentral(options), options)
+
+
+def _delete(desk: ClientCentral, entity: str, record_id: str) -> None:
+    table = desk.world.tables[entity]
+    row = table.row_of(int(record_id))
+    assert row is not None
+    table.remove(row, desk.world.clock)
+
+
+_CANARY = "1-canary-of-the-conformance-kit-helpdesk"
+DOUBLE = Double(
+    dialect=ClientCentral,
+    config={"api_token": _CANARY},
+    token=_CANARY,
+    wrong=(
+        Wrong({"api_token": "1-another-token-of-the-same-form-000"}, "HTTP 401"),
+        Wrong({"api_token": None}, "config.api_token: Field required"),
+        Wrong({"base_url": "https://desk.example/?token=1"}, "the token goes into api_token"),
+    ),
+    delete=_delete,
+)

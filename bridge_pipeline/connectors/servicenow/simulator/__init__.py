@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bridge_pipeline.connector_kit import simulator as kit
+from bridge_pipeline.connector_kit.double import PAGE_SIZE, Double, Wrong
 from bridge_pipeline.connector_kit.simulator import Refusals, RunningSimulator, SimulatorOptions
 from bridge_pipeline.connectors.servicenow.simulator.dialect import ServiceNow, Throttling, server_error
 from bridge_pipeline.connectors.servicenow.simulator.habits import Habits
+from bridge_pipeline.connectors.servicenow.simulator.world import written
 
 
 def _refusals(options: SimulatorOptions) -> Refusals:
@@ -40,3 +42,24 @@ def serving(
     dialect = ServiceNow(options, habits)
     with kit.serving(dialect, options, refusals=_refusals(options)) as simulator:
         yield simulator, dialect
+
+
+def _delete(instance: ServiceNow, entity: str, record_id: str) -> None:
+    table = instance.table_of(entity)
+    table.remove(table.rows[record_id], written(instance.world.clock))
+
+
+_CANARY = "canary-of-the-conformance-kit-servicenow"
+DOUBLE = Double(
+    dialect=lambda options: ServiceNow(options, Habits()),
+    config={"user": "integration", "password": _CANARY, "page_size": PAGE_SIZE},
+    token=_CANARY,
+    wrong=(
+        Wrong({"password": "another-password"}, "HTTP 401"),
+        Wrong({"password": None}, "user and password belong together"),
+        Wrong({"user": None, "password": None}, "needs user and password"),
+        Wrong({"client_id": "bridge"}, "client_id needs client_secret"),
+    ),
+    delete=_delete,
+    refusals=Refusals(server_error=server_error),
+)

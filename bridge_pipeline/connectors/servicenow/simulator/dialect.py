@@ -98,6 +98,10 @@ class ServiceNow:
             self._changes.after_answer()
         return replace(answer, headers=(*answer.headers, *self._headers(request)))
 
+    def table_of(self, entity: str) -> Table:
+        """The table that an entity is read from."""
+        return self.world.tables[_ENTITIES[entity]]
+
     def truth(self) -> Iterator[bytes]:
         """The truth as JSON: `clock`, `entities`, `unlisted` (hidden), `malformed`, `deleted`."""
         tables = {entity: self.world.tables[table] for entity, table in _ENTITIES.items()}

@@ -7,6 +7,7 @@ simulated. Sending, faults and logs are `connector_kit.simulator`.
 from contextlib import AbstractContextManager
 
 from bridge_pipeline.connector_kit import simulator as kit
+from bridge_pipeline.connector_kit.double import Double, Wrong
 from bridge_pipeline.connector_kit.simulator import (
     Answer,
     Refusals,
@@ -59,3 +60,30 @@ def _account(options: SimulatorOptions, behaviour: Behaviour) -> ZendeskSupport:
     if options.event_log:
         raise ValueError("the simulated Zendesk replays no event log")
     return ZendeskSupport(options, behaviour)
+
+
+def _small(options: SimulatorOptions) -> ZendeskSupport:
+    return _account(options, Behaviour(export_page=options.page_size, limits=False))
+
+
+def _delete(account: ZendeskSupport, entity: str, record_id: str) -> None:
+    table = account.world.tables[entity]
+    row = table.row_of(int(record_id))
+    assert row is not None
+    table.remove(row, account.world.clock)
+
+
+_CANARY = "canary-of-the-conformance-kit-zendesk"
+DOUBLE = Double(
+    dialect=_small,
+    config={"email": "admin@acme.example.com", "api_token": _CANARY},
+    token=_CANARY,
+    wrong=(
+        Wrong({"api_token": "another-token"}, "HTTP 401"),
+        Wrong({"api_token": None, "email": None}, "give one of api_token"),
+        Wrong({"email": None}, "api_token needs email"),
+        Wrong({"access_token": _CANARY}, "give one of api_token"),
+    ),
+    delete=_delete,
+    refusals=_REFUSALS,
+)
