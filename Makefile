@@ -11,7 +11,7 @@ MANIFEST := dbt_project/target/manifest.json
 DBT_SOURCES := $(shell find dbt_project -path dbt_project/target -prune -o -path dbt_project/logs -prune \
 	-o -type f \( -name '*.sql' -o -name '*.yml' -o -name '*.md' \) -print)
 
-.PHONY: help install demo up down test torture check format lock clean
+.PHONY: help install demo up down test torture figures check format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
@@ -31,8 +31,11 @@ down: ## Stop the UI, the daemon and the embedded database
 test: install ## Run all tests
 	$(BIN)/pytest -n 2 --dist loadfile
 
-torture: install ## Run the long campaigns: kills, attacks, whole flows
+torture: install ## Run the long campaigns; BRIDGE_TORTURE_RUNS=1000 for their full form
 	$(BIN)/pytest -n 2 -m long
+
+figures: install ## Write what the last campaigns came to into docs/guarantees.md
+	@$(BIN)/python -m tests.torture.table
 
 check: install ## Format, lint, types, import contracts, Dagster definitions, SQL
 	$(BIN)/ruff format --check .

@@ -19,6 +19,7 @@ import orjson
 import structlog
 import zstandard
 
+from bridge_pipeline.failpoints import reach
 from bridge_pipeline.redaction import redact, redact_bytes
 
 _SKIPPABLE = (0x184D2A50).to_bytes(4, "little")
@@ -120,6 +121,7 @@ class Journal:
         head += hashlib.sha256(head).digest()
         frame = _SKIPPABLE + len(head).to_bytes(4, "little") + head
         write_durably(path, frame + zstandard.ZstdCompressor(level=3).compress(body))
+        reach("journal.kept")
         self._files[key] = self._numbered[number] = path
         self.records += entry.records
         self.written += asked
@@ -173,6 +175,7 @@ def begin_extraction(folder: Path, finished: int, signature: str) -> tuple[int, 
     extraction.mkdir(parents=True)
     sync_folder(folder)
     sync_folder(folder.parent)
+    reach("journal.begun")
     state = {"signature": signature, "started_at": datetime.now(UTC)}
     write_durably(extraction / _STATE, orjson.dumps(state))
     return number, Journal(extraction)
@@ -234,7 +237,9 @@ def written_durably(path: Path) -> Iterator[BinaryIO]:
         with temporary.open("wb") as file:
             yield file
             file.flush()
+            reach("file.written")
             os.fsync(file.fileno())
+        reach("file.renaming")
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -244,6 +249,7 @@ def written_durably(path: Path) -> Iterator[BinaryIO]:
 
 def sync_folder(folder: Path) -> None:
     """Makes renames and new files in `folder` survive a power cut."""
+    reach("folder.syncing")
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

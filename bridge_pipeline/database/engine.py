@@ -5,7 +5,8 @@ and only for the length of a transaction: a pooled connection has no session to 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from urllib.parse import quote, urlencode
@@ -17,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from bridge_pipeline.database import embedded
 from bridge_pipeline.database.embedded import DatabaseUnavailable
+from bridge_pipeline.failpoints import reach
 from bridge_pipeline.naming import Home
 from bridge_pipeline.redaction import redact, remember
 from bridge_pipeline.settings import Settings
@@ -137,6 +139,19 @@ def resolve(settings: Settings, home: Home) -> Database:
     except DBAPIError as error:
         raise _unreachable(database, error) from error
     return database
+
+
+@contextmanager
+def transaction(engine: sa.Engine, name: str) -> Iterator[sa.Connection]:
+    """A transaction that writes, with failpoints before and after its commit.
+
+    Args:
+        name: one of `failpoints.TRANSACTIONS`.
+    """
+    with engine.begin() as connection:
+        yield connection
+        reach(f"{name}.committing")
+    reach(f"{name}.committed")
 
 
 def advisory_lock(

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from bridge_pipeline.failpoints import reach
+
 
 def write_key(path: Path, data: bytes) -> None:
     """Writes a new key; the caller holds the lock of its folder.
@@ -17,13 +19,16 @@ def write_key(path: Path, data: bytes) -> None:
     with open(descriptor, "wb") as file:
         file.write(data)
         file.flush()
+        reach("key.written")
         os.fsync(file.fileno())
+    reach("key.renaming")
     draft.rename(path)
     sync(path.parent)
 
 
 def sync(folder: Path) -> None:
     """Makes new, renamed and removed files of a folder survive a power cut."""
+    reach("key.syncing")
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from bridge_pipeline.database.engine import transaction
 from bridge_pipeline.database.sealing import Box, Sealer
 from bridge_pipeline.database.tables import connections, reviewers, tenants
 from bridge_pipeline.naming import checked_key
@@ -84,7 +85,7 @@ def add_tenant(engine: sa.Engine, name: str) -> None:
     Raises:
         InvalidKey: that may not be a tenant's name.
     """
-    with engine.begin() as connection:
+    with transaction(engine, "registry.tenant") as connection:
         row = {"name": checked_key("tenant", name)}
         connection.execute(insert(tenants).values(row).on_conflict_do_nothing())
 
@@ -131,7 +132,7 @@ def put(
         set_={**changes, "changed_at": sa.func.now(), "removed_at": None},
         where=connections.c.tenant == upsert.excluded.tenant,
     ).returning(connections.c.name)
-    with engine.begin() as connection:
+    with transaction(engine, "registry.connection") as connection:
         connection.execute(insert(tenants).values(name=record.tenant).on_conflict_do_nothing())
         if connection.scalar(upsert) is None:
             raise TenantFixed(
@@ -180,7 +181,7 @@ def remove(engine: sa.Engine, name: str) -> None:
     """
     _row(engine, name)
     removal = sa.update(connections).where(connections.c.name == name, connections.c.removed_at.is_(None))
-    with engine.begin() as connection:
+    with transaction(engine, "registry.removal") as connection:
         connection.execute(removal.values(removed_at=sa.func.now()))
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from bridge_pipeline import settings as configuration
+from bridge_pipeline.database import faults
 from bridge_pipeline.database.embedded import DatabaseUnavailable
 from bridge_pipeline.database.engine import Database, resolve
 from bridge_pipeline.database.locks import file_lock
@@ -49,6 +50,7 @@ def open_workspace(settings: Settings | None = None) -> Workspace:
     with file_lock(home.work / "open.lock"):
         database = resolve(settings, home)
         migrate(database.engine)
+    faults.arm_from_environment(home, database)
     ensure_signing_key(home)
     return Workspace(settings, home, database, open_sealer(settings, home))
 

@@ -1,6 +1,7 @@
 """A reviewer lets a blocked batch through: ledger and audit chain say who and why, and it goes on."""
 
 from bridge_pipeline.database import ledger
+from bridge_pipeline.database.engine import transaction
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.masking import masked_statement
@@ -22,7 +23,7 @@ def accept_batch(workspace: Workspace, batch_id: int, by: str, reason: str) -> B
         BatchBlocked: it is accepted and loaded, but a newer batch of its days is blocked and holds
             the audit files back.
     """
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "accept") as connection:
         accepted = ledger.accept(connection, batch_id, by, reason)
         tell_accepted(connection, accepted)
         facts = {"connection": accepted.connection, "entity": accepted.entity, "window": str(accepted.window)}
@@ -41,6 +42,6 @@ def accept_batch(workspace: Workspace, batch_id: int, by: str, reason: str) -> B
 
 def _audit_single(workspace: Workspace, batch: Batch) -> None:
     """Adds single records to the files of their own days, wherever the lookup is listed."""
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "accept.audit") as connection:
         audit_loaded(workspace, connection, batch.connection, batch.entity, [batch.id])
     export_chain(workspace, batch.tenant)

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from bridge_pipeline.database import ledger, outbox, registry
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.certificates import Certificate
+from bridge_pipeline.database.engine import transaction
 from bridge_pipeline.database.ledger import Batch, CheckResult
 from bridge_pipeline.database.outbox import Message
 from bridge_pipeline.database.registry import ConnectionRecord
@@ -176,7 +177,7 @@ def tell_test(workspace: Workspace, tenant: str, now: datetime) -> str:
     """
     about = f"test {now:%Y-%m-%dT%H:%M:%S.%fZ}"
     body = "This is a test. Whoever reads it is told of the data of this tenant."
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "announce.test") as connection:
         recipients = [reviewer.id for reviewer in outbox.reviewers_of(connection, tenant)]
         if outbox.tell(connection, Message(tenant, "test", about, "Test message", body), recipients) is None:
             raise NoReviewers(
@@ -217,7 +218,7 @@ def tell_failed_run(
         "",
         _origin(workspace.settings, run_id, "Details are in logs/bridge.jsonl"),
     ]
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "announce.failed") as connection:
         for tenant in _tenants(workspace, connection, name):
             recipients = outbox.wanting(connection, tenant, "failed")
             if only_blocked:
@@ -262,7 +263,7 @@ def tell_report(workspace: Workspace, report: "Report", now: datetime | None = N
         return
     name, day = report.connection, report.day
     record = registry.get(workspace.database.engine, name)
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "announce.report") as connection:
         lines = [_of_part(part) for part in _found(workspace, connection, record, day).parts]
         said = report.verdict
         body = [f"{said.title}. {said.text}", "", *lines, "", f"The report: bridge report {name} --day {day}"]
@@ -276,7 +277,7 @@ def tell_digests(workspace: Workspace, now: datetime) -> None:
     due = due if due <= now else due - timedelta(days=7)
     first, last = due.date() - timedelta(days=7), due.date() - timedelta(days=1)
     about = f"week {first:%G-W%V}"
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "announce.digests") as connection:
         for tenant in outbox.tenants_told(connection):
             # Who is listed later is told of the next week first.
             recipients = outbox.wanting(connection, tenant, "weekly", listed_by=due)

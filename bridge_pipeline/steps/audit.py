@@ -28,9 +28,10 @@ from bridge_pipeline import naming, progress
 from bridge_pipeline.connector_kit.journal import written_durably
 from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.database import tables as t
-from bridge_pipeline.database.engine import advisory_lock
+from bridge_pipeline.database.engine import advisory_lock, transaction
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.failpoints import reach
 from bridge_pipeline.model import ENTITIES, Entity, Kind, Window
 from bridge_pipeline.model.entity import TIMESTAMP
 from bridge_pipeline.model.window import midnight
@@ -103,14 +104,16 @@ def audit_window(
 def audit_days(workspace: Workspace, name: str, entity: str, days: Iterable[date]) -> list[AuditFile]:
     """Brings the audit files of days up to the readable batches; a day that no batch covers has none."""
     files: list[AuditFile] = []
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "audit") as connection:
         lock_audit(connection, name, [entity])
+        reach("audit.locked")
         found = [(day, ledger.batch_of_day(connection, name, entity, day)) for day in days]
         for batch, pairs in groupby(found, key=lambda pair: pair[1]):
             if batch is not None:
                 written = _write_days(workspace, connection, batch, [day for day, _ in pairs])
                 ledger.record_audit(connection, batch.id, len(written), sum(file.added for file in written))
                 files += written
+        reach("audit.days_listed")
         tenant = registry.tenant_of(connection, name)
         _chain(workspace, connection, tenant, files)
     audit_chain.export_chain(workspace, tenant)
@@ -188,8 +191,10 @@ def _write_days(
 ) -> list[AuditFile]:
     files = []
     _fill(workspace, connection, batch, days)
+    reach("audit.filled")
     for day in days:
         files.append(_Day(workspace, connection, batch, day).write())
+        reach("audit.file_listed")
         progress.report("audit", batch.entity, len(files), "files")
     connection.execute(sa.text("drop table landed, picked"))
     return files
@@ -347,7 +352,9 @@ class _Day:
         version = current.version + 1 if current is not None else 1
         target = self._folder / f"{naming.audit_name(version)}.csv"
         told = {"version": version, "rows": rows, "rows_sha256": rows_sha256, "sha256": self._export(target)}
+        reach("audit.exported")
         manifest_sha256 = self._write_manifest(target.with_suffix(".json"), self._manifest(told))
+        reach("audit.manifest_written")
         path = str(target.relative_to(self._root))
         return self._file(self._list(told | {"path": path, "manifest_sha256": manifest_sha256}), added=True)
 

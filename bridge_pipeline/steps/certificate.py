@@ -20,6 +20,7 @@ from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.certificates import Certificate
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.failpoints import reach
 from bridge_pipeline.model import Window
 from bridge_pipeline.redaction import redact
 from bridge_pipeline.steps.chain import Draft
@@ -130,6 +131,7 @@ def write(
     data = orjson.dumps(document, option=_DUMP) + b"\n"
     page = redact(render(orjson.loads(data), hashlib.sha256(data).hexdigest())).encode()
     write_durably(path, data)
+    reach("certify.document")
     write_durably(path.with_suffix(".html"), page)
     return Certificate(
         connection=document["connection"],

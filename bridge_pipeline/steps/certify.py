@@ -22,11 +22,12 @@ from bridge_pipeline.connector_kit.journal import Journal, begin_extraction
 from bridge_pipeline.connector_kit.reckoning import NOT_OFFERED, ListsIds, Outcome
 from bridge_pipeline.database import certificates, registry
 from bridge_pipeline.database.certificates import Certificate, Coverage
-from bridge_pipeline.database.engine import advisory_lock
+from bridge_pipeline.database.engine import advisory_lock, transaction
 from bridge_pipeline.database.exclusive import exclusively
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.failpoints import reach
 from bridge_pipeline.masking import masked_statement
 from bridge_pipeline.model import Window
 from bridge_pipeline.steps import certificate as written
@@ -185,7 +186,9 @@ class _Certification:
             self._coverage(entity),
             requests=book.requests,
         )
+        reach("certify.listed")
         self._ask(stock)
+        reach("certify.asked")
         return stock
 
     def _list(self, source: Source, stream: Stream) -> tuple[IdBook, dict[str, int]]:
@@ -298,6 +301,7 @@ class _Certification:
         """Checks and loads a batch; one that is blocked stays outside, and is told of."""
         checked = check(self._workspace, batch.id).batch
         stock.batches.append(checked.id)
+        reach("certify.fetched")
         try:
             refuse_unreadable(checked)
             load(self._workspace, checked, self._run_id)
@@ -331,12 +335,13 @@ class _Certification:
     def _conclude(self, stocks: list[_Stock], started_at: datetime) -> Certificate:
         """Compares once more, marks what is gone, and lists the certificate: in one transaction."""
         record = self._record
-        with self._workspace.database.engine.begin() as connection:
+        with transaction(self._workspace.database.engine, "certify") as connection:
             advisory_lock(connection, f"load:{record.name}", long=True)
             lock_audit(connection, record.name, (stock.entity for stock in stocks))
             previous = certificates.newest_certificate(connection, record.name)
             number = previous.number + 1 if previous else 1
             sections = [self._section(connection, stock) for stock in stocks]
+            reach("certify.judged")
             document = written.document(connection, record, self._scope, sections, previous, number)
             document |= self._run_facts(stocks, sections, started_at)
             listings = {key: listing for stock in stocks for key, listing in stock.listings.items()}
@@ -347,8 +352,10 @@ class _Certification:
                 accept_reason=accepted.get("reason"),
                 run_id=self._run_id,
             )
+            reach("certify.written")
             certificates.add_certificate(connection, certificate)
             record_deletions(connection, record.tenant, record.name, number, accepted.get("by"))
+            reach("certify.marked")
             chain.append(self._workspace, connection, record.tenant, [written.chain_entry(certificate)])
             tell_certificate(connection, certificate)
         chain.export_chain(self._workspace, record.tenant)

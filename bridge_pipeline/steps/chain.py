@@ -19,8 +19,9 @@ import structlog
 from bridge_pipeline.connector_kit.journal import sync_folder, write_durably
 from bridge_pipeline.database import signing
 from bridge_pipeline.database import tables as t
-from bridge_pipeline.database.engine import advisory_lock
+from bridge_pipeline.database.engine import advisory_lock, transaction
 from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.failpoints import reach
 
 log = structlog.get_logger(__name__)
 
@@ -108,7 +109,9 @@ def append(workspace: Workspace, connection: sa.Connection, tenant: str, drafts:
             {"tenant": tenant, "sequence": sequence, "kind": draft.kind, "line": line.decode(), "at": at}
             | {"sha256": previous, "next_key": signer.key_id, "ends": ends}
         )
+    reach("chain.signed")
     connection.execute(t.chain.insert(), rows)
+    reach("chain.appended")
 
 
 def _line(
@@ -166,7 +169,7 @@ def rotate_key(workspace: Workspace) -> Rotation:
         SigningError: the key that must sign is not in the home.
         ChainFileAltered: the key is changed, but a chain's file could not be brought up to it.
     """
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "chain.rotate") as connection:
         advisory_lock(connection, "signing-key")
         made = signing.make_signing_key(workspace.home)
         tenants = [each.tenant for each in heads(connection)]
@@ -177,11 +180,13 @@ def rotate_key(workspace: Workspace) -> Rotation:
             replaced.add(last.next_key if last else made.key_id)
             draft = Draft(ROTATE, facts={"public_key": made.public_key, "fingerprint": made.key_id})
             append(workspace, connection, tenant, [draft])
+            reach("chain.rotated")
     if not tenants:
         # No chain names a key yet: the home's only key is the one the first will begin with.
         replaced = set(signing.key_ids(workspace.home))
     for key_id in replaced - {made.key_id}:
         signing.forget(workspace.home, key_id)
+        reach("signing.forgotten")
     for tenant in tenants:
         export_chain(workspace, tenant)
     return Rotation(made.key_id, tenants)
@@ -197,7 +202,7 @@ def export_chain(workspace: Workspace, tenant: str) -> None:
         ChainFileAltered: the file holds something else than a beginning of it; it is left as it is.
     """
     path = workspace.home.chain_of(tenant)
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "chain.export") as connection:
         # What is committed is read behind the lock: another may just have written it.
         advisory_lock(connection, f"chain-file:{tenant}")
         last = _last(connection, tenant)
@@ -212,6 +217,7 @@ def export_chain(workspace: Workspace, tenant: str) -> None:
                 file.seek(size)
                 _write_missing(connection, tenant, sequence, file)
         sync_folder(path.parent)
+        reach("chain.head")
         _keep_head(workspace, tenant, last.line)
 
 
@@ -246,7 +252,9 @@ def _write_missing(connection: sa.Connection, tenant: str, sequence: int, file: 
     query = sa.select(c.line).where(c.tenant == tenant, c.sequence > sequence).order_by(c.sequence)
     for line in connection.scalars(query.execution_options(yield_per=_ROWS_AT_A_TIME)):
         file.write(line.encode() + b"\n")
+        reach("chain.line")
     file.flush()
+    reach("chain.syncing")
     os.fsync(file.fileno())
 
 

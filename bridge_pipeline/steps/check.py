@@ -17,9 +17,10 @@ from bridge_pipeline import connectors
 from bridge_pipeline.connector_kit import pages
 from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.database import tables as t
-from bridge_pipeline.database.engine import advisory_lock
+from bridge_pipeline.database.engine import advisory_lock, transaction
 from bridge_pipeline.database.ledger import Batch, CheckResult
 from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.failpoints import reach
 from bridge_pipeline.model import Window
 from bridge_pipeline.model.expectation import Expectation
 from bridge_pipeline.steps import facts
@@ -65,10 +66,13 @@ def check(workspace: Workspace, batch_id: int) -> Verdict:
         *(facts.switched_off(e) for e in suite if e.subject in ("rows", "batch") and not e.enabled),
         *facts.facts(evidence, len(rejected), [e for e in suite if e.subject == "batch" and e.enabled]),
     ]
-    with workspace.database.engine.begin() as connection:
+    reach("check.judged")
+    with transaction(workspace.database.engine, "check") as connection:
         advisory_lock(connection, f"check:{batch_id}")
         _take_out(workspace, connection, batch, rejected)
+        reach("check.rows_taken_out")
         ledger.record_checks(connection, batch_id, results, len(rejected))
+        reach("check.verdict_kept")
         ledger.record_day_counts(connection, batch_id, evidence.days)
         batch = ledger.batch(connection, batch_id)
         tell_verdict(connection, batch, results, workspace.settings)
@@ -112,6 +116,7 @@ def _take_out(
         return
     rows = [{"batch_id": batch.id, "seq": seq, "reason": name} for seq, name in new.items()]
     connection.execute(t.rejections.insert(), rows)
+    reach("check.rows_refused")
     found = _replayed_records if batch.kind == "replay" else _exact_records
     for record in found(workspace, batch, new):
         add_to_quarantine(connection, batch, [record])

@@ -21,6 +21,7 @@ from bridge_pipeline.connector_kit.connector import Page, Stream
 from bridge_pipeline.connector_kit.fields import Refused, from_microseconds, microseconds
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.pages import Rejected
+from bridge_pipeline.failpoints import reach
 from bridge_pipeline.model import Window
 from bridge_pipeline.model.entity import TIMESTAMP
 from bridge_pipeline.steps.census import DiskCensus, GoneReport, RejectedRecord, Sighting
@@ -181,6 +182,7 @@ class Collector:
         )
 
     def _flush(self) -> pa.Table:
+        reach("land.table")
         columns = zip(*self._rows, strict=True)
         arrays = [_array(values, field.type) for values, field in zip(columns, self._schema, strict=True)]
         self._rows, self._bytes = [], 0

@@ -15,9 +15,11 @@ from pathlib import Path
 import structlog
 
 from bridge_pipeline.database import outbox
+from bridge_pipeline.database.engine import transaction
 from bridge_pipeline.database.outbox import MAIL, Due, Message
 from bridge_pipeline.database.sealing import SealingError
 from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.failpoints import reach
 from bridge_pipeline.redaction import redact
 from bridge_pipeline.steps import mail
 from bridge_pipeline.steps.announce import tell_digests
@@ -58,7 +60,7 @@ def deliver(
         seconds: after so many no other delivery is begun.
     """
     tell_digests(workspace, clock())
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "deliver.settle") as connection:
         outbox.settle(connection)
     done, held = Delivered(), set[str]()
     until = time.monotonic() + seconds
@@ -68,7 +70,7 @@ def deliver(
 
 
 def _claimed(workspace: Workspace, now: datetime, held: set[str]) -> Due | None:
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "deliver.claim") as connection:
         return outbox.claim(connection, now, lambda attempts: now + _pause(attempts), held)
 
 
@@ -83,7 +85,7 @@ def _attempt(
 ) -> None:
     """Sends one claimed delivery while its row is held, and notes how that ended."""
     facts = {"event_kind": due.message.event, "about": due.message.about, "reviewer": due.shown}
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "deliver.attempt") as connection:
         if not outbox.hold(connection, due):
             return
         try:
@@ -99,6 +101,7 @@ def _attempt(
             done.postponed += given_up is None
             log.warning("message not sent", **facts, error=text, given_up=given_up is not None)
         else:
+            reach("deliver.sent")
             outbox.mark_sent(connection, due, clock())
             done.sent += 1
             log.info("message sent", **facts, attempts=due.attempts)

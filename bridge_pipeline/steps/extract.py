@@ -25,12 +25,13 @@ from bridge_pipeline.connector_kit.reckoning import Outcome, look_up
 from bridge_pipeline.connector_kit.session import Contradictory, SourceContext, SourceError
 from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.database import tables as t
-from bridge_pipeline.database.engine import advisory_lock
+from bridge_pipeline.database.engine import advisory_lock, transaction
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.quota import SharedQuota
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.tokens import SharedTokens
 from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.failpoints import reach
 from bridge_pipeline.model import Window
 from bridge_pipeline.naming import Home
 from bridge_pipeline.steps import gone
@@ -101,8 +102,7 @@ def extract(
     Raises:
         SourceError: the source could not be read whole; nothing becomes visible.
     """
-    with open_source(workspace, name) as source, workspace.database.engine.begin() as connection:
-        advisory_lock(connection, f"extract:{name}:{entity}", long=True)
+    with _extracting(workspace, name, entity) as (source, connection):
         stream = source.connector.stream(entity)
         whole = stream.entity.reference and not ledger.was_read_whole(connection, name, entity)
         kind = "whole" if whole else "window"
@@ -118,8 +118,7 @@ def extract_all(
     Raises:
         SourceError: the source could not be read whole; nothing becomes visible.
     """
-    with open_source(workspace, name) as source, workspace.database.engine.begin() as connection:
-        advisory_lock(connection, f"extract:{name}:{entity}", long=True)
+    with _extracting(workspace, name, entity) as (source, connection):
         stream = source.connector.stream(entity)
         proof = {"for": "certificate"}
         return _Extraction(workspace, source, stream, window, "whole", run_id, proof=proof).run(connection)
@@ -143,14 +142,25 @@ def extract_ids(
     Raises:
         SourceError: the source could not be asked.
     """
-    with open_source(workspace, name) as source, workspace.database.engine.begin() as connection:
-        advisory_lock(connection, f"extract:{name}:{entity}", long=True)
+    with _extracting(workspace, name, entity) as (source, connection):
         stream = source.connector.stream(entity)
         extraction = _Extraction(
             workspace, source, stream, window, "lookup", run_id, tuple(ids), outcomes=outcomes
         )
         batch = extraction.run(connection)
         return batch if batch.fetched else None
+
+
+@contextmanager
+def _extracting(workspace: Workspace, name: str, entity: str) -> Iterator[tuple[Source, sa.Connection]]:
+    """An open connection, and the transaction that holds the lock of its entity and lists the batch."""
+    with (
+        open_source(workspace, name) as source,
+        transaction(workspace.database.engine, "extract") as connection,
+    ):
+        advisory_lock(connection, f"extract:{name}:{entity}", long=True)
+        reach("extract.locked")
+        yield source, connection
 
 
 class _Extraction:
@@ -187,6 +197,7 @@ class _Extraction:
         batch_id = ledger.next_batch_id(connection)
         folder = home.landing_of(record.tenant, record.name, entity) / str(batch_id)
         remove_unlisted(connection, folder.parent)
+        reach("extract.numbered")
         # One folder per connection and entity: the lock is ours, so what lies there is a killed one's.
         work = home.work / f"extract-{record.name}-{entity}"
         shutil.rmtree(work, ignore_errors=True)
@@ -200,8 +211,10 @@ class _Extraction:
             batch = replace(batch, first_read_of=self._first_read(connection, batch))
             if batch.fetched or self._kind != "lookup":
                 ledger.add_batch(connection, batch)
+                reach("extract.batch_listed")
                 ledger.record_inventory(connection, batch.id, collector.inventory.found)
                 keep_rejected(connection, batch, census.rejected())
+                reach("extract.rejected_kept")
                 gone.keep(connection, batch, census.gone())
         except Contradictory:
             # What contradicts itself would do so again, read from the journal.
@@ -269,6 +282,7 @@ class _Extraction:
     def _reported(self, pages: Iterator[Page], collector: Collector) -> Iterator[Page]:
         for page in pages:
             yield page
+            reach("extract.validated")
             progress.report("extract", self._stream.entity.name, collector.counts.fetched, "records")
 
     def _batch(
@@ -408,6 +422,7 @@ def add_to_quarantine(connection: sa.Connection, batch: Batch, records: list[dic
             | {name: statement.excluded[name] for name in _WHY},
         )
     )
+    reach("quarantine.added")
     sightings = [
         {
             "batch_id": batch.id,

@@ -19,6 +19,7 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 from dlt.sources import DltResource
 
 from bridge_pipeline.connector_kit.journal import sync_folder
+from bridge_pipeline.failpoints import reach
 from bridge_pipeline.model import ENTITIES
 
 # The tables' schema is the entity's declaration; a column more or another type is an error.
@@ -65,6 +66,7 @@ def land(entity: str, tables: Tables, folder: Path, work: Path) -> list[dict[str
     )
     try:
         pipeline.run(connection_source({entity: tables}), loader_file_format="parquet")
+        reach("land.written")
         return [_described(path, folder) for path in sorted(folder.glob(f"{entity}.*.parquet"))]
     except PipelineStepFailed as failure:
         # dlt wraps what the tables raised; the caller is to see that itself.
@@ -80,6 +82,7 @@ def _cause(failure: BaseException) -> BaseException:
 
 
 def _described(path: Path, folder: Path) -> dict[str, Any]:
+    reach("land.syncing")
     with path.open("rb") as file:
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,9 +15,10 @@ import structlog
 
 from bridge_pipeline import progress
 from bridge_pipeline.database import ledger
-from bridge_pipeline.database.engine import advisory_lock
+from bridge_pipeline.database.engine import advisory_lock, transaction
 from bridge_pipeline.database.ledger import Batch, CheckResult
 from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.failpoints import reach
 from bridge_pipeline.model import ENTITIES, Entity, Window
 from bridge_pipeline.model.expectation import LOADED
 from bridge_pipeline.steps import facts
@@ -120,7 +121,7 @@ def load(workspace: Workspace, batch: Batch, run_id: str | None = None) -> LoadR
     try:
         result = _load(workspace, batch, run_id)
     except EquationBroken as broken:
-        with workspace.database.engine.begin() as connection:
+        with transaction(workspace.database.engine, "load.undo") as connection:
             ledger.record_stage(connection, batch.id, "load", [broken.result])
             ledger.block(connection, batch.id)
             tell_verdict(connection, ledger.batch(connection, batch.id), [broken.result], workspace.settings)
@@ -132,8 +133,9 @@ def load(workspace: Workspace, batch: Batch, run_id: str | None = None) -> LoadR
 
 def _load(workspace: Workspace, batch: Batch, run_id: str | None) -> LoadResult:
     entity = ENTITIES[batch.entity]
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "load") as connection:
         advisory_lock(connection, f"load:{batch.connection}", long=True)
+        reach("load.locked")
         # As the ledger has it now: checks may have taken rows out since the caller looked.
         listed = ledger.batch(connection, batch.id)
         refuse_unreadable(listed)
@@ -142,12 +144,14 @@ def _load(workspace: Workspace, batch: Batch, run_id: str | None) -> LoadResult:
         rows = read_landed(landing_of(workspace, batch), batch.files, batch.entity, _landed_columns(entity))
         copy_landed(connection, "incoming", _incoming_types(entity), _reported(rows, entity.name))
         counts = _apply(connection, entity, batch)
+        reach("load.counted")
         check = _equation(listed, counts)
         if not check.passed and not _accepted(listed, counts):
             raise EquationBroken(listed, check)
         result = counts.result(batch)
         terms = {key: value for key, value in vars(result).items() if key != "batch"}
         ledger.record_load(connection, batch.id, run_id, terms)
+        reach("load.listed")
         ledger.record_stage(connection, batch.id, "load", [check])
         if batch.kind == "replay":
             connection.execute(sa.text(_REPLAYED), {"batch": batch.id})
@@ -186,6 +190,7 @@ def _apply(connection: sa.Connection, entity: Entity, batch: Batch) -> _Counts:
     names = {"tenant": batch.tenant, "connection": batch.connection, "batch": batch.id}
 
     def run(statement: str) -> int:
+        reach("load.statement")
         return connection.execute(sa.text(statement), names).rowcount
 
     def count(table: str) -> int:
@@ -234,6 +239,7 @@ def copy_landed(
     driver: psycopg.Connection = connection.connection.driver_connection  # type: ignore[assignment]
     with driver.cursor() as cursor:
         for part in rows:
+            reach("copy.part")
             sink = pa.BufferOutputStream()
             pyarrow.csv.write_csv(part, sink, pyarrow.csv.WriteOptions(include_header=False))
             data = sink.getvalue().to_pybytes()

@@ -13,7 +13,9 @@ from bridge_pipeline import connectors
 from bridge_pipeline.connector_kit.session import SourceError
 from bridge_pipeline.database import registry
 from bridge_pipeline.database import tables as t
+from bridge_pipeline.database.engine import transaction
 from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.failpoints import reach
 from bridge_pipeline.model import ENTITIES, Window
 from bridge_pipeline.steps.check import check
 from bridge_pipeline.steps.extract import extract_ids
@@ -63,6 +65,7 @@ def _fetch(
         checked = check(workspace, batch.id)
         refuse_unreadable(checked.batch)
         load(workspace, checked.batch, run_id)
+    reach("parents.fetched")
     _remember(workspace, name, parent, ids)
 
 
@@ -86,7 +89,7 @@ def _remember(workspace: Workspace, name: str, parent: str, ids: list[str]) -> N
     """Keeps that these ids were asked for; those that arrived are no placeholders any more."""
     statement = insert(t.lookups).values(looked_up_at=sa.func.now())
     rows = [{"connection": name, "entity": parent, "record_id": record_id} for record_id in ids]
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "parents") as connection:
         connection.execute(
             statement.on_conflict_do_update(
                 index_elements=["connection", "entity", "record_id"],

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.database import tables as t
+from bridge_pipeline.database.engine import transaction
 from bridge_pipeline.database.ledger import CheckResult
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace
@@ -42,7 +43,7 @@ def check_tables(
     record = registry.get(workspace.database.engine, name)
     suite = [e for e in suite_of(workspace, record, entity) if e.subject == "tables"]
     moment = now or datetime.now(UTC)
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "references") as connection:
         results = [
             _judge(e, connection, workspace, record, ENTITIES[entity], moment)
             if e.enabled

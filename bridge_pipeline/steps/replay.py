@@ -23,10 +23,11 @@ from bridge_pipeline.connector_kit.connector import Page, Stream
 from bridge_pipeline.connector_kit.pages import PageContent
 from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.database import tables as t
-from bridge_pipeline.database.engine import advisory_lock
+from bridge_pipeline.database.engine import advisory_lock, transaction
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.failpoints import reach
 from bridge_pipeline.model import ENTITIES, Window
 from bridge_pipeline.steps.audit import AuditFile, audit_days
 from bridge_pipeline.steps.census import DiskCensus
@@ -122,7 +123,7 @@ def finish(workspace: Workspace, batch: Batch) -> Replayed:
     loaded = load(workspace, batch)
     days = sorted(_days(workspace, batch))
     files = audit_days(workspace, batch.connection, batch.entity, days)
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "replay.audit") as connection:
         ledger.record_audit(connection, batch.id, len(days), sum(file.added for file in files))
     return Replayed(batch, loaded, refused, tuple(days), tuple(files))
 
@@ -176,10 +177,11 @@ def _take(
     """Lands the records as a batch, under the lock of extractions; None where there are none."""
     record = registry.get(workspace.database.engine, name)
     stream = connectors.get(record.connector).stream(entity)
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "replay.take") as connection:
         advisory_lock(connection, f"extract:{name}:{entity}", long=True)
         batch_id = ledger.next_batch_id(connection)
         taken = _claim(connection, batch_id, name, entity, wanted)
+        reach("replay.claimed")
         return _Landing(workspace, connection, record, stream, batch_id).run(taken) if taken else None
 
 
@@ -237,7 +239,9 @@ class _Landing:
             collector = Collector(self._stream, None, census, None, self._workspace.settings.rows_per_chunk)
             files = land(entity, lambda: self._seen(collector.tables(self._pages())), folder, work / "dlt")
             batch = self._batch(taken, collector, files)
+            reach("replay.landed")
             ledger.add_batch(self._connection, batch)
+            reach("replay.listed")
             keep_rejected(self._connection, batch, census.rejected())
             self._release_duplicates()
         finally:

@@ -18,9 +18,10 @@ from bridge_pipeline.connector_kit.journal import write_durably
 from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.certificates import Certificate
-from bridge_pipeline.database.engine import advisory_lock
+from bridge_pipeline.database.engine import advisory_lock, transaction
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.failpoints import reach
 from bridge_pipeline.masking import masked_text
 from bridge_pipeline.model import ENTITIES
 from bridge_pipeline.redaction import redact_secrets
@@ -117,13 +118,15 @@ def write_report(workspace: Workspace, name: str, day: date) -> Report:
     record = registry.get(workspace.database.engine, name)
     html = workspace.home.report_of(record.tenant, name, day)
     html.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "report") as connection:
         # Two writers of one report would compare it with each other's.
         advisory_lock(connection, f"report:{name}")
         findings = findings_of(workspace, connection, record, list(entities_of(record)), day)
         workbook = _workbook(workspace, connection, findings)
+        reach("report.workbook")
         page = _page(connection, findings, workbook)
         write_durably(html, redact_secrets(_render("report.html.j2", page)).encode())
+        reach("report.written")
     verdict: Verdict = page["verdict"]
     return Report(
         connection=name,

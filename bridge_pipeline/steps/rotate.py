@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.database import tokens
-from bridge_pipeline.database.engine import advisory_lock
+from bridge_pipeline.database.engine import advisory_lock, transaction
 from bridge_pipeline.database.locks import file_lock
 from bridge_pipeline.database.sealing import (
     KEY_FILE,
@@ -21,6 +21,7 @@ from bridge_pipeline.database.sealing import (
     open_sealer,
 )
 from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.failpoints import reach
 from bridge_pipeline.steps.tenants import ADDRESS
 
 
@@ -57,17 +58,19 @@ def rotate(workspace: Workspace) -> Rotation:
         upcoming = home.keys / NEXT_KEY_FILE
         if not upcoming.exists():
             make_key(upcoming)
+        reach("secrets.key_made")
         known = open_sealer(settings, home)
         rotation = _resealed(workspace, Sealer(known.former[0], (known.key, *known.former[1:])))
         number = len(former_keys(home)) + 1
         current = home.keys / KEY_FILE
         (home.keys / f"former-{number:04d}.key").hardlink_to(current)
+        reach("secrets.key_kept")
         upcoming.replace(current)
     return rotation
 
 
 def _resealed(workspace: Workspace, sealer: Sealer) -> Rotation:
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "secrets.rotate") as connection:
         advisory_lock(connection, "secrets", long=True)
         resealed = _reseal_connections(connection, sealer) + _reseal_reviewers(connection, sealer)
         resealed += tokens.reseal(connection, sealer)

@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from bridge_pipeline.database import outbox
 from bridge_pipeline.database import tables as t
+from bridge_pipeline.database.engine import transaction
 from bridge_pipeline.database.outbox import MAIL, Reviewer
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.redaction import remember
@@ -107,7 +108,7 @@ def variables_of(drafts: Iterable[TenantDraft]) -> set[str]:
 
 def apply_tenants(workspace: Workspace, drafts: list[TenantDraft]) -> list[AppliedTenant]:
     """Writes tenants that are new or differ, addresses sealed. Their list of reviewers is replaced."""
-    with workspace.database.engine.begin() as connection:
+    with transaction(workspace.database.engine, "tenants") as connection:
         return [_apply(workspace, connection, draft) for draft in drafts]
 
 

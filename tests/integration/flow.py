@@ -1,15 +1,13 @@
 """The library's flow as tests drive it: connect a desk, process windows, look at what came of it.
 
-Also what runs in processes of their own, which may be armed to die at a named point.
+Also what runs in processes of their own, which a failpoint may end.
 """
 
 import hashlib
-import importlib
 import json
 import multiprocessing
 import os
 import resource
-import signal
 import sys
 from collections.abc import Callable, Iterable
 from datetime import date
@@ -19,12 +17,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bridge_pipeline.database import registry
+from bridge_pipeline.database import faults, registry
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace, open_workspace
 from bridge_pipeline.model import Window
-from bridge_pipeline.steps import chain
 from bridge_pipeline.steps.audit import AuditFile, audit_window
 from bridge_pipeline.steps.certify import certify
 from bridge_pipeline.steps.check import check
@@ -36,6 +33,9 @@ NAME = "acme-helpdesk"
 ENTITIES = ("accounts", "users", "tickets")
 # Not compared: whose it is, and when and by which run it came (rule 30).
 RUN_FACTS = {"connection", "loaded_at", "batch_id", "fetched_at"}
+
+# What a child is told by its environment.
+_INHERITED = ("BRIDGE_", "TORTURE_")
 
 # A server that has imported what is slow, and forks children without threads of the tests.
 _PROCESSES = multiprocessing.get_context("forkserver")
@@ -105,7 +105,7 @@ def quarantined(workspace: Workspace, entity: str, name: str = NAME) -> dict[byt
     return {bytes(row["raw"]): row["reason"] for row in rows(workspace, query, entity=entity, name=name)}
 
 
-def content(workspace: Workspace, name: str = NAME) -> dict[str, Any]:
+def digest(workspace: Workspace, name: str = NAME) -> dict[str, Any]:
     """All that neither a crash nor another order of windows may change (rule 30)."""
     tables = {
         entity: _sorted(rows(workspace, f"select * from desk.{entity} where connection = :name", name=name))
@@ -135,17 +135,24 @@ def files(folder: Path) -> dict[str, str]:
 # --- Processes of their own ---------------------------------------------------------------------
 
 
-def start(work: Callable[..., object], *arguments: object) -> BaseProcess:
-    """Starts a function of this module in a process of its own, over the same installation."""
-    variables = {name: value for name, value in os.environ.items() if name.startswith("BRIDGE_")}
+def start(work: Callable[..., object], *arguments: object, failpoint: str | None = None) -> BaseProcess:
+    """Starts a function of a test module in a process of its own, over the same installation.
+
+    Args:
+        failpoint: what `BRIDGE_FAILPOINT` takes, such as `load.counted=kill@2`.
+    """
+    variables = {name: value for name, value in os.environ.items() if name.startswith(_INHERITED)}
+    if failpoint:
+        variables[faults.VARIABLE] = failpoint
+        Path(os.environ["BRIDGE_HOME"], faults.ALLOWED).touch()
     process = _PROCESSES.Process(target=_run, args=(variables, work, arguments), daemon=True)
     process.start()
     return process
 
 
-def ended(process: BaseProcess) -> int | None:
-    """Waits for a process; its exit code, negative for the signal that killed it."""
-    process.join(60)
+def ended(process: BaseProcess, seconds: float = 120) -> int | None:
+    """Waits for a process; its exit code, negative for the signal that killed it, None if it goes on."""
+    process.join(seconds)
     return process.exitcode
 
 
@@ -154,61 +161,14 @@ def _run(variables: dict[str, str], work: Callable[..., object], arguments: tupl
     work(*arguments)
 
 
-def process_and_die(first: str, last: str, entities: tuple[str, ...], point: str, times: int) -> None:
-    """The flow over some days, killed at the `times`-th call of a function."""
-    arm(point, times)
-    process(open_workspace(), day(first, last), entities)
+def process_days(first: str, last: str, entities: tuple[str, ...], name: str = NAME) -> None:
+    """The flow over some days."""
+    process(open_workspace(), day(first, last), entities, name)
 
 
-def arm(point: str, times: int) -> None:
-    """Lets this process be killed at the `times`-th call of a function.
-
-    `point` is written `before module:name` or `after module:name`.
-    """
-    when, _, target = point.partition(" ")
-    module, _, path = target.partition(":")
-    *parents, name = path.split(".")
-    owner: Any = importlib.import_module(module)
-    for parent in parents:
-        owner = getattr(owner, parent)
-    setattr(owner, name, _armed(getattr(owner, name), when, times))
-
-
-def audit_and_die(first: str, last: str, entity: str, point: str, times: int) -> None:
-    """The audit of what is landed, killed at the `times`-th call of a function."""
-    workspace = open_workspace()
-    arm(point, times)
-    audit_window(workspace, NAME, entity, day(first, last))
-
-
-def rotate_and_die(point: str) -> None:
-    """A change of the signing key, killed at the first call of a function."""
-    workspace = open_workspace()
-    arm(point, 1)
-    chain.rotate_key(workspace)
-
-
-def certify_and_die(point: str, times: int) -> None:
-    """A certificate, killed at the `times`-th call of a function."""
-    workspace = open_workspace()
-    arm(point, times)
-    certify(workspace, NAME)
-
-
-def _armed(original: Callable[..., Any], when: str, times: int) -> Callable[..., Any]:
-    calls = 0
-
-    def armed(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if when == "before" and calls == times:
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = original(*args, **kwargs)
-        if when == "after" and calls == times:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    return armed
+def certify_now() -> None:
+    """A certificate."""
+    certify(open_workspace(), NAME)
 
 
 def process_when_told(barrier: Any, first: str, last: str, entities: tuple[str, ...]) -> None:

@@ -601,12 +601,7 @@ def test_what_cannot_be_certified_is_said(workspace, loaded):
         certify(workspace, NAME, day(today))
 
 
-KILLED_AT = (
-    "after bridge_pipeline.steps.listed:list_source",
-    "after bridge_pipeline.steps.extract:extract_ids",
-    "before bridge_pipeline.steps.certify:record_deletions",
-    "after bridge_pipeline.steps.certificate:write",
-)
+KILLED_AT = ("certify.listed=kill@3", "certify.fetched=kill", "certify.written=kill", "certify.marked=kill")
 
 
 @pytest.mark.long
@@ -614,9 +609,7 @@ KILLED_AT = (
 def test_killed_anywhere_nothing_is_half_marked_and_it_heals(workspace, loaded, point):
     drop(loaded, 7, 8)
     loaded.records["tickets"].append(ticket(60, "2024-03-02T12:00:00Z"))
-    # By the name that the step calls it by.
-    point = point.replace("steps.listed:", "steps.certify:").replace("steps.extract:", "steps.certify:")
-    assert ended(start(flow.certify_and_die, point, 3 if "list_source" in point else 1)) == -9
+    assert ended(start(flow.certify_now, failpoint=point)) == -9
     assert deleted(workspace) == set()
     assert step.newest(workspace, NAME) is None
     certificate = certify(workspace, NAME)

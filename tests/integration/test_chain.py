@@ -21,7 +21,7 @@ from bridge_pipeline.steps.audit import AuditFile, audit_records, audit_window
 from bridge_pipeline.steps.chain import ChainFileAltered, Draft, append, export_chain, head, rotate_key
 from bridge_pipeline.steps.extract import extract
 from bridge_pipeline.steps.heads import known_heads
-from bridge_pipeline.steps.load import BatchBlocked, load, load_window
+from bridge_pipeline.steps.load import BatchBlocked, load_window
 from bridge_pipeline.steps.verify import Verification, verify_folder
 from tests.integration import flow
 from tests.integration.desk import Desk, serving, ticket
@@ -168,27 +168,6 @@ def test_what_is_rolled_back_was_never_written(workspace, desk):
 
 # --- L4 atomic, L5 alone --------------------------------------------------------------------------
 
-STEPS = "bridge_pipeline.steps"
-KILLS = [
-    (f"after {STEPS}.chain:append", 1),
-    (f"before {STEPS}.chain:export_chain", 1),
-    (f"after {STEPS}.chain:_write_missing", 1),
-    (f"before {STEPS}.chain:_keep_head", 1),
-    ("before pathlib:Path.replace", 5),
-    (f"after {STEPS}.audit:_write_hashed", 3),
-]
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(("point", "times"), KILLS)
-def test_a_killed_run_leaves_a_chain_that_the_next_one_heals(workspace, desk, point, times):
-    load(workspace, read(workspace))
-    killed = start(flow.audit_and_die, "2024-03-01", "2024-03-02", "tickets", point, times)
-    assert ended(killed) == -9, "the point was never reached"
-    audit_window(workspace, NAME, "tickets", WINDOW)
-    assert_whole(workspace, 3)
-    assert not list(workspace.home.root.rglob("*.tmp"))
-
 
 @pytest.mark.parametrize("kept", [0, 100, -1])
 def test_a_line_that_was_not_finished_is_finished(workspace, desk, kept):
@@ -274,23 +253,6 @@ def test_a_key_changed_before_the_first_entry_signs_it(workspace, desk):
     assert key_ids(workspace.home) == [made.key]
     tickets_of(workspace)
     assert entries_of(workspace)[0]["key"] == made.key
-
-
-@pytest.mark.parametrize(
-    "point",
-    [
-        f"after {STEPS}.chain:append",
-        "before bridge_pipeline.database.signing:forget",
-        "after bridge_pipeline.database.signing:write_key",
-    ],
-)
-def test_a_killed_change_of_keys_leaves_a_chain_that_can_be_signed(workspace, desk, point):
-    tickets_of(workspace)
-    assert ended(start(flow.rotate_and_die, point)) == -9, "the point was never reached"
-    desk.records["tickets"][0] = ticket(1, "2024-03-01T13:00:00Z")
-    tickets_of(workspace)
-    rotate_key(workspace)
-    assert_whole(workspace)
 
 
 def test_without_its_key_nothing_is_written_and_the_error_says_what_to_do(workspace, desk):

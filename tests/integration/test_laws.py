@@ -24,8 +24,8 @@ from tests.integration.flow import (
     NAME,
     arrived,
     connect,
-    content,
     day,
+    digest,
     ended,
     execute,
     files,
@@ -126,7 +126,7 @@ def test_every_record_is_accounted_for_however_days_are_cut_into_windows(workspa
         assert arrived(workspace, "tickets", name) == INSIDE
         assert quarantined(workspace, "tickets", name) == BAD
         assert arrived(workspace, "accounts", name) == {"1", "2", "3", "4"}
-        return content(workspace, name)
+        return digest(workspace, name)
 
     expected = run([(FIRST, LAST)])
     assert "2024-03-01/v0001.csv" in " ".join(expected["files"])
@@ -330,31 +330,7 @@ def test_an_earlier_batch_loaded_late_brings_no_older_version_and_no_older_peopl
 
 # --- L4 atomic ----------------------------------------------------------------------------------
 
-KIT, STEPS, LEDGER = (
-    "bridge_pipeline.connector_kit",
-    "bridge_pipeline.steps",
-    "bridge_pipeline.database.ledger",
-)
-KILLS = [
-    (f"before {KIT}.journal:write_durably", 2),
-    (f"after {KIT}.journal:write_durably", 9),
-    ("before pathlib:Path.replace", 11),
-    (f"before {STEPS}.land:_described", 2),
-    (f"after {LEDGER}:add_batch", 2),
-    ("before tests.integration.flow:check", 2),
-    (f"after {LEDGER}:record_checks", 2),
-    ("after psycopg:Copy.write", 2),
-    (f"after {STEPS}.load:_apply", 1),
-    (f"after {LEDGER}:record_load", 2),
-    (f"before {STEPS}.tables:fetch_missing", 2),
-    (f"before {STEPS}.parents:check", 1),
-    (f"before {STEPS}.parents:_remember", 1),
-    (f"after {STEPS}.audit:_Day._export", 4),
-    (f"after {STEPS}.audit:_Day._write_manifest", 4),
-    (f"after {LEDGER}:record_audit", 2),
-]
 KILLED = ("accounts", "tickets")
-_undisturbed: dict[str, Any] = {}
 
 
 def fill_to_be_killed(desk: Desk) -> None:
@@ -374,47 +350,10 @@ def fill_to_be_killed(desk: Desk) -> None:
     desk.before = arrive
 
 
-@pytest.mark.parametrize(("point", "times"), KILLS)
-def test_a_killed_run_heals_when_it_is_run_again(workspace, desk, point, times):
-    fill_to_be_killed(desk)
-    if not _undisturbed:
-        with serving() as other:
-            fill_to_be_killed(other)
-            connect(workspace, other, "undisturbed", entities=KILLED)
-            process(workspace, day("2024-03-01", "2024-03-02"), KILLED, "undisturbed")
-            _undisturbed.update(content(workspace, "undisturbed"))
-    connect(workspace, desk, entities=KILLED)
-    killed = start(flow.process_and_die, "2024-03-01", "2024-03-02", KILLED, point, times)
-    assert ended(killed) == -9, "the point was never reached"
-    assert_wholly_old_or_new(workspace)
-    process(workspace, day("2024-03-01", "2024-03-02"), KILLED)
-    assert content(workspace) == _undisturbed
-
-
-def assert_wholly_old_or_new(workspace) -> None:
-    """What the ledger lists is there, and what the tables hold comes from what it lists."""
-    for row in rows(workspace, "select path, sha256, manifest_sha256 from bridge.audit_files"):
-        assert (workspace.home.audit / row["path"]).is_file()
-    for row in rows(workspace, "select id, entity, connection, files, landed from bridge.batches"):
-        folder = workspace.home.landing_of("acme", row["connection"], row["entity"]) / str(row["id"])
-        assert all((folder / file["path"]).is_file() for file in row["files"])
-    listed = "select batch_id, loaded as rows from bridge.loads join bridge.batches b on b.id = batch_id"
-    for entity in flow.ENTITIES:
-        held = f"select batch_id, count(*) as rows from desk.{entity} where not placeholder group by batch_id"
-        told = rows(workspace, f"{listed} where entity = '{entity}' and loaded > 0 order by batch_id")
-        assert rows(workspace, f"{held} order by batch_id") == told
-
-
 def test_a_killed_extraction_does_not_ask_again_for_what_is_journalled(workspace, desk):
     fill_to_be_killed(desk)
-    killed = start(
-        flow.process_and_die,
-        "2024-03-01",
-        "2024-03-02",
-        ("tickets",),
-        f"after {KIT}.journal:write_durably",
-        4,
-    )
+    days = ("2024-03-01", "2024-03-02", ("tickets",))
+    killed = start(flow.process_days, *days, failpoint="journal.kept=kill@3")
     assert ended(killed) == -9
     assert [request.page for request in desk.lists("tickets")] == [1, 2, 3]
     batch = land(workspace, "tickets", day("2024-03-01", "2024-03-02"))
@@ -428,14 +367,8 @@ def test_a_killed_extraction_does_not_ask_again_for_what_is_journalled(workspace
 
 def test_a_journal_that_is_too_old_is_not_resumed(workspace, desk):
     fill_to_be_killed(desk)
-    killed = start(
-        flow.process_and_die,
-        "2024-03-01",
-        "2024-03-02",
-        ("tickets",),
-        f"after {KIT}.journal:write_durably",
-        4,
-    )
+    days = ("2024-03-01", "2024-03-02", ("tickets",))
+    killed = start(flow.process_days, *days, failpoint="journal.kept=kill@3")
     assert ended(killed) == -9
     impatient = workspace.settings.model_copy(update={"journal_max_age": timedelta(0)})
     batch = land(
@@ -462,7 +395,7 @@ def test_two_runs_of_one_window_at_once_lose_and_double_nothing(workspace, desk)
     used = [(row["entity"], row["extraction"]) for row in rows(workspace, numbers, name=NAME)]
     assert len(used) == len(set(used)), "two extractions wrote into one journal"
     process(workspace, day("2024-03-01", "2024-03-05"), KILLED)
-    assert content(workspace) == content(workspace, "undisturbed")
+    assert digest(workspace) == digest(workspace, "undisturbed")
 
 
 def test_two_loads_and_audits_of_one_batch_at_once_double_nothing(workspace, desk):

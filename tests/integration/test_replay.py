@@ -26,8 +26,8 @@ from tests.integration.flow import (
     NAME,
     arrived,
     connect,
-    content,
     day,
+    digest,
     ended,
     execute,
     land,
@@ -124,7 +124,7 @@ def test_a_mended_mapping_gives_what_a_sound_record_would_have_given(workspace, 
 
     connect(workspace, desk, "afresh", entities=("tickets",))
     process(workspace, day(DAY, NEXT), ["tickets"], "afresh")
-    replayed, afresh = content(workspace), content(workspace, "afresh")
+    replayed, afresh = digest(workspace), digest(workspace, "afresh")
     assert replayed["tables"] == afresh["tables"]
     again = process(workspace, day(DAY, NEXT), ["tickets"])["tickets"]
     assert not any(file.added for file in again[2]), "the days are as a new extraction finds them"
@@ -302,32 +302,7 @@ def test_a_blocked_replay_stays_out_until_it_is_accepted(workspace, desk, monkey
     assert waiting(workspace) == set()
 
 
-# --- Killed, and two at once --------------------------------------------------------------------
-
-STEPS, LEDGER = "bridge_pipeline.steps", "bridge_pipeline.database.ledger"
-KILLS = [
-    f"after {STEPS}.replay:_claim",
-    f"before {STEPS}.land:_described",
-    f"after {LEDGER}:add_batch",
-    f"before {STEPS}.replay:check",
-    f"after {LEDGER}:record_checks",
-    f"before {STEPS}.replay:load",
-    f"after {LEDGER}:record_load",
-    f"before {STEPS}.replay:audit_days",
-    f"after {STEPS}.audit:_Day._export",
-    f"before {LEDGER}:record_audit",
-]
-
-
-def mended_replay() -> None:
-    """In a process of its own: with the mended mapping."""
-    connectors.all_connectors()["helpdesk"] = MENDED
-    replay(open_workspace(), ALL)
-
-
-def replay_and_die(point: str) -> None:
-    flow.arm(point, 1)
-    mended_replay()
+# --- Two at once --------------------------------------------------------------------------------
 
 
 def replay_when_told(barrier) -> None:
@@ -339,21 +314,6 @@ def replay_when_told(barrier) -> None:
 
 def spoil(desk) -> None:
     desk.records["tickets"] = [ticket(1, NOON), spoilt(2), spoilt(3, "2024-03-02T10:00:00"), spoilt(4, "x")]
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("point", KILLS)
-def test_a_killed_replay_heals_when_it_is_run_again(workspace, desk, monkeypatch, point):
-    spoil(desk)
-    process(workspace, day(DAY, NEXT), ["tickets"])
-    assert ended(start(replay_and_die, point)) == -9, "the point was never reached"
-    mend(monkeypatch)
-    replay(workspace, ALL)
-    assert arrived(workspace, "tickets") == {"1", "2", "3"}
-    assert (set(audited(workspace)), set(audited(workspace, NEXT))) == ({"1", "2"}, {"3"})
-    assert waiting(workspace) == {"4"}
-    left = {path.name for path in (workspace.home.landing / "acme" / NAME / "tickets").iterdir()}
-    assert left == {str(row["id"]) for row in rows(workspace, "select id from bridge.batches")}
 
 
 def test_two_replays_at_once_take_no_record_twice(workspace, desk):

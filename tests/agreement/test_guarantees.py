@@ -1,0 +1,47 @@
+"""`docs/guarantees.md` names campaigns and tests that exist, and its figures can be written."""
+
+import json
+import re
+
+import pytest
+
+from bridge_pipeline.settings import PROJECT_ROOT
+from tests.torture import table
+
+PAGE = table.PAGE.read_text()
+TORTURE = PROJECT_ROOT / "tests" / "torture"
+
+
+@pytest.mark.parametrize("campaign", table.CAMPAIGNS)
+def test_every_campaign_is_explained_and_writes_its_figures(campaign):
+    _, file = table.CAMPAIGNS[campaign]
+    assert f'figures_of("{campaign}"' in (TORTURE / file).read_text()
+    assert f"\n| {campaign} | " in PAGE.split(table.BEGIN)[0]
+
+
+def test_every_campaign_that_writes_figures_is_in_the_table():
+    written = {
+        name
+        for path in TORTURE.glob("test_*.py")
+        for name in re.findall(r'figures_of\("([^"]+)"', path.read_text())
+    }
+    assert written == set(table.CAMPAIGNS)
+
+
+def test_every_test_file_that_the_page_names_exists():
+    known = {path.name for path in (PROJECT_ROOT / "tests").rglob("*.py")}
+    assert set(re.findall(r"\btest_\w+\.py\b", PAGE)) <= known
+
+
+def test_parts_of_a_campaign_are_added_up_and_other_rows_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "PAGE", tmp_path / "page.md")
+    kept = "| postgres | L4 | 7 | 0 | 1 | 5 | | `x` |\n"
+    table.PAGE.write_text(f"before\n{table.BEGIN}{table.HEAD}{kept}{table.END}after\n")
+    for part, cases, wrong in (("a", 3, []), ("b", 4, ["w"])):
+        figures = {"campaign": "concurrency", "part": part, "seed": 9, "cases": cases, "seconds": 1.5}
+        figures |= {"facts": {"processes": 2, "longest_seconds": cases}, "wrong": wrong}
+        (tmp_path / f"concurrency.{part}.json").write_text(json.dumps(figures))
+    table.main(tmp_path)
+    lines = table.PAGE.read_text().splitlines(keepends=True)
+    assert (lines[0], lines[-1], lines[4]) == ("before\n", "after\n", kept)
+    assert "| concurrency | L3 L5 | 7 | 1 | 3 | 9 | processes 4, longest seconds 4 | " in lines[5]

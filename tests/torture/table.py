@@ -1,0 +1,70 @@
+"""Writes the figures of the campaigns into `docs/guarantees.md`, from what they wrote themselves.
+
+`python -m tests.torture.table` does it; a campaign that has not run keeps the row it has.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from bridge_pipeline.settings import PROJECT_ROOT
+from tests.torture.figures import FOLDER
+
+PAGE = PROJECT_ROOT / "docs" / "guarantees.md"
+BEGIN, END = "<!-- campaigns: written by `make figures` -->\n", "<!-- end of campaigns -->\n"
+HEAD = (
+    "| campaign | law | cases | failures | seconds | seed | figures | reproduce |\n"
+    "|---|---|---|---|---|---|---|---|\n"
+)
+# Campaign -> laws that it attacks, and its file in tests/torture.
+CAMPAIGNS = {
+    "failpoints": ("L1 L2 L4", "test_failpoints.py"),
+    "random-kills": ("L1 L2 L4", "test_random_kills.py"),
+    "postgres": ("L4", "test_postgres.py"),
+    "disk-full": ("L4", "test_disk.py"),
+    "concurrency": ("L3 L5", "test_concurrency.py"),
+    "host-crash": ("L4", "test_host_crash.py"),
+}
+
+
+def command(campaign: str, seed: int) -> str:
+    """What runs a campaign again."""
+    return f"`BRIDGE_TORTURE_SEED={seed} .venv/bin/pytest -m long tests/torture/{CAMPAIGNS[campaign][1]}`"
+
+
+def row(campaign: str, parts: list[dict[str, Any]]) -> str:
+    """The line of a campaign, its parts added up."""
+    facts: dict[str, float] = defaultdict(float)
+    for part in parts:
+        for name, value in part["facts"].items():
+            facts[name] = max(facts[name], value) if name.startswith("longest") else facts[name] + value
+    told = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in facts.items())
+    cases, wrong = sum(part["cases"] for part in parts), sum(len(part["wrong"]) for part in parts)
+    seconds = sum(part["seconds"] for part in parts)
+    seed = parts[0]["seed"]
+    cells = [campaign, CAMPAIGNS[campaign][0], f"{cases:,}", str(wrong), f"{seconds:,.0f}", str(seed)]
+    return " | ".join(["", *cells, told, command(campaign, seed), ""]).strip() + "\n"
+
+
+def rendered(page: str, found: dict[str, list[dict[str, Any]]]) -> str:
+    """The page with the rows of the campaigns that were found; others stay."""
+    before, rest = page.split(BEGIN)
+    table, after = rest.split(END)
+    old = {line.split("|")[1].strip(): line for line in table.splitlines(keepends=True)[2:]}
+    rows = [row(name, found[name]) if name in found else old.get(name, "") for name in CAMPAIGNS]
+    return before + BEGIN + HEAD + "".join(rows) + END + after
+
+
+def main(folder: Path) -> None:
+    """Rewrites the page from the figures in a folder."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for path in sorted(folder.glob("*.json")):
+        figures = json.loads(path.read_text())
+        found[figures["campaign"]].append(figures)
+    PAGE.write_text(rendered(PAGE.read_text(), found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if sys.argv[1:] else FOLDER)

@@ -1,0 +1,86 @@
+"""A process is killed, failed, cut off or out of disk at each named point, and a plain re-run heals it."""
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from bridge_pipeline.database.faults import ACTIONS
+from bridge_pipeline.failpoints import POINTS
+from tests.torture.attack import Case, Range
+from tests.torture.figures import FULL, figures_of
+from tests.torture.scenarios import SCENARIOS, Scenario
+
+# Which cases to repeat, as a failed campaign names them.
+ONLY = os.environ.get("BRIDGE_TORTURE_CASES", "")
+# Points that cases in a row can share a workspace: each re-run comes further than the one before. Where
+# one that was cut off has done its work, there is nothing left to pass for the next.
+IN_A_ROW = {"flow": 10, "certify": 4, "rotate": 8, "replay": 4}
+
+
+def own_points(target: Range, scenario: Scenario) -> list[str]:
+    """The points that no scenario before this one passes, in the order in which it passes them."""
+    before = set[str]()
+    for each in SCENARIOS.values():
+        _, passed = target.undisturbed(each)
+        if each is scenario:
+            return [point for point in passed if point not in before]
+        before |= passed.keys()
+    raise AssertionError("unknown scenario")
+
+
+def in_rows(cases: list[Case], length: int) -> Iterator[list[Case]]:
+    """Cases that attack one workspace after the other."""
+    found = iter(cases)
+    while row := list(itertools.islice(found, length)):
+        yield row
+
+
+def told(row: list[Case], wrong: list[str]) -> list[str]:
+    """What is wrong, with what repeats it."""
+    repeat = f"BRIDGE_TORTURE_CASES={','.join(map(str, row))}"
+    return [f"{each} ({repeat})" for each in wrong]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_process_killed_at_any_point_heals_by_a_plain_re_run(target, name):
+    points = own_points(target, SCENARIOS[name])
+    cases = [Case(name, point, "kill") for point in points]
+    wrong = []
+    for row in in_rows(cases, IN_A_ROW.get(name, 1)):
+        wrong += told(row, target.attacked(row))
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_declared_point_is_passed_by_a_scenario(target):
+    passed = {point for each in SCENARIOS.values() for point in target.undisturbed(each)[1]}
+    assert sorted(set(POINTS) - passed) == []
+    assert sorted(passed - set(POINTS)) == []
+
+
+def chosen(target: Range, action: str, scenario: Scenario) -> list[Case]:
+    """The cases of an action: each point at its first, a middle and its last passing."""
+    _, passed = target.undisturbed(scenario)
+    cases = []
+    for point in own_points(target, scenario):
+        last = passed[point]
+        hits = sorted({1, (last + 1) // 2, last}) if FULL or action == "kill" else [1]
+        cases += [Case(scenario.name, point, action, hit) for hit in hits]
+    return cases
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_fault_at_any_point_heals_by_a_plain_re_run(target, name, action):
+    with figures_of("failpoints", f"{name}-{action}") as figures:
+        for case in chosen(target, action, SCENARIOS[name]):
+            figures.cases += 1
+            figures.wrong += told([case], target.attacked([case]))
+
+
+@pytest.mark.skipif(not ONLY, reason="repeats the cases of BRIDGE_TORTURE_CASES")
+def test_repeated_cases(target):
+    row = [Case.read(each) for each in ONLY.split(",")]
+    assert target.attacked(row) == []

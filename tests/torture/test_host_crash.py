@@ -1,0 +1,183 @@
+"""Worker, code servers, daemon and webserver are killed together, as when a machine loses its power.
+
+After `bridge up` again every run leaves STARTED by itself, and its place in the queue is free.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+
+from bridge_pipeline import naming
+from bridge_pipeline import settings as configuration
+from bridge_pipeline.automation.jobs import DAILY_JOB, range_tags
+from bridge_pipeline.automation.runs import add_partition, prepare_instance
+from bridge_pipeline.database import embedded
+from bridge_pipeline.database.workspace import open_workspace
+from bridge_pipeline.settings import PROJECT_ROOT
+from tests.integration.desk import Desk, account, serving, ticket
+from tests.integration.flow import NAME, connect
+from tests.torture.figures import RUNS, figures_of
+
+DAY = "2024-03-01"
+STARTED = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
+OPEN = (*STARTED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.CANCELING)
+
+
+class Installed:
+    """A home of its own, with `bridge up` in it."""
+
+    def __init__(self, home: Path, port: int) -> None:
+        self.home = home
+        self.port = port
+        self.environment = {"PATH": os.environ["PATH"], "HOME": str(home.parent), "BRIDGE_HOME": str(home)}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def up(self) -> None:
+        """Starts the stack and waits until the webserver answers."""
+        command = [PROJECT_ROOT / ".venv/bin/bridge", "up", "--port", str(self.port)]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(command, env=self.environment, cwd=self.home.parent, **quiet)
+        until(self._answers, 300)
+
+    def crash(self) -> int:
+        """Kills all processes of the stack at once; how many these were. The database is not among them."""
+        assert self.process is not None
+        family = [psutil.Process(self.process.pid)]
+        family += family[0].children(recursive=True)
+        # Runs and code servers have sessions of their own and may have lost their parents.
+        family += [each for each in of_home(self.home) if each not in family]
+        for each in family:
+            with suppress(psutil.NoSuchProcess):
+                each.send_signal(signal.SIGKILL)
+        psutil.wait_procs(family, timeout=30)
+        self.process.wait()
+        return len(family)
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+def of_home(home: Path) -> list[psutil.Process]:
+    """The Python processes of a home: all were told of it by their environment."""
+    found = []
+    for each in psutil.process_iter():
+        with suppress(psutil.Error):
+            if each.environ().get("BRIDGE_HOME") == str(home) and "python" in each.name():
+                found.append(each)
+    return found
+
+
+def until(true: Callable[[], bool], seconds: float) -> float:
+    """Waits until something is so; the seconds that took. It is asked for, not hoped for."""
+    begin = time.monotonic()
+    while not true():
+        if time.monotonic() - begin > seconds:
+            raise TimeoutError(f"not so after {seconds} s: {true.__name__}")
+        time.sleep(0.2)
+    return time.monotonic() - begin
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Installed]:
+    root = Path(tempfile.mkdtemp(prefix="bridge-crash-"))
+    root.chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    made = Installed(root / "home", port)
+    monkeypatch.setenv("BRIDGE_HOME", str(made.home))
+    for name in ("DAGSTER_HOME", "BRIDGE_DAGSTER_STORAGE_URL"):
+        monkeypatch.setenv(name, "")
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            made.process.wait(60)
+        made.crash()
+    embedded.stop(naming.Home(made.home))
+    shutil.rmtree(root)
+
+
+def launch(installed: Installed) -> None:
+    """Asks for a day through the UI's own interface."""
+    query = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) { __typename
+        ... on PythonError { message } ... on RunConfigValidationInvalid { errors { message } } } }"""
+    key = naming.partition_key(NAME, configuration.date.fromisoformat(DAY))
+    tags = [{"key": k, "value": v} for k, v in range_tags(NAME, key, key).items()]
+    place = {"repositoryLocationName": "bridge", "repositoryName": "__repository__", "jobName": DAILY_JOB}
+    parameters = {"selector": place, "runConfigData": {}, "executionMetadata": {"tags": tags}}
+    answer = post(installed.port, query, {"p": parameters})
+    assert answer["data"]["launchRun"]["__typename"] == "LaunchRunSuccess", answer
+
+
+def post(port: int, query: str, variables: dict) -> dict:
+    import httpx
+
+    body = {"query": query, "variables": variables}
+    return json.loads(httpx.post(f"http://127.0.0.1:{port}/graphql", json=body, timeout=60).content)
+
+
+@pytest.mark.long
+def test_after_a_crash_of_everything_runs_end_by_themselves_and_the_next_ones_go_on(installed):
+    with serving() as desk, figures_of("host-crash") as figures:
+        reached = holding(desk)
+        workspace = open_workspace()
+        connect(workspace, desk, entities=("accounts", "tickets"))
+        add_partition(workspace, NAME)
+        instance = prepare_instance(workspace)
+        figures.facts = {"killed": 0, "longest_seconds": 0}
+        for _ in range(max(1, RUNS // 100)):
+            installed.up()
+            launch(installed)
+            launch(installed)
+            until(reached.is_set, 300)
+            figures.facts["killed"] += installed.crash()
+            assert instance.get_runs_count(dg.RunsFilter(statuses=list(STARTED))) == 1
+            reached.clear()
+            desk.before = lambda request: None
+            installed.up()
+            seconds = until(lambda: not alive_in_name_only(instance), 120)
+            figures.facts["longest_seconds"] = max(figures.facts["longest_seconds"], round(seconds, 1))
+            # The second run waited for the place of the first one.
+            until(lambda: instance.get_runs_count(dg.RunsFilter(statuses=list(OPEN))) == 0, 300)
+            statuses = {run.status for run in instance.get_runs(limit=2)}
+            if statuses != {dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS}:
+                figures.wrong.append(f"the runs ended as {statuses}")
+            figures.cases += 1
+        if figures.facts["longest_seconds"] > 30:
+            figures.wrong.append(f"a run stayed started for {figures.facts['longest_seconds']} s")
+
+
+def holding(desk: Desk) -> threading.Event:
+    """A desk whose first answer never comes; the event says that somebody waits for it."""
+    reached, never = threading.Event(), threading.Event()
+    desk.records["accounts"] = [account(1, f"{DAY}T10:00:00Z")]
+    desk.records["tickets"] = [ticket(n, f"{DAY}T10:00:00Z") for n in range(1, 4)]
+
+    def hold(_request: object) -> None:
+        desk.lock.release()
+        reached.set()
+        never.wait(600)
+        desk.lock.acquire()
+
+    desk.before = hold
+    return reached
+
+
+def alive_in_name_only(instance: dg.DagsterInstance) -> bool:
+    """Whether a run that the crash ended is still said to be under way."""
+    oldest = sorted(instance.get_run_records(), key=lambda record: record.create_timestamp)
+    return oldest[-2].dagster_run.status in STARTED
