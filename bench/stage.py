@@ -1,0 +1,133 @@
+"""Where measurements take place: a home with its own server, a source, and processes to measure.
+
+Everything lives in one temporary folder, and ends with the block.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+
+import psutil
+import sqlalchemy as sa
+
+from bench.records import World, render
+from bridge_pipeline import settings as configuration
+from bridge_pipeline.database import embedded, registry
+from bridge_pipeline.database.engine import Database
+from bridge_pipeline.database.registry import ConnectionRecord
+from bridge_pipeline.database.workspace import open_workspace
+from bridge_pipeline.naming import Home
+
+NAME = "bench-helpdesk"
+_TOKEN = "4711-bench"  # noqa: S105 - of a server that asks for none
+
+
+@dataclass
+class Stage:
+    """A place to measure in; `url` is the source's address."""
+
+    root: Path
+    url: str
+    server: embedded.Server
+
+    def show(self, world: World) -> None:
+        """Lets the source hold that world, rendered where it has not been yet."""
+        folder = self.root / "source" / "-".join(str(value) for value in vars(world).values())
+        if not folder.exists():
+            render(world, folder.with_suffix(".new"))
+            folder.with_suffix(".new").rename(folder)
+        link = self.root / "source" / "next"
+        link.symlink_to(folder)
+        link.replace(self.root / "source" / "current")
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """A new database on the stage's server, in libpq's form."""
+        name = f"bench_{uuid4().hex[:12]}"
+        postgres = Database.of(self.server.url("postgres")).engine
+        with postgres.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sa.text(f"create database {name} template template0"))
+            try:
+                yield self.server.url(name)
+            finally:
+                for leftover in (name, f"{name}_dagster"):
+                    connection.execute(sa.text(f"drop database if exists {leftover} with (force)"))
+        postgres.dispose()
+
+    @contextmanager
+    def home(self) -> Iterator[dict[str, str]]:
+        """The environment of a new installation on the stage's server, connected to the source."""
+        with self.database() as url, TemporaryDirectory(dir=self.root) as folder:
+            variables = {
+                "BRIDGE_HOME": folder,
+                "BRIDGE_DATABASE_URL": url,
+                "BRIDGE_DAGSTER_DATABASE": f"{url.split('?')[0].rsplit('/', 1)[1]}_dagster",
+            }
+            settings = configuration.load(
+                home=folder, database_url=url, dagster_database=variables["BRIDGE_DAGSTER_DATABASE"]
+            )
+            workspace = open_workspace(settings)
+            config = {"base_url": self.url, "allow_private": True}
+            record = ConnectionRecord(
+                NAME, "bench", "helpdesk", config, entities=("accounts", "users", "tickets")
+            )
+            box = workspace.sealer.seal(_TOKEN, record.tenant, record.name, "api_token")
+            registry.put(workspace.database.engine, record, {"api_token": box})
+            workspace.database.engine.dispose()
+            yield variables
+
+    def run(
+        self, subject: str, *arguments: object, variables: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Runs a subject in a process of its own; gives what it says of itself, with its costs.
+
+        `wall` and `cpu` (user and system, of the process) are those of the whole process; `postgres`
+        are the seconds that the server worked meanwhile; `peak` is in MiB.
+        """
+        before, began = self._postgres_cpu(), time.perf_counter()
+        command = [sys.executable, "-m", "bench.subjects", subject, *map(str, arguments)]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("BRIDGE_")}
+        done = subprocess.run(command, env=environment | (variables or {}), capture_output=True)
+        wall = time.perf_counter() - began
+        if done.returncode:
+            raise RuntimeError(f"{subject} failed:\n{done.stderr.decode()[-4_000:]}")
+        said = json.loads(done.stdout.splitlines()[-1])
+        return {"wall": wall, "postgres": self._postgres_cpu() - before} | said
+
+    def _postgres_cpu(self) -> float:
+        server = psutil.Process(self.server.pid)
+        total = 0.0
+        for process in [server, *server.children()]:
+            times = process.cpu_times()
+            total += times.user + times.system
+        ended = server.cpu_times()
+        return total + ended.children_user + ended.children_system
+
+
+@contextmanager
+def stage(folder: Path | None = None) -> Iterator[Stage]:
+    """A stage in a temporary folder below `folder`."""
+    with TemporaryDirectory(prefix="bridge-bench-", dir=folder) as temporary:
+        root = Path(temporary)
+        (root / "source").mkdir()
+        home = Home(root / "server")
+        home.root.mkdir()
+        server = embedded.ensure_running(home)
+        command = [sys.executable, "-m", "bench.source", str(root / "source")]
+        source = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            assert source.stdout is not None
+            yield Stage(root, source.stdout.readline().strip(), server)
+        finally:
+            source.terminate()
+            source.wait()
+            embedded.stop(home)

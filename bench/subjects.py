@@ -1,0 +1,179 @@
+"""What is measured: each subject runs in a process of its own and says what it took.
+
+Run as `python -m bench.subjects SUBJECT …` by `stage`; the last line of its stdout is JSON.
+"""
+
+import http.client
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from bench.stage import NAME
+
+Figures = dict[str, Any]
+_COLUMNS = (
+    "id text, subject text, description text, status text, priority text, tags jsonb, account_id text, "
+    "created_at timestamptz, updated_at timestamptz, resolved_at timestamptz, responded_at timestamptz, "
+    "closed_at timestamptz, is_closed boolean, custom_fields jsonb"
+)
+_TIMES = ("created_at", "updated_at", "resolved_at", "responded_at", "closed_at")
+_PLAIN = {"id", "subject", "description", "tags", *_TIMES}
+
+
+def pipeline(first: str, last: str, entities: str) -> Figures:
+    """Days of the connection through Dagster, everything on; `seconds` from the first step to the last."""
+    import dagster as dg
+
+    from bridge_pipeline.automation.runs import run_days
+    from bridge_pipeline.database.workspace import open_workspace
+
+    workspace = open_workspace()
+    days = date.fromisoformat(first), date.fromisoformat(last)
+    outcome = run_days(workspace, NAME, *days, tuple(entities.split(",")))
+    if not outcome.success:
+        raise RuntimeError(f"the run failed: {outcome.failures}")
+    stats = dg.DagsterInstance.get().get_run_step_stats(outcome.run_id)
+    steps = {step.step_key: (step.start_time or 0.0, step.end_time or 0.0) for step in stats}
+    own = {key: span for key, span in steps.items() if not key.startswith(("models", "quality", "dbt"))}
+    seconds = max(end for _, end in own.values()) - min(start for start, _ in own.values())
+    lasted = {key: round(end - start, 3) for key, (start, end) in steps.items()}
+    return {"seconds": seconds, "steps": lasted}
+
+
+def library(first: str, last: str, entities: str) -> Figures:
+    """The same days through the library alone, without Dagster."""
+    from bridge_pipeline.database.workspace import open_workspace
+    from bridge_pipeline.model import Window
+    from bridge_pipeline.steps.audit import audit_window
+    from bridge_pipeline.steps.check import check
+    from bridge_pipeline.steps.extract import extract
+    from bridge_pipeline.steps.tables import bring_up_to_date
+
+    workspace = open_workspace()
+    window = Window.of_days(date.fromisoformat(first), date.fromisoformat(last))
+    marks = [time.perf_counter()]
+    for entity in entities.split(","):
+        batch = extract(workspace, NAME, entity, window)
+        marks.append(time.perf_counter())
+        verdict = check(workspace, batch.id)
+        marks.append(time.perf_counter())
+        bring_up_to_date(workspace, NAME, entity, window)
+        marks.append(time.perf_counter())
+        audit_window(workspace, NAME, entity, window)
+        marks.append(time.perf_counter())
+        if verdict.batch.verdict != "passed":
+            raise RuntimeError(f"{entity}: {verdict.batch.verdict}")
+    steps = [round(later - earlier, 3) for earlier, later in pairwise(marks)]
+    return {"seconds": marks[-1] - marks[0], "steps": steps}
+
+
+def plain_dlt(url: str, database: str, work: str) -> Figures:
+    """dlt's own REST source into its own merge: no journal, no checks, no audit."""
+    import dlt
+    from dlt.sources.rest_api import rest_api_source
+
+    dlt.config["runtime.dlthub_telemetry"] = False
+    paginator = {"type": "page_number", "base_page": 1, "total_path": "total_pages"}
+    resource = {
+        "name": "tickets",
+        "primary_key": "id",
+        "write_disposition": "merge",
+        "endpoint": {
+            "path": "api/v1/tickets.json",
+            "data_selector": "data",
+            "paginator": paginator,
+        },
+    }
+    source = rest_api_source({"client": {"base_url": url}, "resources": [resource]})  # type: ignore[typeddict-item]
+    began = time.perf_counter()
+    pipeline = dlt.pipeline(
+        "plain",
+        pipelines_dir=work,
+        # dlt insists on a password, which the server does not ask for.
+        destination=dlt.destinations.postgres(database.replace("@", ":none@", 1)),
+        dataset_name="plain",
+    )
+    pipeline.run(source)
+    seconds = time.perf_counter() - began
+    with pipeline.sql_client() as client:
+        counted = client.execute_sql("select count(*) from tickets") or [(0,)]
+        return {"seconds": seconds, "rows": counted[0][0]}
+
+
+def floor(url: str, database: str) -> Figures:
+    """`orjson` and a raw COPY of the same rows into a bare table, in one process."""
+    import orjson
+    import psycopg
+
+    began = time.perf_counter()
+    with psycopg.connect(database) as connection, connection.cursor() as cursor:
+        cursor.execute(f"create table floor ({_COLUMNS})")
+        with cursor.copy("copy floor from stdin") as copy:
+            for body in _bodies(url):
+                for record in orjson.loads(body)["data"]:
+                    copy.write_row(_flat(record, orjson.dumps))
+        connection.commit()
+        seconds = time.perf_counter() - began
+        counted = cursor.execute("select count(*) from floor").fetchone()
+    return {"seconds": seconds, "rows": counted and counted[0]}
+
+
+def _bodies(url: str) -> Iterator[bytes]:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc)
+    page, pages = 1, 1
+    while page <= pages:
+        connection.request("GET", f"/api/v1/tickets.json?page={page}")
+        body = connection.getresponse().read()
+        pages = int(body[body.index(b'"total_pages":') + 14 : body.index(b',"data"')])
+        page += 1
+        yield body
+
+
+def _flat(record: dict[str, Any], dumps: Callable[[Any], bytes]) -> tuple[Any, ...]:
+    rest = {key: value for key, value in record.items() if key not in _PLAIN}
+    return (
+        str(record["id"]),
+        record["subject"],
+        record["description"],
+        record["status"]["name"],
+        record["priority"]["name"],
+        dumps(record["tags"]).decode(),
+        str(record["account"]["id"]),
+        *(record[name] for name in _TIMES),
+        record["status"]["closed"],
+        dumps(rest).decode(),
+    )
+
+
+def _peak() -> float:
+    """The most memory that this process has held, in MiB."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # Where there is one: Linux lets a new program begin with the peak of the one that started it.
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**10
+
+
+SUBJECTS: dict[str, Callable[..., Figures]] = {
+    function.__name__: function for function in (pipeline, library, plain_dlt, floor)
+}
+
+
+def main(subject: str, *arguments: str) -> None:
+    """Runs one subject and prints its figures with the process's own costs."""
+    figures = SUBJECTS[subject](*arguments)
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu = sum(each.ru_utime + each.ru_stime for each in used)
+    sys.stdout.write("\n" + json.dumps(figures | {"cpu": cpu, "peak": _peak()}) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
