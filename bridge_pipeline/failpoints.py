@@ -28,6 +28,9 @@ TRANSACTIONS = (
     "load",
     "load.undo",
     "parents",
+    "purge.begin",
+    "purge.end",
+    "purge.rows",
     "references",
     "registry.connection",
     "registry.removal",
@@ -37,6 +40,7 @@ TRANSACTIONS = (
     "report",
     "secrets.rotate",
     "tenants",
+    "tenants.removal",
 )
 
 POINTS = (
@@ -97,6 +101,8 @@ POINTS = (
     "replay.claimed",
     "replay.landed",
     "replay.listed",
+    # A purge.
+    "purge.folder_removed",
     # What is told.
     "report.workbook",
     "report.written",

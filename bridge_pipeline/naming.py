@@ -139,6 +139,11 @@ class Home:
         """The kept head of a tenant's audit chain."""
         return self.heads / f"{checked_key('tenant', tenant)}.json"
 
+    def of_connection(self, tenant: str, connection: str) -> tuple[Path, ...]:
+        """All folders in which a connection has files."""
+        roots = (self.journal, self.landing, self.audit, self.reports)
+        return tuple(_under(root, tenant, connection) for root in roots)
+
     def expectations_of(self, tenant: str) -> Path:
         """Where a tenant's own thresholds are read from, if there are any."""
         return self.root / "expectations" / f"{checked_key('tenant', tenant)}.yaml"

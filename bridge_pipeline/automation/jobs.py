@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 DAILY_JOB, CERTIFY_JOB = "daily", "certify"
 CERTIFICATE = dg.AssetKey(naming.asset_key(naming.QUALITY, "certificate"))
 CONNECTION_TAG = "bridge/connection"
+# Of runs that are waiting or under way.
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 _BY_ENTITY = {naming.EXTRACTED, naming.TABLES, naming.AUDIT}
 
 

@@ -7,7 +7,14 @@ import dagster as dg
 
 from assets.partitions import SCHEDULED_TAG
 from bridge_pipeline import naming
-from bridge_pipeline.automation.jobs import CERTIFY_JOB, CONNECTION_TAG, DAILY_JOB, keys_for, range_tags
+from bridge_pipeline.automation.jobs import (
+    CERTIFY_JOB,
+    CONNECTION_TAG,
+    DAILY_JOB,
+    UNFINISHED,
+    keys_for,
+    range_tags,
+)
 from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace, open_workspace
@@ -85,12 +92,5 @@ def _requests(
 
 def _busy(instance: dg.DagsterInstance, connection: str) -> bool:
     """Whether a run of the connection is waiting or under way; its days are asked for next time."""
-    unfinished = [
-        dg.DagsterRunStatus.QUEUED,
-        dg.DagsterRunStatus.NOT_STARTED,
-        dg.DagsterRunStatus.STARTING,
-        dg.DagsterRunStatus.STARTED,
-        dg.DagsterRunStatus.CANCELING,
-    ]
-    found = dg.RunsFilter(statuses=unfinished, tags={CONNECTION_TAG: connection})
+    found = dg.RunsFilter(statuses=UNFINISHED, tags={CONNECTION_TAG: connection})
     return instance.get_runs_count(found) > 0

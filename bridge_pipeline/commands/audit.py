@@ -13,6 +13,7 @@ from bridge_pipeline.commands.answers import Json, answer, examples, opened, pri
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bridge_pipeline.steps.chainfile import Removal
     from bridge_pipeline.steps.verify import ChainResult, Verification
 
 app = typer.Typer(help="Verify the audit files and the signed chain that lists them.", no_args_is_help=True)
@@ -90,6 +91,8 @@ def _show(found: "Verification", console: "Console") -> None:
     for chain in found.chains:
         console.print(printable(_summary(chain)))
         console.print(printable(f"  head {_checked(chain)}"))
+        for removal in chain.removals:
+            console.print(printable(f"  {_removed(removal)}"))
     findings = found.findings
     if not findings:
         console.print("everything is as it was written" if found.chains else "nothing was audited yet")
@@ -107,6 +110,11 @@ def _show(found: "Verification", console: "Console") -> None:
 def _summary(chain: "ChainResult") -> str:
     keys = ", ".join(key[:16] for key in chain.keys) or "none"
     return f"{chain.tenant or chain.folder}: {chain.entries} entries, {chain.files} files, keys {keys}"
+
+
+def _removed(removal: "Removal") -> str:
+    said = " ".join(f"{word} {removal.facts[word]!r}" for word in ("by", "reason") if word in removal.facts)
+    return f"{removal.kind} of {', '.join(removal.paths)} at {removal.at} (entry {removal.sequence}) {said}"
 
 
 def _checked(chain: "ChainResult") -> str:

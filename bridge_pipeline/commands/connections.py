@@ -126,11 +126,34 @@ def probe(name: ConnectionName, json_output: Json = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command(epilog=examples("`bridge connections remove acme-helpdesk`"))
-def remove(name: ConnectionName, json_output: Json = False) -> None:
-    """Stop reading a connection. Its rows and files stay; applying it again brings it back."""
+@app.command(
+    epilog=examples(
+        "`bridge connections remove acme-helpdesk`",
+        "`bridge connections remove acme-helpdesk --purge --by jo --reason 'contract ended'`",
+    )
+)
+def remove(
+    name: ConnectionName,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Also remove its rows, files, reports and credentials for good.")
+    ] = False,
+    by: Annotated[str | None, typer.Option(help="Who purges it; kept on record.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why it is purged; kept on record.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Purge without asking.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Stop reading a connection. Its rows and files stay, and applying it again brings it back.
+
+    With --purge they are removed, from marts too, and only a record of that stays: who, when, why, and how
+    much. Stopped in the middle, the same command goes on.
+    """
     from bridge_pipeline.database import registry
 
+    if purge:
+        _purge(name, by, reason, yes, json_output)
+        return
+    if by or reason or yes:
+        raise typer.BadParameter("--by, --reason and --yes go with --purge")
     workspace = opened()
     registry.remove(workspace.database.engine, name)
     text = f"{name} is removed: it is not read any more. Its rows, files and reports stay."
@@ -139,6 +162,41 @@ def remove(name: ConnectionName, json_output: Json = False) -> None:
         json_output,
         lambda console: console.print(text),
     )
+
+
+def _purge(name: str, by: str | None, reason: str | None, yes: bool, json_output: bool) -> None:
+    from bridge_pipeline.automation import purging
+
+    if not by or not reason:
+        raise typer.BadParameter("--purge needs --by NAME and --reason TEXT, which are kept on record")
+    workspace = opened()
+    if not yes:
+        _confirm(workspace, name)
+    done = purging.purge(workspace, name, by, reason)
+    document = asdict(done) | {"removed": True, "data": "purged"}
+    rows, files = (sum((counts or {}).values()) for counts in (done.rows, done.files))
+    text = (
+        f"{name} is purged: {rows:,} rows and {files:,} files are removed, by {done.by} ({done.reason}), "
+        f"finished {done.finished_at:%F %T} UTC. The audit chain and this record stay."
+    )
+    answer(document, json_output, lambda console: console.print(printable(text)))
+
+
+def _confirm(workspace: "Workspace", name: str) -> None:
+    """Asks on the terminal; what is no terminal cannot answer."""
+    from bridge_pipeline.database import registry
+    from bridge_pipeline.steps.purge import extent
+
+    with workspace.database.engine.connect() as connection:
+        if not registry.exists(connection, name):
+            return
+    rows, files = extent(workspace, name)
+    for kind, counts in (("rows", rows), ("files", files)):
+        for place, count in counts.items():
+            note(f"{count:>12,} {kind} in {place}")
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("nobody is there to confirm it: give --yes")
+    typer.confirm(f"Remove all of {name} for good?", abort=True, err=True)
 
 
 def _probe(source: "Source", entity: str) -> dict[str, Any]:

@@ -50,6 +50,22 @@ def add(name: TenantName, json_output: Json = False) -> None:
     _tell(readers.make_login(workspace.database, role), json_output)
 
 
+@app.command(epilog=examples("`bridge tenants remove acme`"))
+def remove(name: TenantName, json_output: Json = False) -> None:
+    """Remove a tenant that has no connections left: its login, its reviewers and what they were told.
+
+    Its audit chain and the record of what was purged stay; adding it again goes on with that chain.
+    """
+    from bridge_pipeline.steps.tenants import remove_tenant
+
+    remove_tenant(opened(), name)
+    answer(
+        {"tenant": name, "removed": True},
+        json_output,
+        lambda console: console.print(f"{name} is removed, with its login and its reviewers"),
+    )
+
+
 @app.command(epilog=examples("`bridge tenants analyst`"))
 def analyst(json_output: Json = False) -> None:
     """Give the read-only login `bridge_analyst`, which sees the rows of all tenants.

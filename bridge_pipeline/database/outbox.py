@@ -120,6 +120,12 @@ def has_channel(connection: sa.Connection, channel: str) -> bool:
     return connection.execute(query.limit(1)).first() is not None
 
 
+def forget_tenant(connection: sa.Connection, tenant: str) -> None:
+    """Deletes a tenant's reviewers, and what they were told."""
+    for table in (_d, _m, _r):
+        connection.execute(table.delete().where(table.c.tenant == tenant))
+
+
 def put_reviewers(connection: sa.Connection, tenant: str, reviewers: Mapping[Reviewer, Box]) -> None:
     """Makes these, with their sealed addresses, the reviewers of a tenant.
 

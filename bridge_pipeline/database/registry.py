@@ -11,9 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from bridge_pipeline.database.engine import transaction
+from bridge_pipeline.database.engine import advisory_lock, transaction
 from bridge_pipeline.database.sealing import Box, Sealer
-from bridge_pipeline.database.tables import connections, reviewers, tenants
+from bridge_pipeline.database.tables import connections, purges, reviewers, tenants
 from bridge_pipeline.naming import checked_key
 
 
@@ -23,6 +23,18 @@ class UnknownConnection(LookupError):
 
 class TenantFixed(ValueError):
     """A connection stays with its tenant: the rows and files it brought are that tenant's."""
+
+
+class UnknownTenant(LookupError):
+    """There is no tenant of that name."""
+
+
+class TenantInUse(ValueError):
+    """The tenant has connections; the message names them."""
+
+
+class BeingPurged(RuntimeError):
+    """What a connection of that name brought is being removed; a new one would lose what it brings."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +98,48 @@ def add_tenant(engine: sa.Engine, name: str) -> None:
         InvalidKey: that may not be a tenant's name.
     """
     with transaction(engine, "registry.tenant") as connection:
-        row = {"name": checked_key("tenant", name)}
-        connection.execute(insert(tenants).values(row).on_conflict_do_nothing())
+        ensure_tenant(connection, checked_key("tenant", name))
+
+
+def ensure_tenant(connection: sa.Connection, name: str) -> bool:
+    """Whether a tenant was new, or had been removed, before it was added here.
+
+    Until the transaction ends it cannot be removed.
+    """
+    present = sa.select(tenants.c.removed_at.is_(None)).where(tenants.c.name == name)
+    if connection.scalar(present.with_for_update(key_share=True)):
+        return False
+    upsert = insert(tenants).values(name=name)
+    upsert = upsert.on_conflict_do_update(index_elements=["name"], set_={"removed_at": None})
+    connection.execute(upsert)
+    return True
+
+
+def remove_tenant(connection: sa.Connection, name: str) -> None:
+    """Takes a tenant that has no connections off the list; its row stays for its audit chain.
+
+    Raises:
+        UnknownTenant: there is none of that name.
+        TenantInUse: it has connections, perhaps disabled ones.
+    """
+    row = sa.select(tenants.c.name).where(tenants.c.name == name)
+    if connection.scalar(row.with_for_update(key_share=True)) is None:
+        raise UnknownTenant(f"there is no tenant {name!r}; see `bridge tenants list`")
+    query = sa.select(connections.c.name).where(connections.c.tenant == name).order_by(connections.c.name)
+    if left := connection.scalars(query).all():
+        raise TenantInUse(
+            f"the tenant {name!r} has connections: {', '.join(left)}; remove each of them first, with "
+            "`bridge connections remove NAME --purge`"
+        )
+    gone = sa.func.coalesce(tenants.c.removed_at, sa.func.now())
+    connection.execute(sa.update(tenants).where(tenants.c.name == name).values(removed_at=gone))
 
 
 def list_tenants(engine: sa.Engine) -> list[str]:
-    """The names of all tenants."""
+    """The names of all tenants that were not removed."""
+    query = sa.select(tenants.c.name).where(tenants.c.removed_at.is_(None)).order_by(tenants.c.name)
     with engine.connect() as connection:
-        return list(connection.scalars(sa.select(tenants.c.name).order_by(tenants.c.name)))
+        return list(connection.scalars(query))
 
 
 def put(
@@ -109,6 +155,7 @@ def put(
 
     Raises:
         InvalidKey: the name of the tenant or connection may not be one.
+        BeingPurged: a connection of that name is being removed with its data.
         TenantFixed: the connection belongs to another tenant.
     """
     row = {
@@ -133,7 +180,9 @@ def put(
         where=connections.c.tenant == upsert.excluded.tenant,
     ).returning(connections.c.name)
     with transaction(engine, "registry.connection") as connection:
-        connection.execute(insert(tenants).values(name=record.tenant).on_conflict_do_nothing())
+        lock(connection, record.name)
+        _refuse_purged(connection, record.name)
+        ensure_tenant(connection, record.tenant)
         if connection.scalar(upsert) is None:
             raise TenantFixed(
                 f"the connection {record.name!r} belongs to another tenant than {record.tenant!r} and cannot "
@@ -180,9 +229,33 @@ def remove(engine: sa.Engine, name: str) -> None:
         UnknownConnection: there is none of that name.
     """
     _row(engine, name)
-    removal = sa.update(connections).where(connections.c.name == name, connections.c.removed_at.is_(None))
     with transaction(engine, "registry.removal") as connection:
-        connection.execute(removal.values(removed_at=sa.func.now()))
+        disable(connection, name)
+
+
+def disable(connection: sa.Connection, name: str) -> None:
+    """Disables a connection, if there is one that is not."""
+    removal = sa.update(connections).where(connections.c.name == name, connections.c.removed_at.is_(None))
+    connection.execute(removal.values(removed_at=sa.func.now()))
+
+
+def lock(connection: sa.Connection, name: str) -> None:
+    """Waits until nobody else adds or purges a connection of that name, to the transaction's end."""
+    advisory_lock(connection, f"connection:{name}")
+
+
+def exists(connection: sa.Connection, name: str) -> bool:
+    """Whether there is a connection of that name, also a removed one."""
+    return connection.scalar(sa.select(connections.c.name).where(connections.c.name == name)) is not None
+
+
+def _refuse_purged(connection: sa.Connection, name: str) -> None:
+    unfinished = sa.select(purges.c.id).where(purges.c.connection == name, purges.c.finished_at.is_(None))
+    if connection.scalar(unfinished) is not None:
+        raise BeingPurged(
+            f"the connection {name!r} is being removed with its data, and that is not finished: run "
+            f"`bridge connections remove {name} --purge` again, or wait for it, and then add it anew"
+        )
 
 
 def _row(engine: sa.Engine, name: str) -> sa.Row[Any]:

@@ -59,6 +59,8 @@ tenants = _bridge(
     _now("created_at"),
     # Whether reports may show addresses, numbers and texts of people: the tenant asked for it.
     sa.Column("show_personal_data", sa.Boolean, nullable=False, server_default="false"),
+    # Its chain, and the record of what was purged, stay.
+    _time("removed_at"),
     _key_check("name"),
 )
 
@@ -508,6 +510,23 @@ deliveries = _bridge(
     ),
     sa.CheckConstraint("status in ('pending', 'sent', 'failed', 'withdrawn')", name="status"),
     sa.Index(None, "status", "next_attempt_at"),
+)
+
+
+# Connections that were taken away with all they brought; see `database.purges`.
+purges = _bridge(
+    "purges",
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    _text("tenant"),
+    _text("connection"),
+    _text("purged_by"),
+    _text("reason"),
+    # Table -> rows deleted, and folder -> files that were there; null until the rows are deleted.
+    sa.Column("rows", JSONB),
+    sa.Column("files", JSONB),
+    _now("begun_at"),
+    _time("finished_at"),
+    sa.Index(None, "connection"),
 )
 
 

@@ -8,7 +8,8 @@ is kept. That a refresh token was sent is therefore written before it is sent; s
 docs/decisions/0015.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -144,6 +145,17 @@ def reseal(connection: sa.Connection, sealer: Sealer) -> int:
             continue
         connection.execute(sa.update(t).where(mine).values(boxes))
         done += len(boxes)
+    return done
+
+
+def forget(connection: sa.Connection, sealer: Sealer, secrets: Collection[str]) -> int:
+    """Forgets all tokens of credentials that one of `secrets` is part of; how many there were."""
+    done = 0
+    for row in connection.execute(sa.select(t.c.credential, t.c.identity).with_for_update()).all():
+        with suppress(SealingError):
+            _, parts = json.loads(_open(sealer, row.credential, "identity", row.identity))
+            if not set(secrets).isdisjoint(parts.values()):
+                done += connection.execute(sa.delete(t).where(t.c.credential == row.credential)).rowcount
     return done
 
 

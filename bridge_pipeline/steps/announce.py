@@ -126,7 +126,9 @@ def _tell_ended(connection: sa.Connection, batch: Batch, ended: Sequence[int], w
             f"The {batch.entity} of {batch.connection} for {days} were blocked (batch {alarm.batch}), "
             f"and that has ended. {why}\nThe data can be used."
         )
-        message = Message(batch.tenant, "resolved", alarm.about, title, body, follows=alarm.message_id)
+        message = Message(
+            batch.tenant, "resolved", alarm.about, title, body, batch.connection, follows=alarm.message_id
+        )
         outbox.tell(connection, message, alarm.recipients)
 
 
@@ -154,7 +156,7 @@ def tell_certificate(connection: sa.Connection, certificate: Certificate) -> Non
             f'- If they may be deleted: bridge certify {name} --accept-deletions --by NAME --reason "…"'
         )
     about, heading = f"certificate {name} {number}", f"{name}: certificate {number} is {certificate.verdict}"
-    message = Message(certificate.tenant, "blocked", about, heading, "\n".join(lines))
+    message = Message(certificate.tenant, "blocked", about, heading, "\n".join(lines), name)
     outbox.tell(connection, message, outbox.wanting(connection, certificate.tenant, "blocked"))
 
 

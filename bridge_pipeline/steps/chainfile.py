@@ -61,6 +61,17 @@ class Write:
     files: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Removal:
+    """One entry that removed files on purpose: the paths with all below them, and what was said of it."""
+
+    sequence: int
+    kind: str
+    paths: list[str]
+    at: str
+    facts: dict[str, Any]
+
+
 @dataclass
 class _Line:
     """One line of the file.
@@ -88,6 +99,7 @@ class ReadChain:
     Attributes:
         shas: SHA-256 of each sound entry, by its number.
         writes: what the entries wrote and none removed, in the order of the chain.
+        removals: the entries that removed something.
         keys: public keys by fingerprint, in the order in which they came into use.
         signers: fingerprints of the keys that signed an entry.
     """
@@ -95,6 +107,7 @@ class ReadChain:
     tenant: str | None = None
     shas: dict[int, str] = field(default_factory=dict)
     writes: list[Write] = field(default_factory=list)
+    removals: list[Removal] = field(default_factory=list)
     keys: dict[str, str] = field(default_factory=dict)
     signers: set[str] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
@@ -145,6 +158,9 @@ class ReadChain:
             self.keys[signing.fingerprint(public)] = public
         for removed in entry["removed"]:
             self._forget(removed)
+        if entry["removed"]:
+            removal = Removal(sequence, entry["kind"], entry["removed"], entry["at"], entry["facts"])
+            self.removals.append(removal)
         for path in entry["files"]:
             if path in self._paths:
                 where = f"{CHAIN_NAME} entry {sequence}"

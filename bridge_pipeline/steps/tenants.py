@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from sqlalchemy.dialects.postgresql import insert
 
-from bridge_pipeline.database import outbox
+from bridge_pipeline.database import outbox, readers, registry
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.engine import transaction
 from bridge_pipeline.database.outbox import MAIL, Reviewer
@@ -112,10 +111,23 @@ def apply_tenants(workspace: Workspace, drafts: list[TenantDraft]) -> list[Appli
         return [_apply(workspace, connection, draft) for draft in drafts]
 
 
+def remove_tenant(workspace: Workspace, name: str) -> None:
+    """Removes a tenant's login, reviewers and messages; the tenant is not listed any more.
+
+    Removing it again changes nothing.
+
+    Raises:
+        UnknownTenant: there is none of that name.
+        TenantInUse: it has connections, perhaps disabled ones.
+    """
+    with transaction(workspace.database.engine, "tenants.removal") as connection:
+        registry.remove_tenant(connection, name)
+        readers.drop_login(connection, readers.role_of(name))
+        outbox.forget_tenant(connection, name)
+
+
 def _apply(workspace: Workspace, connection: sa.Connection, draft: TenantDraft) -> AppliedTenant:
-    created = connection.scalar(
-        insert(t.tenants).values(name=draft.name).on_conflict_do_nothing().returning(t.tenants.c.name)
-    )
+    created = registry.ensure_tenant(connection, draft.name)
     changed = _put_setting(connection, draft)
     known = outbox.reviewers_of(connection, draft.name)
     if draft.reviewers is not None:

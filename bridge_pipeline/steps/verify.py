@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from bridge_pipeline.naming import CHAIN_NAME
 from bridge_pipeline.steps.chain import AUDIT
-from bridge_pipeline.steps.chainfile import Finding, ReadChain, Write, read_chain
+from bridge_pipeline.steps.chainfile import Finding, ReadChain, Removal, Write, read_chain
 from bridge_pipeline.steps.manifest import Previous, contradictions
 
 _FOLDER = "a folder"
@@ -47,6 +47,7 @@ class ChainResult:
         entries: how many hold; `sequence` and `sha256` are of the last of them.
         files: how many the chain names.
         keys: fingerprints in the order in which they came into use.
+        removals: what was removed on purpose, by whom and why.
         head_checked: where the heads came from that the chain contains, with their entry.
         findings: in the order of the chain.
     """
@@ -58,6 +59,7 @@ class ChainResult:
     sha256: str | None = None
     files: int = 0
     keys: list[str] = field(default_factory=list)
+    removals: list[Removal] = field(default_factory=list)
     head_checked: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
@@ -145,6 +147,7 @@ class _Folder:
         result.tenant = chain.tenant or self._tenant
         result.entries, result.sequence = len(chain.shas), chain.last
         result.sha256, result.keys = chain.shas.get(chain.last), list(chain.keys)
+        result.removals = chain.removals
         for head in heads if chain.shas else ():
             self._check_head(head)
         if key is not None and not any(each.startswith(key) for each in chain.signers):

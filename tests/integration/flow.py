@@ -22,6 +22,7 @@ from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace, open_workspace
 from bridge_pipeline.model import Window
+from bridge_pipeline.steps import purge
 from bridge_pipeline.steps.audit import AuditFile, audit_window
 from bridge_pipeline.steps.certify import certify
 from bridge_pipeline.steps.check import check
@@ -169,6 +170,12 @@ def process_days(first: str, last: str, entities: tuple[str, ...], name: str = N
 def certify_now() -> None:
     """A certificate."""
     certify(open_workspace(), NAME)
+
+
+def purge_now() -> None:
+    """A purge of the connection."""
+    workspace = open_workspace()
+    purge.carry_out(workspace, purge.begin(workspace, NAME, "jo@example.com", "the contract ended"))
 
 
 def process_when_told(barrier: Any, first: str, last: str, entities: tuple[str, ...]) -> None:

@@ -68,6 +68,7 @@ def test_the_commands_are_those_of_the_design():
         "tenants add",
         "tenants analyst",
         "tenants list",
+        "tenants remove",
     }
 
 
@@ -114,6 +115,8 @@ def test_every_command_that_answers_does_so_as_json(path):
         (["certify", "x", "--accept-deletions", "--by", "Ann"], "needs --by and --reason"),
         (["certify", "x", "--by", "Ann"], "go with --accept-deletions"),
         (["certify", "x", "--from", "2025-03-01"], "go together"),
+        (["connections", "remove", "x", "--purge", "--by", "Ann"], "needs --by NAME and --reason"),
+        (["connections", "remove", "x", "--yes"], "go with --purge"),
     ],
 )
 def test_wrong_usage_is_told_in_words(arguments, said, capsys):
