@@ -26,6 +26,7 @@ from bridge_pipeline.steps.extract import landing_of
 from bridge_pipeline.steps.land import read_landed
 from bridge_pipeline.steps.links import record_url
 from bridge_pipeline.steps.load import EquationBroken
+from bridge_pipeline.steps.metering import quota_of
 from bridge_pipeline.steps.report import Report
 from bridge_pipeline.steps.tables import TableUpdate
 
@@ -54,11 +55,27 @@ def batch(context: dg.AssetExecutionContext, workspace: Workspace, landed: Batch
             "requests": landed.requests,
             "pages": landed.pages,
             "bytes": sum(file["bytes"] for file in landed.files),
+            "quota": dg.MetadataValue.json(_quota(workspace, landed)),
+            "quota_waited_seconds": round(sum(each["waited"] for each in landed.quota.values()), 1),
             "proof": dg.MetadataValue.json(landed.proof),
             "files": dg.MetadataValue.path(str(folder)),
             "sample": dg.MetadataValue.md(_sample(workspace, landed)),
         }
     )
+
+
+def _quota(workspace: Workspace, landed: Batch) -> dict[str, Any]:
+    """By bucket, what the batch's requests used and waited for, and what is left now."""
+    record = registry.get(workspace.database.engine, landed.connection)
+    now = {level["bucket"]: level for level in quota_of(workspace, record)}
+    return {
+        name: {
+            "used": spent["used"],
+            "waited_seconds": round(spent["waited"], 1),
+            **{key: now[name][key] for key in ("limit", "seconds", "left", "wait") if name in now},
+        }
+        for name, spent in landed.quota.items()
+    }
 
 
 def table_update(

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 
 import dagster as dg
 
@@ -15,7 +15,7 @@ from bridge_pipeline.database import registry
 from bridge_pipeline.database.exclusive import exclusively
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.settings import PROJECT_ROOT
-from bridge_pipeline.steps.due import entities_of
+from bridge_pipeline.steps.due import checked_request
 
 STORAGE_VARIABLE = "BRIDGE_DAGSTER_STORAGE_URL"
 _UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED]
@@ -45,10 +45,7 @@ def run_days(
         UnknownConnection: there is no such connection.
     """
     record = registry.get(workspace.database.engine, name)
-    if record.removed_at is not None:
-        raise ValueError(f"the connection {name} was removed; apply it again to extract from it")
-    wanted = _checked_entities(entities, entities_of(record), name)
-    _check_days(workspace, first, last)
+    wanted = checked_request(workspace, record, first, last, entities)
     instance = prepare_instance(workspace)
     add_partition(workspace, name)
     # Importing the definitions takes seconds; only a run pays for it.
@@ -99,24 +96,6 @@ def add_partition(workspace: Workspace, name: str) -> None:
     instance.add_dynamic_partitions(
         naming.CONNECTION_DIMENSION, [naming.checked_key("connection", record.name)]
     )
-
-
-def _checked_entities(asked: tuple[str, ...] | None, offered: tuple[str, ...], name: str) -> tuple[str, ...]:
-    unknown = [entity for entity in asked or () if entity not in offered]
-    if unknown:
-        raise ValueError(f"{name} has no {', '.join(unknown)}; it has: {', '.join(offered) or 'nothing'}")
-    return tuple(asked) if asked else offered
-
-
-def _check_days(workspace: Workspace, first: date, last: date) -> None:
-    if last < first:
-        raise ValueError(f"the last day {last} lies before the first day {first}")
-    earliest = workspace.settings.first_day
-    if first < earliest:
-        raise ValueError(f"{first} lies before the first day {earliest}; see BRIDGE_FIRST_DAY")
-    today = datetime.now(UTC).date()
-    if last >= today:
-        raise ValueError(f"{last} is not over yet (days are UTC, today is {today}); ask for days before it")
 
 
 def _failures(result: dg.ExecuteInProcessResult) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """`bridge run`: materialises days of a connection through Dagster, in this process."""
 
-from datetime import date
-from typing import Annotated
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,11 +14,19 @@ from bridge_pipeline.commands.answers import (
     opened,
     parse_day,
     printable,
+    table,
 )
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bridge_pipeline.database.workspace import Workspace
+    from bridge_pipeline.steps.estimate import Estimate
 
 _EXAMPLES = examples(
     "`bridge run acme-helpdesk --from 2025-01-31 --to 2025-03-01`",
     "`bridge run acme-helpdesk --from 2025-03-01 --to 2025-03-01 --entities tickets --json`",
+    "`bridge run acme-helpdesk --from 2020-01-01 --to 2024-12-31 --dry-run`",
 )
 
 
@@ -34,6 +42,9 @@ def run(
     entities: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only these entities; by default all of the connection.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only estimate requests and time, without asking the source.")
+    ] = False,
     json_output: Json = False,
 ) -> None:
     """Extract, check, load, model and audit days of a connection, in one Dagster run.
@@ -50,6 +61,9 @@ def run(
     )
     if names == ():
         raise typer.BadParameter("--entities must name at least one entity, such as tickets")
+    if dry_run:
+        _estimate(workspace, connection, first, last, names, json_output)
+        return
     with working.shown(f"{connection} {first} to {last}"):
         # Dagster takes seconds to import.
         from bridge_pipeline.automation.runs import run_days
@@ -74,3 +88,39 @@ def run(
     if not outcome.success:
         note(f"run {outcome.run_id} failed; what it finished stays, and running it again goes on from there")
         raise typer.Exit(1)
+
+
+def _estimate(
+    workspace: "Workspace",
+    connection: str,
+    first: date,
+    last: date,
+    entities: tuple[str, ...] | None,
+    json_output: bool,
+) -> None:
+    from bridge_pipeline.database import registry
+    from bridge_pipeline.steps.due import checked_request
+    from bridge_pipeline.steps.estimate import estimate
+
+    record = registry.get(workspace.database.engine, connection)
+    try:
+        wanted = checked_request(workspace, record, first, last, entities)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    found = estimate(workspace, record, first, last, wanted)
+    answer(found.document(), json_output, lambda console: _show_estimate(found, console))
+
+
+def _show_estimate(found: "Estimate", console: "Console") -> None:
+    entities = [
+        [each.entity, each.reads, each.records, each.calls, each.seconds, each.rests_on]
+        for each in found.entities
+    ]
+    console.print(table(["entity", "reads", "records", "calls", "s to answer", "rests on"], entities))
+    buckets = [[each.bucket, each.units, each.limit, each.left, each.seconds] for each in found.buckets]
+    if buckets:
+        console.print(table(["bucket", "units", "limit", "left now", "s by its limit"], buckets))
+    about = "about" if found.complete else "at least"
+    console.print(
+        f"{about} {found.calls:,} requests and {timedelta(seconds=round(found.seconds))} to extract"
+    )

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -244,6 +245,7 @@ def status(
         "server": _server(workspace),
         "dagster": _dagster(home),
         "connections": _connections(workspace),
+        "quota": _quotas(workspace),
         "messages": _messages(workspace),
     }
     answer(document, json_output, lambda console: _show_status(document, console))
@@ -289,6 +291,12 @@ def _connections(workspace: "Workspace") -> list[dict[str, Any]]:
     return result
 
 
+def _quotas(workspace: "Workspace") -> list[dict[str, Any]]:
+    from bridge_pipeline.steps.metering import quotas
+
+    return quotas(workspace)
+
+
 def _messages(workspace: "Workspace") -> dict[str, Any]:
     from bridge_pipeline.database import outbox
 
@@ -312,7 +320,21 @@ def _show_status(document: dict[str, Any], console: "Console") -> None:
         for each in document["connections"]
     ]
     console.print(table(columns, rows) if rows else "no connections yet: `bridge connections add --help`")
+    if quota := list(_quota_rows(document["quota"])):
+        console.print(table(_QUOTA_COLUMNS, quota))
     messages = document["messages"]
     if messages["failed"] or messages["waiting_since"]:
         text = f"{messages['failed']} messages to reviewers were given up, {messages['pending']} wait"
         console.print(f"{text}: see `bridge deliveries list`", style="bold red")
+
+
+_QUOTA_COLUMNS = ("quota shared by", "bucket", "limit", "in s", "used", "others", "left", "wait s", "waiting")
+
+
+def _quota_rows(quotas: list[dict[str, Any]]) -> Iterator[list[object]]:
+    """A line per bucket that has a limit, or holds something back."""
+    for each in quotas:
+        for bucket in each["buckets"]:
+            if bucket["limit"] is not None or bucket["wait"]:
+                names = ("bucket", "limit", "seconds", "used", "others", "left", "wait", "waiting")
+                yield [", ".join(each["connections"]), *(bucket[name] for name in names)]

@@ -22,7 +22,7 @@ from typing import Any
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from bridge_pipeline.connector_kit.quota import Answered, Bucket, HeldBack, Metering, Observed
 from bridge_pipeline.database import tables as t
@@ -42,6 +42,28 @@ _TAKE = sa.text(
     " :longest_request, :longest_pause, :place)"
 )
 _SETTLE = sa.text("select bridge.quota_settle(:credential, :use, cast(:told as jsonb))")
+_LEVELS = sa.text(
+    """
+    select b.credential, b.bucket, bridge.quota_limit(b, now.moment, b.units) as "limit",
+        coalesce(b.told_seconds, b.seconds) as seconds, cast(coalesce(mine.used, 0) as bigint) as used,
+        case when b.others_until > now.moment then b.others else 0 end as others,
+        cast(coalesce(extract(epoch from mine.free_at - now.moment), 0) as double precision) as free_in,
+        cast(greatest(0, extract(epoch from b.held_until - now.moment)) as double precision) as held,
+        (
+            select count(*) from bridge.quota_waiters as w
+            where w.credential = b.credential and jsonb_exists(w.wanted, b.bucket)
+                and w.due_at > now.moment - interval '1 second'
+        ) as waiting
+    from bridge.quota_buckets as b
+    cross join (select clock_timestamp() as moment) as now
+    left join lateral (
+        select sum(u.units) as used, min(u.free_at) as free_at from bridge.quota_uses as u
+        where u.credential = b.credential and u.bucket = b.bucket and u.free_at > now.moment
+    ) as mine on true
+    where cast(:credential as text) is null or b.credential = :credential
+    order by b.credential, b.bucket
+    """
+)
 _HOLD = sa.text(
     """
     insert into bridge.quota_buckets as b (credential, bucket, seconds, held_until)
@@ -68,6 +90,65 @@ class Spent:
 
     used: int = 0
     waited: float = 0.0
+
+
+@dataclass(frozen=True)
+class Level:
+    """A bucket of a credential now.
+
+    `limit` is None where none is known; `used` are our units of the last window, `others` what else the
+    source has counted. `free_in` are the seconds until the next unit comes back, `held` those for which
+    the source wants no request, `waiting` the requests that lack something.
+    """
+
+    credential: str
+    bucket: str
+    limit: int | None
+    seconds: float
+    used: int
+    others: int
+    free_in: float
+    held: float
+    waiting: int
+
+    def usable(self, reserve: float) -> int | None:
+        """Units of a window that are ours when this share is left to others."""
+        return None if self.limit is None else max(1, math.floor(self.limit * (1 - reserve)))
+
+    def left(self, reserve: float) -> int | None:
+        """Units that may be used at once when this share is left to others."""
+        if self.limit is None:
+            return None
+        return max(0, min(self.usable(reserve) or 0, self.limit - self.others) - self.used)
+
+    def wait(self, reserve: float) -> float:
+        """Seconds until the next unit may be used."""
+        return max(self.held, self.free_in if self.left(reserve) == 0 else 0.0)
+
+
+def levels(connection: sa.Connection, credential: str | None = None) -> list[Level]:
+    """The buckets of one credential, or of all, in order; nothing is waited for."""
+    rows = connection.execute(_LEVELS, {"credential": credential})
+    return [Level(**row._mapping) for row in rows]
+
+
+def credential_of(connection: sa.Connection, name: str) -> str | None:
+    """The fingerprint of a connection's credential; None where it was never opened."""
+    c = t.quota_connections.c
+    return connection.scalar(sa.select(c.credential).where(c.connection == name))
+
+
+def shared_by(connection: sa.Connection) -> dict[str, list[str]]:
+    """The connections that use each credential, by its fingerprint; without those that were removed."""
+    c, own = t.quota_connections.c, t.connections.c
+    query = (
+        sa.select(c.credential, sa.func.array_agg(aggregate_order_by(c.connection, c.connection)))
+        .join(t.connections, own.name == c.connection)
+        .where(own.removed_at.is_(None))
+        .group_by(c.credential)
+        .order_by(sa.func.min(c.connection))
+    )
+    return {row[0]: list(row[1]) for row in connection.execute(query)}
 
 
 class SharedQuota:

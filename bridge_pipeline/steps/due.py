@@ -49,3 +49,35 @@ def entities_of(record: ConnectionRecord) -> tuple[str, ...]:
     """The entities of a connection that its connector has, parents before children."""
     connector = connectors.get(record.connector)
     return tuple(name for name in ENTITIES if name in record.entities and connector.has(name))
+
+
+def checked_request(
+    workspace: Workspace,
+    record: ConnectionRecord,
+    first: date,
+    last: date,
+    entities: tuple[str, ...] | None = None,
+) -> tuple[str, ...]:
+    """The entities of a request for days, both included; by default all that the connection has.
+
+    Raises:
+        ValueError: the connection was removed, or the days or entities cannot be asked for.
+    """
+    name, offered = record.name, entities_of(record)
+    if record.removed_at is not None:
+        raise ValueError(f"the connection {name} was removed; apply it again to extract from it")
+    if unknown := [entity for entity in entities or () if entity not in offered]:
+        raise ValueError(f"{name} has no {', '.join(unknown)}; it has: {', '.join(offered) or 'nothing'}")
+    _check_days(workspace, first, last)
+    return entities or offered
+
+
+def _check_days(workspace: Workspace, first: date, last: date) -> None:
+    if last < first:
+        raise ValueError(f"the last day {last} lies before the first day {first}")
+    earliest = workspace.settings.first_day
+    if first < earliest:
+        raise ValueError(f"{first} lies before the first day {earliest}; see BRIDGE_FIRST_DAY")
+    today = datetime.now(UTC).date()
+    if last >= today:
+        raise ValueError(f"{last} is not over yet (days are UTC, today is {today}); ask for days before it")

@@ -5,13 +5,15 @@ Counting and waiting are `database.quota`; how a vendor counts is its connector'
 
 import json
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
 from bridge_pipeline.connector_kit.connector import Connector
 from bridge_pipeline.connector_kit.quota import Bucket
-from bridge_pipeline.database.quota import REQUESTS, Holder, SharedQuota
+from bridge_pipeline.database import quota, registry
+from bridge_pipeline.database.quota import REQUESTS, Holder, Level, SharedQuota
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace
 
@@ -38,6 +40,47 @@ def shared_quota(
         settings.connect_timeout + 2 * settings.read_timeout,
         patience=settings.retry_after_budget,
     )
+
+
+def quota_of(workspace: Workspace, record: ConnectionRecord) -> list[dict[str, Any]]:
+    """What a connection has of each bucket now: `limit` (units in `seconds`), `used`, `left`, `wait` …
+
+    Empty for one that was never opened. Who else uses the credential is not said.
+    """
+    with workspace.database.engine.connect() as connection:
+        credential = quota.credential_of(connection, record.name)
+        found = quota.levels(connection, credential) if credential else []
+    return [_shown(level, record.quota_reserve) for level in found]
+
+
+def quotas(workspace: Workspace) -> list[dict[str, Any]]:
+    """Every credential in use: the connections that share it, and what it has of each bucket now.
+
+    What is left is what the connection with the smallest reserve may use.
+    """
+    records = {record.name: record for record in registry.list_connections(workspace.database.engine)}
+    with workspace.database.engine.connect() as connection:
+        shared = quota.shared_by(connection)
+        found = quota.levels(connection)
+    result = []
+    for credential, names in shared.items():
+        reserve = min((records[name].quota_reserve for name in names if name in records), default=0.0)
+        mine = [_shown(level, reserve) for level in found if level.credential == credential]
+        result.append({"connections": names, "reserve": reserve, "buckets": mine})
+    return result
+
+
+def _shown(level: Level, reserve: float) -> dict[str, Any]:
+    return {
+        "bucket": level.bucket,
+        "limit": level.limit,
+        "seconds": level.seconds,
+        "used": level.used,
+        "others": level.others,
+        "left": level.left(reserve),
+        "wait": round(level.wait(reserve), 1),
+        "waiting": level.waiting,
+    }
 
 
 def known_buckets(record: ConnectionRecord, connector: Connector, config: BaseModel) -> tuple[Bucket, ...]:

@@ -125,6 +125,9 @@ def test_a_range_of_days_is_one_run_that_materialises_every_partition(installati
     assert (shown["landed"].value, shown["quarantined"].value) == (1, 0)
     assert "| 1 | A… (14 characters) | u… (17 characters) | Agent | active |" in shown["sample"].value
     assert "Lovelace" not in str(shown)
+    quota = shown["quota"].value["requests"]
+    assert (quota["used"], quota["limit"], quota["left"]) == (shown["requests"].value, None, None)
+    assert shown["quota_waited_seconds"].value == 0
     file = materialisation(instance, "audit/tickets", f"{NAME}|{LAST}")["file"].value
     assert file.endswith(f"tickets/{LAST}/v0001.csv")
     assert materialisation(instance, "tables/tickets", f"{NAME}|{FIRST}")["dagster/row_count"].value == 4
