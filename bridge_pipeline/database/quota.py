@@ -228,7 +228,8 @@ class SharedQuota:
                 "units": bucket.units or None,
                 "seconds": bucket.seconds,
             }
-            for _, bucket in sorted(self._known.items())
+            # The row that is the lock comes first, here as in the functions.
+            for bucket in sorted(self._known.values(), key=lambda each: (each.name != REQUESTS, each.name))
         ]
         limits = insert(t.quota_buckets).values(rows)
         changed = {name: limits.excluded[name] for name in ("units", "seconds")}

@@ -489,6 +489,21 @@ def test_many_threads_that_begin_at_once_share_what_there_is(quota):
     assert busiest(requests) <= 4
 
 
+def test_those_that_begin_at_once_never_stand_in_each_others_way(quota):
+    together = threading.Barrier(8)
+
+    def begin(number):
+        for round in range(10):
+            together.wait(30)
+            shared = quota(credential=f"c{round}", metering=TWO_HEADERS, buckets=(Bucket("account", 90),))
+            for _ in range(2):
+                with shared.request("/", {}) as answered:
+                    answered({"account": "100", "hidden": "90"})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(begin, range(8)))
+
+
 def test_nothing_is_locked_between_a_request_and_its_answer(quota, workspace):
     """A pooler may give every transaction another session."""
     with quota(5).request("/", {}):

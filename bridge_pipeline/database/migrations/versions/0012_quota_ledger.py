@@ -76,7 +76,8 @@ create policy tenants on bridge.quota_connections for select using (
 """
 
 # All that is done for one credential is done one after the other: the row of the bucket `requests`, which
-# every request takes from, is the lock, held for the one statement that calls the function.
+# every request takes from and every quota makes first, is the lock, held for the one statement that calls
+# the function.
 TAKE = """
 create function bridge.quota_take(
     ident text,
@@ -100,14 +101,13 @@ declare
     need bigint;
     wait double precision;
 begin
+    perform from bridge.quota_buckets as b where b.credential = ident and b.bucket = 'requests' for update;
+    moment := clock_timestamp();
     insert into bridge.quota_buckets (credential, bucket, units, seconds)
     select ident, wish.key, cast(wish.value ->> 'units' as bigint),
         cast(wish.value ->> 'seconds' as double precision)
     from jsonb_each(asked) as wish order by wish.key
     on conflict do nothing;
-
-    perform from bridge.quota_buckets as b where b.credential = ident and b.bucket = 'requests' for update;
-    moment := clock_timestamp();
 
     with freed as (
         delete from bridge.quota_uses as u where u.credential = ident and u.free_at <= moment
