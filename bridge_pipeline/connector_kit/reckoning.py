@@ -89,7 +89,8 @@ def count(client: Client, stream: Stream) -> int | None:
 
 
 def look_up(client: Client, stream: Stream, record_id: str, journal: Journal) -> tuple[Outcome, Page | None]:
-    """Asks for one record: what the source says of it, and the record where it gives one.
+    """Asks for one record: what the source says of it, and the record where it gives one, also one that
+    calls itself deleted.
 
     Raises:
         SourceError: it said nothing of the record; 404 and 410 are "gone", 403 is "forbidden".
@@ -107,7 +108,8 @@ def look_up(client: Client, stream: Stream, record_id: str, journal: Journal) ->
         return Outcome("deleted", "a lookup by id found nothing", asked_at), None
     state = state_of(stream, page.content.records[0])
     if state == "deleted":
-        return Outcome("deleted", "a lookup by id calls it deleted", asked_at), None
+        # It was read like every other record, and is counted as one.
+        return Outcome("deleted", "a lookup by id calls it deleted", asked_at), page
     return Outcome("archived" if state == "archived" else "found", "a lookup by id", asked_at), page
 
 

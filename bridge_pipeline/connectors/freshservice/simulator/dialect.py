@@ -205,7 +205,8 @@ class Freshservice:
                 raise _invalid(parameter, "Unexpected/invalid field in request", "invalid_field")
         if name == "tickets":
             listed = self._tickets(query)
-            shown: Callable[[Any], object] = self._listed_ticket
+            included = _included(query)
+            shown: Callable[[Any], object] = lambda each: self._listed_ticket(each, included)  # noqa: E731
         else:
             listed = sorted(self._plain(name, query), key=lambda row: (-row.created, row.id))
             shown = lambda row: self._record(name, row, _included(query))  # noqa: E731 - one of two
@@ -255,8 +256,9 @@ class Freshservice:
             return _Listed(row, row.updated, row.version)
         return _Listed(row, *row.shown) if row.shown else None
 
-    def _listed_ticket(self, each: _Listed) -> object:
-        return self._records.ticket(each.row, each.updated, each.version, self.behaviour.workspaces)
+    def _listed_ticket(self, each: _Listed, included: frozenset[str]) -> object:
+        record = self._records.ticket(each.row, each.updated, each.version, self.behaviour.workspaces)
+        return record | ({"stats": self._records.stats(each.row, record)} if "stats" in included else {})
 
     def _paged(self, request: Request, items: list[Any]) -> tuple[list[Any], tuple[tuple[str, str], ...]]:
         """A page, with a link to the next one if there is one, and nothing else about it."""

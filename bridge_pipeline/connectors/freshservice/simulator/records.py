@@ -201,20 +201,23 @@ class Records:
         if "tags" in included:
             record["tags"] = rng.sample(("vpn", "printer", "vip"), rng.randrange(3))
         if "stats" in included:
-            status = record["status"]
-            ended = instant(row.updated)
-            record["stats"] = {
-                # An internal number, and not the ticket's (B.5).
-                "ticket_id": _INTERNAL + row.number,
-                "created_at": instant(row.created),
-                "updated_at": ended,
-                "opened_at": None,
-                "pending_since": ended if status == 3 else None,
-                "resolved_at": ended if status in (4, 5) else None,
-                "closed_at": ended if status == 5 else None,
-                "first_responded_at": instant(row.said[0].at) if row.said else None,
-            }
+            record["stats"] = self.stats(row, record)
         return record
+
+    def stats(self, row: Row, ticket: Record) -> Record:
+        """When what happened to a ticket last did."""
+        status, ended = ticket["status"], ticket["updated_at"]
+        return {
+            # An internal number, and not the ticket's (B.5).
+            "ticket_id": _INTERNAL + row.number,
+            "created_at": instant(row.created),
+            "updated_at": ended,
+            "opened_at": None,
+            "pending_since": ended if status == 3 else None,
+            "resolved_at": ended if status in (4, 5) else None,
+            "closed_at": ended if status == 5 else None,
+            "first_responded_at": instant(row.said[0].at) if row.said else None,
+        }
 
     def conversation(self, row: Row, said: Said) -> Record:
         """One reply or note."""

@@ -1,0 +1,152 @@
+"""The whole flow over Freshservice: days stay whole, details are asked for once, what is gone is found."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
+
+import pytest
+
+from bridge_pipeline.connectors.freshservice.simulator.world import ERASED, LIVE, SPAM, TRASHED
+from bridge_pipeline.database import registry
+from bridge_pipeline.database.registry import ConnectionRecord
+from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.model import Window
+from bridge_pipeline.steps.certify import certify
+from bridge_pipeline.steps.held import LandedRecords
+from bridge_pipeline.steps.load import load
+from tests.connectors.freshservice.account import ENTITIES, KEY, Account, asked, serving, truth
+from tests.integration import flow
+
+NAME = "acme-freshservice"
+DAYS = {"first_day": date(2025, 1, 1), "last_day": date(2025, 1, 4)}
+WEEK = Window.of_days(date(2025, 1, 1), date(2025, 1, 4))
+DAY = Window.of_days(date(2025, 1, 2), date(2025, 1, 2))
+
+
+@pytest.fixture
+def account(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
+    monkeypatch.setenv("BRIDGE_BACKOFF_INITIAL", "0")
+    account = Account(tickets=40, users=20, accounts=6, **DAYS)
+    with serving(account) as simulator:
+        connect(workspace, simulator.url)
+        account.simulator = simulator
+        yield account
+
+
+def connect(workspace: Workspace, url: str, exclude: tuple[str, ...] = ()) -> ConnectionRecord:
+    config = {"base_url": url, "allow_private": True}
+    record = ConnectionRecord(NAME, "acme", "freshservice", config, entities=ENTITIES, exclude=exclude)
+    box = workspace.sealer.seal(KEY, record.tenant, record.name, "api_key")
+    registry.put(workspace.database.engine, record, {"api_key": box})
+    return record
+
+
+def process(workspace, window, *entities):
+    return flow.process(workspace, window, entities, NAME)
+
+
+def take(workspace, window):
+    """Tickets extracted, checked and loaded: the batch, and what became of its records."""
+    batch = flow.land(workspace, "tickets", window, NAME)
+    return batch, load(workspace, batch)
+
+
+def held(workspace, entity):
+    """Id and change mark of what a table holds, placeholders and deleted rows left out."""
+    found = flow.table(workspace, entity, NAME)
+    return {
+        key: row["updated_at"].strftime("%Y-%m-%dT%H:%M:%SZ")
+        for key, row in found.items()
+        if not row["placeholder"] and row["deleted_at"] is None
+    }
+
+
+@pytest.mark.long
+def test_the_flow_brings_the_truth_and_doing_it_again_changes_nothing(workspace, account):
+    done = process(workspace, WEEK, *ENTITIES)
+    for entity in ENTITIES:
+        assert held(workspace, entity) == truth(account.simulator, entity, WEEK)
+        batch, update, _ = done[entity]
+        terms = ("loaded", "unchanged", "superseded")
+        sums = sum(update.total(term) for term in terms) + batch.outside + batch.quarantined + batch.duplicate
+        assert batch.fetched == sums
+    before = {entity: flow.table(workspace, entity, NAME) for entity in ENTITIES}
+    again = process(workspace, WEEK, *ENTITIES)
+    assert {entity: flow.table(workspace, entity, NAME) for entity in ENTITIES} == before
+    assert all(update.total("loaded") == 0 for _, update, _ in again.values())
+
+
+def test_a_day_read_again_is_whole_and_costs_no_details(workspace, account):
+    first, _ = take(workspace, DAY)
+    before = len(account.simulator.requests)
+    again, counts = take(workspace, DAY)
+    assert again.landed == first.landed == len(truth(account.simulator, "tickets", DAY)) > 0
+    assert (again.proof["details_asked"], again.proof["details_kept"]) == (0, first.landed)
+    assert again.requests == len(account.simulator.requests) - before == 2
+    assert counts.loaded == 0
+    # As do a longer window and its other tickets.
+    week, _ = take(workspace, WEEK)
+    assert week.landed == len(truth(account.simulator, "tickets", WEEK))
+    assert week.proof["details_asked"] == week.landed - first.landed
+
+
+def test_only_what_changed_is_asked_for_and_its_day_stays_whole(workspace, account):
+    take(workspace, DAY)
+    rows = [r for r in account.world.rows["tickets"] if str(r.id) in held(workspace, "tickets")]
+    account.changing.touch(rows[0], int(DAY.end.timestamp()) - 5)
+    before = len(account.simulator.requests)
+    batch, counts = take(workspace, DAY)
+    assert (batch.proof["details_asked"], counts.loaded) == (1, 1)
+    assert batch.landed == len(truth(account.simulator, "tickets", DAY))
+    assert held(workspace, "tickets") == truth(account.simulator, "tickets", DAY)
+    paths = [line["path"].split("?")[0] for line in account.simulator.requests[before:]]
+    assert [path for path in paths if "/tickets/" in path] == [f"/api/v2/tickets/{rows[0].id}"]
+
+
+def test_what_was_read_without_some_fields_is_asked_for_again_with_them(workspace, account):
+    connect(workspace, account.simulator.url, exclude=("tickets.description*",))
+    first, _ = take(workspace, DAY)
+    connect(workspace, account.simulator.url)
+    again, _ = take(workspace, DAY)
+    assert again.proof["details_asked"] == first.landed
+    assert all(row["description"] for row in flow.table(workspace, "tickets", NAME).values())
+
+
+def test_what_is_held_is_what_the_table_shows(workspace, account):
+    take(workspace, DAY)
+    record = registry.get(workspace.database.engine, NAME)
+    ids = list(held(workspace, "tickets"))
+    landed = LandedRecords(workspace, record)
+    found = landed.newest("tickets", [*ids, "999", "x'y"])
+    assert set(found) == set(ids)
+    assert all(f'"id":{key},'.encode() in raw for key, raw in found.items())
+    assert landed.newest("tickets", []) == {}
+    assert LandedRecords(workspace, replace(record, exclude=("tickets.tags",))).newest("tickets", ids) == {}
+    # Neither another connection nor files that are gone bring anything.
+    assert LandedRecords(workspace, replace(record, name="other")).newest("tickets", ids) == {}
+    for path in workspace.home.landing.rglob("*.parquet"):
+        path.unlink()
+    assert landed.newest("tickets", ids) == {}
+
+
+@pytest.mark.long
+def test_a_certificate_finds_what_was_trashed_called_spam_erased_and_merged(workspace, account):
+    load(workspace, flow.land(workspace, "users", WEEK, NAME))
+    take(workspace, WEEK)
+    tickets = [row for row in account.world.rows["tickets"] if row.state == LIVE][:3]
+    for row, state in zip(tickets, (TRASHED, SPAM, ERASED), strict=True):
+        row.state = state
+    merged, promoted = [row for row in account.world.rows["people"] if not row.agent][:2]
+    merged.state, promoted.agent = ERASED, True
+    certificate = certify(workspace, NAME, entities=("users", "tickets"))
+    gone = {
+        entity: {key for key, row in flow.table(workspace, entity, NAME).items() if row["deleted_at"]}
+        for entity in ("users", "tickets")
+    }
+    assert gone == {"users": {str(merged.id)}, "tickets": {str(row.id) for row in tickets}}
+    assert certificate.verdict == "complete"
+    assert len(asked(account.simulator, f"/requesters/{merged.id}")) == 1
+    tickets[0].state = LIVE
+    account.changing.touch(tickets[0], int(WEEK.end.timestamp()) - 5)
+    take(workspace, WEEK)
+    assert str(tickets[0].id) in held(workspace, "tickets")
