@@ -18,6 +18,7 @@ from bridge_pipeline.commands import (
     demo,
     doctor,
     expectations,
+    new_connector,
     quarantine,
     records,
     run,
@@ -36,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     epilog="State lies in BRIDGE_HOME, by default .bridge in the project. `bridge COMMAND --help` has more.",
 )
-for _group in (demo, service, doctor, run, records, certify, simulate):
+for _group in (demo, service, doctor, run, records, certify, simulate, new_connector):
     _group.register(app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(connections.app, name="connections")

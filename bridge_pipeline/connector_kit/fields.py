@@ -83,6 +83,28 @@ def boolean(column: str, key: str | None = None) -> Field:
     return Field(column, read, (name,))
 
 
+def array(column: str, key: str | None = None) -> Field:
+    """A list or null; anything else is refused as `wrong_type`."""
+    name = key or column
+
+    def read(record: Record) -> list[Any] | None:
+        value = record.get(name)
+        if value is None or isinstance(value, list):
+            return value
+        raise Refused("wrong_type", f"/{name}", f"expected a list, got {type(value).__name__}")
+
+    return Field(column, read, (name,))
+
+
+def reference(column: str, key: str | None = None) -> Field:
+    """The positive 64-bit integer id of another record, stored as text, or null.
+
+    Refuses `id_wrong_type` and `id_out_of_range`.
+    """
+    name = key or column
+    return Field(column, lambda record: integer_id(record.get(name), f"/{name}"), (name,))
+
+
 def instant(column: str, key: str | None = None) -> Field:
     """A time stamp with a zone, as microseconds since 1970 in UTC, or null.
 

@@ -8,7 +8,7 @@ import pytest
 
 from bridge_pipeline import connectors
 from bridge_pipeline.connector_kit.simulator import RunningSimulator
-from tests.conformance.reading import Subject, desk, scratch, subject_of
+from tests.conformance.reading import DEFECTS, Subject, desk, scratch, subject_of
 
 
 @pytest.fixture(params=sorted(connectors.all_connectors()), scope="module")
@@ -22,6 +22,15 @@ def simulator(subject: Subject) -> Iterator[RunningSimulator]:
     """The subject's desk, which stands still."""
     with desk(subject) as (simulator, _):
         yield simulator
+
+
+@pytest.fixture(autouse=True)
+def _sound_simulator() -> Iterator[None]:
+    """A simulator that breaks down fails the test, and says why."""
+    DEFECTS.clear()
+    yield
+    if DEFECTS:
+        pytest.fail(f"the simulator broke down: {type(DEFECTS[0]).__name__}: {DEFECTS[0]}", pytrace=False)
 
 
 @pytest.fixture

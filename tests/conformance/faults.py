@@ -19,6 +19,8 @@ from typing import Literal
 
 from tests.conformance.faultproxy import Answer, Exchange, Spoil, Spoilt
 
+# The requests of a reading that are struck.
+PLACES = ("first", "middle", "last")
 Verdict = Literal["harmless", "passing", "fatal", "either"]
 _JSON = (("Content-Type", "application/json"),)
 _HTML = b"<!DOCTYPE html><html><head><title>One moment</title></head><body>Maintenance</body></html>"
@@ -27,13 +29,16 @@ _LINK = re.compile(rb"https?://[^\s\"\\<>]+")
 
 @dataclass(frozen=True)
 class Fault:
-    """One way in which an answer goes wrong; `lasts` is False where a lasting one cannot be told from
-    an honest API, such as one whose lists are empty."""
+    """One way in which an answer goes wrong.
+
+    `lasts` are the places of a reading from which on it may last: there a lasting one can be told from an
+    honest API, such as one whose lists are empty or which has one page only.
+    """
 
     name: str
     verdict: Verdict
     spoil: Spoil
-    lasts: bool = True
+    lasts: tuple[str, ...] = PLACES
 
 
 # --- Answers in place of the true one -----------------------------------------------------------
@@ -200,7 +205,7 @@ _BODIES = (
     Fault("cut in half", "passing", body(half)),
     Fault("cut before the last byte", "passing", body(lambda b: b.rstrip()[:-1])),
     Fault("followed by another document", "passing", body(lambda b: b + b)),
-    Fault("an empty list", "either", body(lambda b: b"[]"), lasts=False),
+    Fault("an empty list", "either", body(lambda b: b"[]"), lasts=()),
     Fault("HTML with 200", "passing", instead(200, _HTML, ("Content-Type", "text/html"))),
     Fault("HTML called JSON", "passing", instead(200, _HTML)),
     Fault("HTML before JSON", "passing", body(lambda b: b"<br />Warning: mail()\n" + b)),
@@ -291,8 +296,8 @@ _MEANINGS = (
     Fault("202 Accepted", "passing", instead(202, b'{"status":"queued"}')),
     Fault("304 Not Modified", "fatal", instead(304)),
     Fault("300 Multiple Choices", "fatal", instead(300)),
-    Fault("the page before again", "either", before, lasts=False),
-    Fault("the same page for ever", "either", before),
+    Fault("the page before again", "either", before, lasts=()),
+    Fault("the same page for ever", "either", before, lasts=("middle", "last")),
     Fault("links elsewhere", "either", _foreign_links),
     Fault("a Link header elsewhere", "either", _foreign_header),
 )

@@ -7,7 +7,7 @@ import importlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -24,7 +24,7 @@ from bridge_pipeline.connector_kit.connector import Client, Connector, Page, Rea
 from bridge_pipeline.connector_kit.double import PAGE_SIZE, Double
 from bridge_pipeline.connector_kit.journal import abandon, open_extraction
 from bridge_pipeline.connector_kit.session import Contradictory, SourceContext
-from bridge_pipeline.connector_kit.simulator import RunningSimulator, SimulatorOptions
+from bridge_pipeline.connector_kit.simulator import Answer, Request, RunningSimulator, SimulatorOptions
 from bridge_pipeline.model import Window
 from bridge_pipeline.settings import Settings
 from bridge_pipeline.steps.census import DiskCensus
@@ -37,6 +37,8 @@ FIRST, LAST = date(2025, 1, 1), date(2025, 1, 3)
 ALL = Window.of_days(date(2020, 1, 1), date(2025, 12, 31))
 # Tickets fill three pages at least.
 SMALL = {"tickets": 8, "accounts": 4, "users": 5, "page_size": PAGE_SIZE}
+# Of simulators, since the test began.
+DEFECTS: list[Exception] = []
 HOW = "see docs/adding-a-connector.md"
 
 
@@ -70,8 +72,33 @@ def desk(subject: Subject, **options: Any) -> Iterator[tuple[RunningSimulator, A
     chosen = {"faults": "calm", "first_day": FIRST, "last_day": LAST, "token": subject.double.token}
     complete = SimulatorOptions(**{**SMALL, **chosen, **options})
     dialect = subject.double.dialect(complete)
-    with kit.serving(dialect, complete, refusals=subject.double.refusals) as simulator:
+    with kit.serving(_Watched(dialect), complete, refusals=subject.double.refusals) as simulator:
         yield simulator, dialect
+
+
+@dataclass
+class _Watched:
+    """A dialect whose own defects are kept: over the wire they are only connections that break off."""
+
+    dialect: Any
+
+    @property
+    def records(self) -> int:
+        return self.dialect.records
+
+    @property
+    def changes(self) -> int:
+        return self.dialect.changes
+
+    def answer(self, request: Request) -> Answer:
+        try:
+            return self.dialect.answer(request)
+        except Exception as defect:
+            DEFECTS.append(defect)
+            raise
+
+    def truth(self) -> Iterable[bytes]:
+        return self.dialect.truth()
 
 
 class CountedQuota:

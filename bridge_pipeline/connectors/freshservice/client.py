@@ -87,8 +87,8 @@ class FreshserviceClient:
                     f"one-{record_id}" + (f"-{number}" if number else ""),
                     f"{path}/{record_id}",
                     _included(stream),
-                    lambda body: _that_record(body, stream, record_id),
-                    lambda body: self._without_excluded(stream, body),
+                    lambda body: stream.single_record(body, record_id),
+                    lambda body: self._context.without_excluded(stream.entity, body),
                     lambda _: 1,
                 )
             except SourceError as error:
@@ -262,7 +262,7 @@ class FreshserviceClient:
                 key,
                 f"{stream.path}/{record_id}",
                 _included(stream),
-                lambda body, record_id=record_id: _that_record(body, stream, record_id),
+                lambda body, record_id=record_id: stream.single_record(body, record_id),
             )
             for key, record_id in asked.items()
         ]
@@ -270,7 +270,7 @@ class FreshserviceClient:
             self._several(len(questions)),
             reading.journal,
             questions,
-            lambda body: self._without_excluded(stream, body),
+            lambda body: self._context.without_excluded(stream.entity, body),
             lambda _: 1,
         )
         for record_id, answer in zip(asked.values(), answers, strict=True):
@@ -324,7 +324,7 @@ class FreshserviceClient:
             self._several(len(questions)),
             reading.journal,
             questions,
-            lambda body: self._without_excluded(stream, body),
+            lambda body: self._context.without_excluded(stream.entity, body),
             lambda content: len(content.records),
             ("link",),
         )
@@ -363,7 +363,7 @@ class FreshserviceClient:
             path,
             params,
             lambda body: pages.parse_list(body, stream.names),
-            lambda body: self._without_excluded(stream, body),
+            lambda body: self._context.without_excluded(stream.entity, body),
             own,
             ("link",),
         )
@@ -385,11 +385,6 @@ class FreshserviceClient:
     def _open(self) -> Session:
         config = self._config
         return Session(self._context, config.base_url, {}, config.allow_private, self._credentials)
-
-    def _without_excluded(self, stream: Stream, body: bytes) -> bytes:
-        prefix = f"{stream.entity.name}."
-        patterns = [p.removeprefix(prefix) for p in self._context.exclude if p.startswith(prefix)]
-        return pages.without_members(body, patterns) if patterns else body
 
 
 def open_client(config: FreshserviceConfig, context: SourceContext) -> FreshserviceClient:
@@ -473,19 +468,6 @@ def _more(content: PageContent, seen: int) -> bool:
     meta = content.envelope.get("meta")
     total = meta.get("count") if isinstance(meta, dict) else None
     return len(content.records) >= PER_PAGE or (type(total) is int and total > seen)
-
-
-def _that_record(body: bytes, stream: Stream, record_id: str) -> tuple[Any, bytes]:
-    """The one record of an answer; one without a proper id is for quarantine.
-
-    Raises:
-        UnreadableBody: there is none, or it is plainly another one.
-    """
-    record, raw = pages.parse_single(body, stream.single_names)
-    found = _id(stream, record)
-    if found not in (None, record_id):
-        raise pages.UnreadableBody(f"the record has the id {found}, not {record_id}")
-    return record, raw
 
 
 def _refuses_order(error: SourceError) -> bool:

@@ -48,13 +48,6 @@ def _is_closed(record: Record) -> bool | None:
     raise Refused("wrong_type", "/status/closed", f"expected a boolean, got {type(closed).__name__}")
 
 
-def _tags(record: Record) -> list[Any] | None:
-    tags = record.get("tags")
-    if tags is None or isinstance(tags, list):
-        return tags
-    raise Refused("wrong_type", "/tags", f"expected a list, got {type(tags).__name__}")
-
-
 def _role(record: Record) -> str | None:
     roles = record.get("roles")
     if isinstance(roles, list) and record.get("role") is None:
@@ -145,7 +138,7 @@ STREAMS = (
             fields.text("description"),
             stub_name("status"),
             stub_name("priority"),
-            Field("tags", _tags, ("tags",)),
+            fields.array("tags"),
             stub_id("account_id", "account", "account_id"),
             fields.instant("created_at"),
             fields.instant("updated_at"),

@@ -87,13 +87,6 @@ def _is_closed(record: Record) -> bool | None:
     return None if status is None else status == "closed"
 
 
-def _tags(record: Record) -> list[Any] | None:
-    tags = record.get("tags")
-    if tags is None or isinstance(tags, list):
-        return tags
-    raise Refused("wrong_type", "/tags", f"expected a list, got {type(tags).__name__}")
-
-
 _PARTS = (
     ("requester_id", "requester"),
     ("submitter_id", "creator"),
@@ -247,7 +240,7 @@ STREAMS = (
             fields.text("description"),
             translated("status", STATUSES),
             translated("priority", PRIORITIES),
-            Field("tags", _tags, ("tags",)),
+            fields.array("tags"),
             reference("account_id", "organization_id"),
             fields.instant("created_at"),
             Field("updated_at", _generated, reads=("generated_timestamp", "updated_at")),
