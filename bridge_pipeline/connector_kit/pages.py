@@ -11,10 +11,11 @@ What a record means is not decided here; see `fields` and the connectors' stream
 
 import fnmatch
 import functools
+import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -69,15 +70,65 @@ class Rejected:
 class PageContent:
     """The records of one list answer, in order, and what its envelope says of further pages.
 
-    `envelope` are the members beside the records that are no lists.
+    `envelope` are the members beside the records that are no lists. `digest` is the SHA-256 of the body
+    where a `Reader` took it apart and parsed all of it in one go.
     """
 
-    records: list[Any]
+    records: Sequence[Any]
     more: bool | None = None
     total_pages: int | None = None
     total: int | None = None
     exact: list[bytes] | None = field(default=None, repr=False)
     envelope: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    digest: bytes | None = None
+
+
+class Reader:
+    """Takes the list answers of one extraction apart.
+
+    A listing is read again to see that it is whole. An answer with the very bytes of an earlier one is
+    parsed again only if somebody looks into it.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = tuple(names)
+        self._known: dict[bytes, tuple[int, PageContent]] = {}
+
+    def parse_list(self, body: bytes) -> PageContent:
+        """The page of a body; see the function `parse_list`.
+
+        Raises:
+            UnreadableBody: as there.
+        """
+        digest = hashlib.sha256(body).digest()
+        if known := self._known.get(digest):
+            count, content = known
+            return replace(content, records=_Unread(body, self._names, count))
+        content = parse_list(body, self._names)
+        if content.exact is not None:
+            return content
+        content = replace(content, digest=digest)
+        self._known[digest] = len(content.records), replace(content, records=())
+        return content
+
+
+class _Unread(Sequence[Any]):
+    """Records that are parsed when they are looked at."""
+
+    def __init__(self, body: bytes, names: tuple[str, ...], count: int) -> None:
+        self._body = body
+        self._names = names
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._records[index]
+
+    @functools.cached_property
+    def _records(self) -> Sequence[Any]:
+        return parse_list(self._body, self._names).records
 
 
 def parse_list(body: bytes, names: Iterable[str]) -> PageContent:

@@ -22,7 +22,6 @@ from urllib.parse import quote, urlencode, urlsplit
 import httpx
 import structlog
 
-from bridge_pipeline.connector_kit import pages
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.pages import UnreadableBody, without_members
 from bridge_pipeline.connector_kit.quota import HeldBack, Quota

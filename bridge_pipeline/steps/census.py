@@ -12,9 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 _TABLES = """
 create table seen (id text, version text, inside integer, sweep integer, primary key (id, version))
     without rowid;
+create table pages (digest blob primary key, sightings blob) without rowid;
 create table rejected (sha256 text primary key, reason text, pointer text, detail text,
     record_id text, raw blob, page integer, position integer, fetched_at text) without rowid;
 create table gone (id text primary key, changed integer, seen integer, page integer, position integer)
@@ -126,6 +129,16 @@ class DiskCensus:
         with self._transaction():
             self._db.executemany("insert or replace into seen values (?, ?, ?, ?)", rows.values())
         return fresh
+
+    def keep_page(self, digest: bytes, sightings: list[Sighting]) -> None:
+        """Keeps what a page held, none of it rejected, under the SHA-256 of its bytes."""
+        rows = [(sighting.id, sighting.version, sighting.inside) for sighting in sightings]
+        self._db.execute("insert or ignore into pages values (?, ?)", (digest, orjson.dumps(rows)))
+
+    def page(self, digest: bytes) -> list[Sighting]:
+        """What was kept of the page with these bytes; empty if nothing."""
+        row = self._db.execute("select sightings from pages where digest = ?", (digest,)).fetchone()
+        return [Sighting(*sighting) for sighting in orjson.loads(row[0])] if row else []
 
     def reject(self, records: list[RejectedRecord]) -> None:
         """Spools rejected records; one already spooled is kept once."""

@@ -88,11 +88,30 @@ class Collector:
 
     def _take(self, page: Page) -> None:
         counts = self.counts
+        counts.fetched += len(page.content.records)
+        counts.pages += 1
+        counts.fetched_from = min(counts.fetched_from or page.fetched_at, page.fetched_at)
+        counts.fetched_to = max(counts.fetched_to or page.fetched_at, page.fetched_at)
+        digest = page.content.digest
+        if digest is not None and (known := self._census.page(digest)):
+            # The bytes of a page that was taken already: all of its versions are known.
+            self._census.enter(known)
+            counts.duplicate += len(known)
+        else:
+            self._sort_out(page)
+
+    def _sort_out(self, page: Page) -> None:
+        """Enters a page of new bytes into the census, and says what becomes of each record."""
+        counts, digest = self.counts, page.content.digest
         self.inventory.add(page.content.records)
         latest = _micros(page.fetched_at + _AHEAD)
         parsed = [self._parse(page, position, latest) for position in range(len(page.content.records))]
         inside = [self._inside(item, latest) for item in parsed]
-        fresh = self._census.enter([_sighting(*pair) for pair in zip(parsed, inside, strict=True)])
+        sightings = [_sighting(*pair) for pair in zip(parsed, inside, strict=True)]
+        fresh = self._census.enter(sightings)
+        # What is rejected may be accepted later: a change time in the future comes.
+        if digest is not None and not any(sighting.rejected for sighting in sightings):
+            self._census.keep_page(digest, sightings)
         refused: list[RejectedRecord] = []
         gone: list[GoneReport] = []
         for position, (item, within, new) in enumerate(zip(parsed, inside, fresh, strict=True)):
@@ -116,10 +135,6 @@ class Collector:
         if gone:
             self._census.report_gone(gone)
             counts.gone += len(gone)
-        counts.fetched += len(parsed)
-        counts.pages += 1
-        counts.fetched_from = min(counts.fetched_from or page.fetched_at, page.fetched_at)
-        counts.fetched_to = max(counts.fetched_to or page.fetched_at, page.fetched_at)
 
     def _parse(self, page: Page, position: int, latest: int) -> Row | Rejected:
         record = page.content.records[position]

@@ -7,7 +7,7 @@ would cost more than parsing it. No value is kept, and no key that may be one.
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bridge_pipeline.database.ledger import Inventory
@@ -41,7 +41,7 @@ class FieldInventory:
         self._records = self._sampled = 0
         self._fields: dict[str, dict[str, int]] = {}
 
-    def add(self, records: list[Any]) -> None:
+    def add(self, records: Sequence[Any]) -> None:
         """Looks at the records of a page; what is no JSON object is passed over."""
         for record in records:
             if type(record) is not dict:

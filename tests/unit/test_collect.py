@@ -261,3 +261,35 @@ def test_what_the_source_lists_as_deleted_is_reported_and_not_landed(tmp_path):
         ("2", 0, 1),
         ("3", 1, 0),
     ]
+
+
+def test_a_page_with_the_bytes_of_an_earlier_one_is_counted_and_not_read_again(extraction, monkeypatch):
+    reader = pages.Reader(TICKETS.names)
+    page = body(ticket(1), ticket(2), ticket(3, "2025-02-01T12:00:00Z"))
+    first = Page(0, reader.parse_list(page), FETCHED)
+    again = Page(1, reader.parse_list(page), FETCHED + timedelta(minutes=5))
+    monkeypatch.setattr(pages, "parse_list", None)
+
+    def sweeps():
+        yield first
+        extraction.census.begin_sweep()
+        yield again
+
+    (rows,) = extraction.collector.tables(sweeps())
+    counts = extraction.collector.counts
+    assert (counts.fetched, counts.pages, places(counts)) == (6, 2, (1, 3, 0, 2))
+    assert (rows["id"].to_pylist(), counts.fetched_to) == (["1", "2"], again.fetched_at)
+    # As if each record had been read again: the sweep saw all of the window, nothing new, nothing missed.
+    census = extraction.census
+    assert (census.unseen, census.missed, census.swept_in_window, census.repeated) == (0, 0, 2, 0)
+
+
+def test_a_page_with_a_rejected_record_is_read_again(extraction):
+    reader = pages.Reader(TICKETS.names)
+    page = body(ticket(1), ticket(2, "2025-03-08T00:00:00Z"))
+    early = Page(0, reader.parse_list(page), FETCHED)
+    # By then its change time no longer lies in the future.
+    late = Page(1, reader.parse_list(page), FETCHED + timedelta(days=3))
+    extraction.journal.write("p0", "https://h/", page, page, 2, early.fetched_at)
+    list(extraction.collector.tables(iter([early, late])))
+    assert places(extraction.collector.counts) == (1, 1, 1, 1)

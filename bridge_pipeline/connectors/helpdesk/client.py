@@ -48,6 +48,7 @@ class HelpdeskClient:
         remember(token, sent=True)
         self._context = context
         self._session = Session(context, config.base_url, {"token": token}, config.allow_private)
+        self._readers: dict[tuple[str, ...], pages.Reader] = {}
 
     def read(self, reading: Reading, proof: dict[str, Any]) -> Iterator[Page]:
         """Yields pages until the listing is whole; begins with the filter if there is a window."""
@@ -137,7 +138,7 @@ class HelpdeskClient:
             key,
             f"{stream.path}.json",
             params,
-            lambda body: pages.parse_list(body, stream.names),
+            self._readers.setdefault(stream.names, pages.Reader(stream.names)).parse_list,
             lambda body: self._context.without_excluded(stream.entity, body),
             lambda content: len(content.records),
         )
