@@ -4,7 +4,7 @@ A ticket of the list lacks what only its own address gives, and that is the dear
 asked for once: what an earlier extraction landed is landed again for as long as the list shows the same.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import count
@@ -25,7 +25,7 @@ from bridge_pipeline.connector_kit.session import (
     journalled_together,
 )
 from bridge_pipeline.connectors.freshservice.config import FreshserviceConfig, credentials_of
-from bridge_pipeline.connectors.freshservice.paging import EPOCH, PER_PAGE, Walk, links_on
+from bridge_pipeline.connectors.freshservice.paging import EPOCH, PER_PAGE, Walk, links_on, written
 from bridge_pipeline.connectors.freshservice.streams import STREAMS
 
 # The lists of an entity, one after the other: people are in two, with one space of ids. A requester
@@ -370,8 +370,11 @@ class FreshserviceClient:
         linked = links_on(reading.journal.headers(number).get("link", ""))
         return Page(number, content, fetched_at), live, linked
 
-    def _first(self, stream: Stream, path: str) -> list[Any]:
+    def _first(self, stream: Stream, path: str) -> Sequence[Any]:
         params = {"page": "1", "per_page": "1"}
+        if path == _TICKETS.path:
+            # An account may have had no ticket for 30 days.
+            params["updated_since"] = written(EPOCH)
         answer = self._sessions[0].get(path, params, lambda body: pages.parse_list(body, stream.names))
         return answer.content.records
 

@@ -466,8 +466,10 @@ def test_there_is_no_single_comment(calm, tmp_path):
 def test_a_connection_is_tested_with_the_smallest_pages(calm, entity):
     before = len(calm.requests)
     with opened(calm) as client:
-        assert client.check(CONNECTOR.stream(entity)) >= (0 if entity in ("comments", "tickets") else 1)
-    assert len(calm.requests) - before <= 2
+        found = client.check(CONNECTOR.stream(entity))
+    # The newest ticket may have no conversation; none is so young that a list without a beginning has it.
+    assert found or entity == "comments"
+    assert 1 <= len(calm.requests) - before <= 2
 
 
 # --- Secrets and excluded fields -------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How records of Freshservice become rows: every column, recorded payloads, and how like the double is."""
+"""How records of Freshservice become rows: every column, recorded payloads, how like them the double is."""
 
 import json
 from datetime import UTC, datetime
