@@ -372,6 +372,26 @@ def test_a_newcomer_waits_behind_those_that_wait(workspace):
     assert ask(workspace, name="second", **asking).taken is None
 
 
+@pytest.mark.long
+def test_a_connection_that_asks_once_at_a_time_is_not_crowded_out_by_one_that_asks_five_times(quota):
+    """Two a window for six that always want: the single one has its turn nearly every window."""
+    order, enough = [], threading.Event()
+    together = threading.Barrier(6)
+
+    def keep_asking(name):
+        shared = quota(2, name=name)
+        together.wait(30)
+        while not enough.is_set():
+            with shared.request("/", {}):
+                order.append(name)
+                if len(order) >= 24:
+                    enough.set()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(keep_asking, ["first"] * 5 + ["second"]))
+    assert 8 <= order[:24].count("second") <= 14
+
+
 def test_one_that_died_waiting_holds_nobody_up_for_long(workspace):
     asking = {"requests": (1, 1)}
     settle(workspace, ask(workspace, **asking).taken)
