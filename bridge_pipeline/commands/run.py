@@ -43,7 +43,7 @@ def run(
         str | None, typer.Option(metavar="A,B", help="Only these entities; by default all of the connection.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only estimate requests and time, without asking the source.")
+        bool, typer.Option("--dry-run", help="Only estimate requests and time; nothing is extracted.")
     ] = False,
     json_output: Json = False,
 ) -> None:

@@ -1,19 +1,23 @@
-"""What a run would cost: requests and time, from what earlier extractions took. Asks the source nothing.
+"""What a run would cost: requests and time, from what earlier extractions took.
 
-The estimate is as good as its history, and says what that is. Lookups of single records, such as missing
-parents, and requests that have to be repeated are not in it.
+The estimate is as good as its history, and says what that is. Only where there is none is the source
+asked, for its own count of the records: one request an entity, within the quota. Lookups of single
+records, such as missing parents, and requests that have to be repeated are not in it.
 """
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
 
 from bridge_pipeline import connectors
 from bridge_pipeline.connector_kit.connector import Connector
+from bridge_pipeline.connector_kit.reckoning import count
+from bridge_pipeline.connector_kit.session import SourceError
 from bridge_pipeline.database import ledger
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.ledger import Batch
@@ -21,7 +25,10 @@ from bridge_pipeline.database.quota import REQUESTS
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import Window
+from bridge_pipeline.steps.extract import open_source
 from bridge_pipeline.steps.metering import quota_of
+
+log = structlog.get_logger(__name__)
 
 # The newest batches of an entity that count.
 _HISTORY = 50
@@ -97,11 +104,48 @@ class Estimate:
 def estimate(
     workspace: Workspace, record: ConnectionRecord, first: date, last: date, entities: Iterable[str]
 ) -> Estimate:
-    """Estimates the extraction of days, both included. Neither the source nor the ledger is changed."""
+    """Estimates the extraction of days, both included. Nothing is changed, at the source or in the tables."""
     connector, window = connectors.get(record.connector), Window.of_days(first, last)
     with workspace.database.engine.connect() as connection:
-        each = tuple(_entity(connection, record, connector, entity, window) for entity in entities)
-    return Estimate(record.name, first, last, each, tuple(_buckets(workspace, record, each)))
+        known = [_entity(connection, record, connector, entity, window) for entity in entities]
+        filled = _records_per_request(connection, record.name)
+    counts = _counts(workspace, record.name, [each.entity for each in known if each.calls is None])
+    found = tuple(
+        _counted(each, counts[each.entity], filled) if each.entity in counts else each for each in known
+    )
+    return Estimate(record.name, first, last, found, tuple(_buckets(workspace, record, found)))
+
+
+def _counts(workspace: Workspace, name: str, entities: list[str]) -> dict[str, int]:
+    """The source's own counts of entities, as far as it gives any."""
+    found = {}
+    try:
+        if entities:
+            with open_source(workspace, name) as source:
+                for entity in entities:
+                    found[entity] = count(source.client, source.connector.stream(entity))
+    except SourceError as error:
+        log.warning("the source gives no count", error=str(error))
+    return {entity: number for entity, number in found.items() if number is not None}
+
+
+def _counted(each: EntityEstimate, records: int, filled: float | None) -> EntityEstimate:
+    """An entity without history, by the source's count of all its records: at most these are read."""
+    why = f"the source's count of all {each.entity}"
+    if filled is None:
+        return replace(each, records=records, rests_on=f"{why}; nothing tells how many a request brings")
+    calls = max(1, math.ceil(records / filled))
+    why = f"{why}, and {filled:.0f} records a request as in the fullest extraction of others"
+    return replace(each, records=records, calls=calls, buckets={REQUESTS: calls}, rests_on=why)
+
+
+def _records_per_request(connection: sa.Connection, name: str) -> float | None:
+    """Of a connection's extractions the most records that came with a request, on average."""
+    b = t.batches.c
+    most = sa.func.max(sa.cast(b.landed, sa.Float) / b.requests)
+    query = sa.select(most).where(b.connection == name, b.requests > 0, b.kind.not_in(ledger.SINGLE))
+    found = connection.scalar(query)
+    return float(found) if found else None
 
 
 def _entity(

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from bridge_pipeline import cli
 from bridge_pipeline.steps.extract import extract
-from tests.integration.desk import TOKEN, ticket, user
+from tests.integration.desk import TOKEN, Answer, ticket, user
 from tests.integration.flow import NAME, connect, day, process, rows
 
 DAYS = [f"2025-03-{number:02d}" for number in range(1, 8)]
@@ -47,6 +47,26 @@ def test_without_history_nothing_is_pretended(workspace, desk, capsys):
     assert entity["rests_on"].startswith("nothing")
 
 
+def test_of_what_was_never_read_the_source_is_asked_for_its_count(busy, capsys):
+    """The desk counts as the vendor's envelope does where it is asked to; others have no count."""
+    asked = len(busy.requests)
+    busy.before = lambda request: Answer(200, b'{"page":1,"more":false,"count":4321,"data":[{"id":1}]}')
+    _, found = dry_run(capsys, DAYS[0], DAYS[0], "--entities", "users,tickets")
+    users, tickets = found["entities"]
+    assert users["records"] == 4321
+    assert 0 < users["calls"] <= 4321
+    assert "count of all users" in users["rests_on"]
+    assert tickets["rests_on"].startswith("3 earlier")
+    assert [request.entity for request in busy.requests[asked:]] == ["users"]
+
+
+def test_a_source_that_cannot_be_asked_leaves_the_estimate_incomplete(busy, capsys):
+    busy.before = lambda request: Answer(403, b"{}")
+    code, found = dry_run(capsys, DAYS[0], DAYS[0], "--entities", "users,tickets")
+    assert (code, found["complete"]) == (0, False)
+    assert [each["calls"] is None for each in found["entities"]] == [True, False]
+
+
 def test_calls_follow_the_records_of_earlier_extractions(busy, workspace, capsys):
     _, one = dry_run(capsys, DAYS[5], DAYS[5], "--entities", "tickets")
     _, whole = dry_run(capsys, DAYS[0], DAYS[6], "--entities", "tickets")
@@ -60,14 +80,14 @@ def test_calls_follow_the_records_of_earlier_extractions(busy, workspace, capsys
     assert whole["entities"][0]["rests_on"].startswith("3 earlier extractions")
 
 
-def test_an_estimate_asks_the_source_nothing_and_changes_nothing(busy, workspace, capsys):
+def test_an_estimate_from_history_asks_the_source_nothing_and_changes_nothing(busy, workspace, capsys):
     tables = ("batches", "quota_buckets", "quota_uses", "quota_waiters", "quota_connections")
 
     def state():
         return [rows(workspace, f"select * from bridge.{table} order by 1, 2") for table in tables]
 
     asked, before = len(busy.requests), state()
-    dry_run(capsys, DAYS[0], DAYS[6])
+    dry_run(capsys, DAYS[0], DAYS[6], "--entities", "tickets")
     assert len(busy.requests) == asked
     assert state() == before
     assert not workspace.home.dagster.joinpath("dagster.yaml").exists()
