@@ -25,11 +25,11 @@ from bridge_pipeline.connector_kit.double import PAGE_SIZE, Double
 from bridge_pipeline.connector_kit.journal import abandon, open_extraction
 from bridge_pipeline.connector_kit.session import Contradictory, SourceContext
 from bridge_pipeline.connector_kit.simulator import Answer, Request, RunningSimulator, SimulatorOptions
+from bridge_pipeline.database.ledger import Inventory
 from bridge_pipeline.model import Window
 from bridge_pipeline.settings import Settings
 from bridge_pipeline.steps.census import DiskCensus
 from bridge_pipeline.steps.collect import Collector, Counts
-from bridge_pipeline.steps.inventory import FieldInventory
 
 CONNECTION = "acme-conformance"
 FIRST, LAST = date(2025, 1, 1), date(2025, 1, 3)
@@ -131,10 +131,10 @@ def config_of(subject: Subject, url: str, **changes: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def secrets_of(config: BaseModel) -> list[str]:
-    """The clear values of a config's secrets."""
-    values = (getattr(config, name) for name in type(config).model_fields)
-    return [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+def secrets_of(config: BaseModel) -> dict[str, str]:
+    """The clear values of a config's secrets, by field."""
+    values = {name: getattr(config, name) for name in type(config).model_fields}
+    return {name: value.get_secret_value() for name, value in values.items() if isinstance(value, SecretStr)}
 
 
 @contextmanager
@@ -164,7 +164,8 @@ class Extracted:
     proof: dict[str, Any] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
     rejected: list[str] = field(default_factory=list)
-    inventory: FieldInventory | None = None
+    inventory: Inventory = field(default_factory=lambda: Inventory(0, 0, [], {}))
+    custom_fields: dict[str, str] = field(default_factory=dict)
     asked: int = 0
     records: int = 0
 
@@ -184,7 +185,7 @@ def extract(
     _, journal = open_extraction(folder, 0, entity, timedelta(hours=1))
     census = DiskCensus(folder / "census.sqlite")
     collector = Collector(stream, window, census, journal, 1_000)
-    found = Extracted(inventory=collector.inventory)
+    found = Extracted()
 
     def pages(client: Client) -> Iterator[Page]:
         reading = Reading(stream, window, census, journal)
@@ -196,8 +197,9 @@ def extract(
     try:
         with opened(subject, url, **opening) as client:
             for table in collector.tables(pages(client)):
-                for row in table.select(["id", "updated_at"]).to_pylist():
+                for row in table.select(["id", "updated_at", "custom_fields"]).to_pylist():
                     mark: datetime = row["updated_at"]
+                    found.custom_fields[row["id"]] = row["custom_fields"]
                     found.rows[row["id"]] = max(mark, found.rows.get(row["id"], mark))
         found.gone = {report.id for report in census.gone()}
         found.rejected = [record.reason for record in census.rejected()]
@@ -206,6 +208,7 @@ def extract(
         raise
     finally:
         census.close()
+    found.inventory = collector.inventory.found
     found.counts, found.asked, found.records = collector.counts, journal.written, journal.records
     return found
 

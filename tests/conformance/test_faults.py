@@ -32,7 +32,7 @@ class Struck:
         self.requests = len(proxy.targets)
         self.places = {"first": 0, "middle": self.requests // 2, "last": self.requests - 1}
         config = subject.connector.config.model_validate(config_of(subject, proxy.url))
-        self.secrets = secrets_of(config)
+        self.secrets = secrets_of(config).values()
 
     def read(self, folder: Path, fault: Fault | None = None, place: str = "first", lasting: bool = False):
         """A reading struck by a fault: its error, or None where the truth arrived."""

@@ -77,7 +77,7 @@ def test_the_kit_says_what_is_to_be_written_and_where(tmp_path):
     assert code == 1
     left = set(re.findall(r"(\w+\.(?:py|md)):\d+: ", said))
     assert left >= {"README.md", "client.py", "simulator.py", "streams.py"}
-    assert f"connectors/{NAME}/client.py, _headers: what a request proves itself with" in said
+    assert f"connectors/{NAME}/client.py, _params: what asks for a page of a list" in said
     failed = set(re.findall(r"^(?:FAILED|ERROR) \S+::(\w+)", said, flags=re.M))
     # The rest of the specification holds from the first moment.
     assert "test_nothing_is_left_to_write" in failed
@@ -90,6 +90,7 @@ def test_the_kit_says_what_is_to_be_written_and_where(tmp_path):
     }
 
 
+@pytest.mark.long
 def test_a_simulator_says_what_it_lacks(tmp_path):
     write_connector(NAME, tmp_path, ["tickets"])
     fill(tmp_path, "client.py")
