@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,9 +24,12 @@ from bridge_pipeline.commands.answers import (
 if TYPE_CHECKING:
     from bridge_pipeline.database.workspace import Workspace
     from bridge_pipeline.steps.connect import ConnectionDraft
-    from bridge_pipeline.steps.extract import Source
+    from bridge_pipeline.steps.probe import Probe
     from bridge_pipeline.steps.tenants import TenantDraft
 
+Test = Annotated[
+    bool, typer.Option("--test/--no-test", help="Whether to ask the source before anything is stored.")
+]
 app = typer.Typer(help="Say which sources are read, for which tenants.", no_args_is_help=True)
 
 
@@ -52,12 +55,15 @@ def apply(
     file: Annotated[
         Path, typer.Argument(help="YAML with lists `connections` and `tenants`; ${VAR} is the environment's.")
     ],
+    test: Test = True,
     json_output: Json = False,
 ) -> None:
     """Bring connections, and who is told of them, to what a file declares; the rest stays as it is.
 
     Credentials are sealed before they are stored, and the variables they came from are kept from
-    every process started later.
+    every process started later. One that is new or changed is tested first: where its source refuses it,
+    it is not stored, the others are, and the command ends with 1. A source that cannot be reached now
+    proves nothing: its connection is stored, and that is told.
     """
     from bridge_pipeline.steps.tenants import parse_tenants, variables_of
 
@@ -67,19 +73,24 @@ def apply(
     tenants = parse_tenants(file, environment)
     for variable in variables_of(tenants):
         os.environ.pop(variable, None)
-    _apply(drafts, tenants, json_output)
+    _apply(drafts, tenants, test, json_output)
 
 
 @app.command(
     epilog=examples(
+        "`bridge connections add acme-helpdesk`",
         "`bridge connections add acme-helpdesk --tenant acme --connector helpdesk "
-        "--set base_url=https://acme.example.com --secret api_token=ACME_TOKEN`"
+        "--set base_url=https://acme.example.com --secret api_token=ACME_TOKEN`",
     )
 )
 def add(
     name: ConnectionName,
-    tenant: Annotated[str, typer.Option(help="Whose data it is; a new tenant is made.")],
-    connector: Annotated[str, typer.Option(help="Which API it speaks, such as helpdesk.")],
+    tenant: Annotated[
+        str | None, typer.Option(help="Whose data it is; a new tenant is made. Asked for if left out.")
+    ] = None,
+    connector: Annotated[
+        str | None, typer.Option(help="Which API it speaks, such as helpdesk. Asked for if left out.")
+    ] = None,
     values: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value of its config.")
     ] = None,
@@ -89,40 +100,94 @@ def add(
             "--secret", metavar="KEY=VARIABLE", help="A credential, from this environment variable."
         ),
     ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Its config as JSON; - is stdin, ${VAR} the environment's."),
+    ] = None,
+    test: Test = True,
     json_output: Json = False,
 ) -> None:
-    """Add or change one connection without a file."""
-    config = dict(_pair(each, "--set") for each in values or [])
-    config |= {
-        key: f"${{{variable}}}" for key, variable in (_pair(each, "--secret") for each in secrets or [])
-    }
-    declared = {"name": name, "tenant": tenant, "connector": connector, "config": config}
-    _apply(_declared(declared), [], json_output)
+    """Add or change one connection without a file.
+
+    At a terminal what is left out is asked for, by the form of the connector; `form` shows that as JSON.
+    """
+    from bridge_pipeline import connectors
+    from bridge_pipeline.commands import forms
+    from bridge_pipeline.commands.answers import start_logging
+    from bridge_pipeline.steps.connect import draft_connection
+
+    start_logging()
+    given = _config(config) | dict(_pair(each, "--set") for each in values or [])
+    pairs = (_pair(each, "--secret") for each in secrets or [])
+    given |= {key: f"${{{variable}}}" for key, variable in pairs}
+    asks = sys.stdin.isatty() and not given
+    if not asks and not (tenant and connector):
+        raise typer.BadParameter("nobody is there to ask: give --tenant, --connector, and --set or --config")
+    tenant = tenant or typer.prompt("tenant", err=True)
+    if connector is None:
+        known = ", ".join(connectors.all_connectors())
+        connector = str(typer.prompt(f"connector ({known})", err=True))
+    chosen = connectors.get(connector)
+    typed = forms.ask(chosen, {}) if asks else {}
+    declared = {"name": name, "tenant": tenant, "connector": chosen.name, "config": given}
+    _apply([draft_connection(declared, os.environ, connectors.get, typed)], [], test, json_output)
+
+
+@app.command(epilog=examples("`bridge connections form zendesk --json`"))
+def form(
+    connector: Annotated[str, typer.Argument(metavar="CONNECTOR", help="Whose form, such as zendesk.")],
+    json_output: Json = False,
+) -> None:
+    """Show what a connector's config consists of: its fields, which are credentials, defaults, choices.
+
+    As JSON it is a JSON Schema, from which a form can be made.
+    """
+    from bridge_pipeline import connectors
+    from bridge_pipeline.commands import forms
+
+    chosen = connectors.get(connector)
+    rows = [
+        [
+            name,
+            "credential" if forms.is_secret(field) else None,
+            field.is_required(),
+            None if field.is_required() else field.default,
+            field.description,
+        ]
+        for name, field in chosen.config.model_fields.items()
+    ]
+    columns = ["field", "kind", "required", "default", "what it is"]
+    answer(forms.document(chosen), json_output, lambda console: console.print(table(columns, rows)))
 
 
 @app.command("test", epilog=examples("`bridge connections test acme-helpdesk`"))
 def probe(name: ConnectionName, json_output: Json = False) -> None:
-    """Ask the source for one page of each entity, and say what can be read and what is wrong."""
+    """Ask the source for records of each entity, and say what can be read and what exactly is wrong.
+
+    Ends with 1 if any entity cannot be read.
+    """
     from bridge_pipeline import logs
-    from bridge_pipeline.database import registry
-    from bridge_pipeline.steps.due import entities_of
-    from bridge_pipeline.steps.extract import open_source
+    from bridge_pipeline.steps.probe import probe_connection
 
     workspace = opened()
-    entities = entities_of(registry.get(workspace.database.engine, name))
     # What went wrong is told by entity, below.
-    with logs.console(sys.stderr, logging.CRITICAL), open_source(workspace, name) as source:
-        results = [_probe(source, entity) for entity in entities]
+    with logs.console(sys.stderr, logging.CRITICAL):
+        found = probe_connection(workspace, name)
     rows = [
-        [each["entity"], "readable" if each["readable"] else "NOT READABLE", each["detail"]]
-        for each in results
+        [
+            each.entity,
+            "readable" if each.readable else "NOT READABLE",
+            each.problem,
+            "; ".join(filter(None, (each.advice, each.detail))),
+        ]
+        for each in found.entities
     ]
     answer(
-        {"connection": name, "readable": all(each["readable"] for each in results), "entities": results},
+        asdict(found) | {"readable": found.readable, "problem": found.problem},
         json_output,
-        lambda console: console.print(table(["entity", "result", "detail"], rows)),
+        lambda console: console.print(table(["entity", "result", "problem", "detail"], rows)),
     )
-    if not all(each["readable"] for each in results):
+    if not found.readable:
         raise typer.Exit(1)
 
 
@@ -199,20 +264,6 @@ def _confirm(workspace: "Workspace", name: str) -> None:
     typer.confirm(f"Remove all of {name} for good?", abort=True, err=True)
 
 
-def _probe(source: "Source", entity: str) -> dict[str, Any]:
-    from bridge_pipeline.connector_kit.session import SourceError
-    from bridge_pipeline.logs import run_context
-
-    try:
-        with run_context(connection=source.record.name, entity=entity):
-            records = source.client.check(source.connector.stream(entity))
-    except SourceError as error:
-        return {"entity": entity, "readable": False, "records": None, "detail": printable(str(error))}
-    empty = "; it answered with an empty list" if not records else ""
-    detail = f"{records} records on the first page{empty}"
-    return {"entity": entity, "readable": True, "records": records, "detail": detail}
-
-
 def _drafts(path: Path) -> "list[ConnectionDraft]":
     """Reads the file before anything is started: nothing may inherit the variables it names."""
     from bridge_pipeline import connectors
@@ -223,14 +274,21 @@ def _drafts(path: Path) -> "list[ConnectionDraft]":
     return parse_connections(path, os.environ, connectors.get)
 
 
-def _declared(connection: dict[str, Any]) -> "list[ConnectionDraft]":
-    import yaml
+def _config(source: str | None) -> dict[str, Any]:
+    """The JSON object of a file, or of stdin for `-`."""
+    import orjson
 
-    # The file has no secret in it, only the names of variables.
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
-        yaml.safe_dump({"connections": [connection]}, file)
-        file.flush()
-        return _drafts(Path(file.name))
+    if source is None:
+        return {}
+    text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        # Its text is not quoted: it may hold a credential.
+        raise typer.BadParameter(f"--config {source} holds no JSON object")
+    return found
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:
@@ -240,12 +298,16 @@ def _pair(text: str, option: str) -> tuple[str, str]:
     return key, value
 
 
-def _apply(drafts: "list[ConnectionDraft]", declared: "list[TenantDraft]", json_output: bool) -> None:
+def _apply(
+    drafts: "list[ConnectionDraft]", declared: "list[TenantDraft]", test: bool, json_output: bool
+) -> None:
     from bridge_pipeline.steps import connect
     from bridge_pipeline.steps.tenants import apply_tenants
 
     workspace = opened()
-    applied = connect.apply(workspace, drafts)
+    probes = _probed(workspace, connect.pending(workspace, drafts)) if test else {}
+    refused = {name for name, probe in probes.items() if probe.wrong}
+    applied = connect.apply(workspace, [each for each in drafts if each.record.name not in refused])
     tenants = apply_tenants(workspace, declared)
     _note_unreachable(workspace, declared)
     # Dagster takes a second to import; a file that was refused should not wait for it.
@@ -253,13 +315,46 @@ def _apply(drafts: "list[ConnectionDraft]", declared: "list[TenantDraft]", json_
 
     for each in applied:
         add_partition(workspace, each.name)
-    rows = [[f"connection {each.name}", each.action] for each in applied]
+    actions = {each.name: each.action for each in applied}
+    done = [_outcome(each.record.name, actions, probes.get(each.record.name)) for each in drafts]
+    rows = [[f"connection {each['name']}", each["action"]] for each in done]
     rows += [[f"tenant {each.tenant}, {each.reviewers} reviewers", each.action] for each in tenants]
     answer(
-        [asdict(each) for each in (*applied, *tenants)],
+        [*done, *(asdict(each) for each in tenants)],
         json_output,
         lambda console: console.print(table(["what", "action"], rows)),
     )
+    if refused:
+        raise typer.Exit(1)
+
+
+def _probed(workspace: "Workspace", drafts: "list[ConnectionDraft]") -> "dict[str, Probe]":
+    """What the sources say to connections that are to be stored; each problem is told at once."""
+    from bridge_pipeline import logs
+    from bridge_pipeline.steps.probe import probe_draft
+
+    found = {}
+    with logs.console(sys.stderr, logging.CRITICAL):
+        for draft in drafts:
+            found[draft.record.name] = probe_draft(workspace, draft)
+    for name, probe in found.items():
+        for problem in dict.fromkeys(each.problem for each in probe.entities if each.problem):
+            failed = [each for each in probe.entities if each.problem == problem]
+            what = ", ".join(each.entity for each in failed)
+            kept = "it is not stored" if probe.wrong else "it is stored all the same"
+            note(printable(f"{name}: {problem} ({what}): {failed[0].advice}; {failed[0].detail}; {kept}"))
+    return found
+
+
+def _outcome(name: str, actions: Mapping[str, str], probe: "Probe | None") -> dict[str, Any]:
+    unread = [each for each in probe.entities if not each.readable] if probe else []
+    return {
+        "name": name,
+        "action": actions.get(name, "refused"),
+        "problem": probe.problem if probe else None,
+        "advice": unread[0].advice if unread else None,
+        "not_readable": [each.entity for each in unread],
+    }
 
 
 def _note_unreachable(workspace: "Workspace", declared: "list[TenantDraft]") -> None:

@@ -194,6 +194,7 @@ class Connector:
     requests, where it publishes that. `logins` names the fields of a config that say, beside its secrets,
     who logs in: connections that differ in one do not share a quota. `record_url` takes the source's
     address, an entity and an id and gives the page on which people look at the record, where that is known.
+    `plan_words` are what the source says in a refusal (403) where the account's plan lacks something.
     """
 
     name: str
@@ -206,6 +207,7 @@ class Connector:
     metering: Metering | None = None
     logins: tuple[str, ...] = ()
     record_url: Callable[[str, str, str], str | None] | None = None
+    plan_words: tuple[str, ...] = ()
 
     def stream(self, entity: str) -> Stream:
         """The stream of an entity.

@@ -17,6 +17,7 @@ import httpx
 import orjson
 import structlog
 
+from bridge_pipeline.connector_kit.diagnosis import Problem, problem_of
 from bridge_pipeline.connector_kit.session import (
     AddressRefused,
     SourceContext,
@@ -57,6 +58,14 @@ class OAuth:
 
 class _Refused(RuntimeError):
     """The source answered that it gives no token for this."""
+
+
+@dataclass(frozen=True)
+class _NoToken:
+    reason: str
+    status: int | None = None
+    wait: float | None = None
+    problem: Problem | None = None
 
 
 class OAuthCredentials:
@@ -159,25 +168,29 @@ class OAuthCredentials:
         while True:
             started = time.monotonic()
             try:
-                status, wait, reason, token = self._post(grant)
+                found = self._post(grant)
             except NotPublic as error:
-                raise AddressRefused(f"{self._context.connection}: {error}") from None
-            if token is not None:
-                return _aged(token, time.monotonic() - started)
-            log.warning("token request failed", status=status, reason=redact(reason), attempt=attempt)
-            if wait is not None and wait <= patience:
-                self._context.quota.hold(wait)
-                patience -= wait
-                time.sleep(wait)
+                message = f"{self._context.connection}: {error}"
+                raise AddressRefused(message, problem="private_address") from None
+            if isinstance(found, Token):
+                return _aged(found, time.monotonic() - started)
+            log.warning(
+                "token request failed", status=found.status, reason=redact(found.reason), attempt=attempt
+            )
+            if found.wait is not None and found.wait <= patience:
+                self._context.quota.hold(found.wait)
+                patience -= found.wait
+                time.sleep(found.wait)
                 continue
-            if attempt >= settings.attempts or wait is not None:
-                raise self._error(f"{reason}; giving up at attempt {attempt}", status)
+            if attempt >= settings.attempts or found.wait is not None:
+                text = f"{found.reason}; giving up at attempt {attempt}"
+                raise self._error(text, found.status, found.problem)
             delay = min(settings.backoff_max, settings.backoff_initial * 2 ** (attempt - 1))
             time.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             attempt += 1
 
-    def _post(self, grant: Mapping[str, str]) -> tuple[int | None, float | None, str, Token | None]:
-        """Status, `Retry-After`, what went wrong, and the token.
+    def _post(self, grant: Mapping[str, str]) -> "Token | _NoToken":
+        """The token, or what went wrong that may go well another time.
 
         Raises:
             _Refused: the source gives none.
@@ -192,21 +205,22 @@ class OAuthCredentials:
             with self._http.stream("POST", self._url, content=content, headers=headers) as response:
                 body = beginning(response)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return None, None, f"{type(error).__name__}: {error}", None
+            return _NoToken(f"{type(error).__name__}: {error}", problem=problem_of(error))
         answer = _object(body)
         if response.is_success and (token := _token(answer)):
-            return response.status_code, None, "", token
+            return token
         reason = f"HTTP {response.status_code}, {_reason(response, answer)}"
         if response.is_success or response.is_server_error or response.status_code in _AGAIN:
-            return response.status_code, retry_after(response), reason, None
+            problem = "not_this_api" if response.is_success else None
+            return _NoToken(reason, response.status_code, retry_after(response), problem)
         if response.is_redirect or response.status_code == 404:
             raise self._error(
                 f"{reason}; there is no token endpoint here: check base_url", response.status_code
             )
         raise _Refused(redact(f"the source gives no token by {members.get('grant_type')}: {reason}"))
 
-    def _error(self, text: str, status: int | None = 401) -> SourceError:
-        return SourceError(f"{self._context.connection}: POST {redact(self._url)}: {text}", status)
+    def _error(self, text: str, status: int | None = 401, problem: Problem | None = None) -> SourceError:
+        return SourceError(f"{self._context.connection}: POST {redact(self._url)}: {text}", status, problem)
 
 
 def _aged(token: Token, seconds: float) -> Token:

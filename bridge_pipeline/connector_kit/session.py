@@ -22,6 +22,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import httpx
 import structlog
 
+from bridge_pipeline.connector_kit.diagnosis import Problem, problem_of, refusal
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.pages import UnreadableBody, without_members
 from bridge_pipeline.connector_kit.quota import HeldBack, Quota
@@ -50,12 +51,14 @@ _REDACTING = RedactingFilter()
 class SourceError(RuntimeError):
     """The source did not give what was asked for; the text names connection, URL and attempt.
 
-    `status` is the HTTP status of the last answer, None where there was no answer.
+    `status` is the HTTP status of the last answer, None where there was no answer; `problem` names
+    what is wrong.
     """
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    def __init__(self, message: str, status: int | None = None, problem: Problem | None = None) -> None:
         super().__init__(redact(message))
         self.status = status
+        self.problem: Problem = problem or (refusal(status) if status else "other")
 
 
 class AddressRefused(SourceError):
@@ -149,6 +152,7 @@ class _Failure:
     status: int | None = None
     wait: float | None = None
     timed_out: bool = False
+    problem: Problem | None = None
 
 
 class Session:
@@ -238,16 +242,19 @@ class Session:
         except NotPublic as error:
             raise AddressRefused(
                 f"{self.context.connection}: {error}; set allow_private: true in the connection's config if "
-                "that is meant"
+                "that is meant",
+                problem="private_address",
             ) from None
         except (httpx.HTTPError, httpx.InvalidURL, zlib.error, _Unacceptable) as error:
             timed_out = isinstance(error, httpx.ReadTimeout)
-            return _Failure(f"{type(error).__name__.lstrip('_')}: {error}", timed_out=timed_out)
+            reason = f"{type(error).__name__.lstrip('_')}: {error}"
+            return _Failure(reason, timed_out=timed_out, problem=problem_of(error))
         if response.is_success:
             try:
                 return Answer(url, body, decode(body), fetched_at, response.headers)
             except UnreadableBody as error:
-                return _Failure(f"unreadable answer: {error}", response.status_code)
+                reason = f"unreadable answer: {error}"
+                return _Failure(reason, response.status_code, problem="not_this_api")
         failure = _Failure(_describe(response, body), response.status_code, retry_after(response))
         if response.status_code in _AGAIN or response.is_server_error:
             return failure
@@ -290,6 +297,7 @@ class Session:
             f"{self.context.connection}: GET {self._shown(path, params)} failed at attempt {attempt} "
             f"of {self.context.settings.attempts}: {status}{failure.reason}; {end}",
             failure.status,
+            failure.problem,
         )
 
 
@@ -305,11 +313,14 @@ def open_http(context: SourceContext, base_url: str, allow_private: bool, deadli
     """
     scheme = _scheme(base_url)
     if scheme is None:
-        raise AddressRefused(f"{context.connection}: base_url {base_url!r} is not an http(s) address")
+        raise AddressRefused(
+            f"{context.connection}: base_url {base_url!r} is not an http(s) address", problem="address"
+        )
     if scheme == "http" and not allow_private:
         raise AddressRefused(
             f"{context.connection}: base_url {base_url!r} is plain http; use https, or set "
-            "allow_private: true in the connection's config for a test server"
+            "allow_private: true in the connection's config for a test server",
+            problem="plain_http",
         )
     for name in _HTTP_LOGGERS:
         logging.getLogger(name).addFilter(_REDACTING)

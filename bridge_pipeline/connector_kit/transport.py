@@ -99,7 +99,7 @@ class _GuardedBackend(httpcore.SyncBackend):
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            raise httpcore.ConnectError(f"the name {host} cannot be resolved: {error}") from None
+            raise httpcore.ConnectError(f"the name {host} cannot be resolved: {error}") from error
         addresses = [str(info[4][0]) for info in found]
         refused = [a for a in addresses if not ipaddress.ip_address(a.split("%")[0]).is_global]
         if refused and not self._allow_private:

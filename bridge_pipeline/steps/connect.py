@@ -99,6 +99,30 @@ def parse_connections(
     return drafts
 
 
+def draft_connection(
+    item: dict[str, Any],
+    environ: MutableMapping[str, str],
+    lookup: Callable[[str], Connector],
+    typed: Mapping[str, Any] | None = None,
+) -> ConnectionDraft:
+    """Reads one declared connection; the variables it names are removed from `environ`.
+
+    Args:
+        typed: further values of its config, taken as they are: `${VAR}` means nothing in them.
+
+    Raises:
+        InvalidConnections: something in it is wrong.
+    """
+    place, used = f"connection {item.get('name')!r}", set()
+    whole = expanded(item, environ, place, "", used)
+    whole["config"] = {**whole["config"], **(typed or {})}
+    with hidden_in_errors(environ[name] for name in used):
+        draft = _checked(whole, place, lookup, tuple(sorted(used)))
+    for variable in used:
+        del environ[variable]
+    return draft
+
+
 def apply(workspace: Workspace, drafts: list[ConnectionDraft]) -> list[Applied]:
     """Writes connections that are new or differ, credentials sealed.
 
@@ -112,14 +136,32 @@ def apply(workspace: Workspace, drafts: list[ConnectionDraft]) -> list[Applied]:
     return [_apply(workspace, draft, known.get(draft.record.name)) for draft in drafts]
 
 
+def pending(workspace: Workspace, drafts: list[ConnectionDraft]) -> list[ConnectionDraft]:
+    """Those connections that are new or differ from what is registered.
+
+    Raises:
+        TenantFixed: a connection is known for another tenant.
+    """
+    engine = workspace.database.engine
+    known = {record.name: record for record in registry.list_connections(engine, include_removed=True)}
+    for draft in drafts:
+        _refuse_move(draft.record, known.get(draft.record.name))
+    return [draft for draft in drafts if _differs(workspace, draft, known.get(draft.record.name))]
+
+
+def _differs(workspace: Workspace, draft: ConnectionDraft, known: ConnectionRecord | None) -> bool:
+    name = draft.record.name
+    return (
+        known != draft.record
+        or draft.secrets != _known_secrets(workspace, name)
+        or set(draft.variables) != registry.secret_variables(workspace.database.engine, name)
+    )
+
+
 def _apply(workspace: Workspace, draft: ConnectionDraft, known: ConnectionRecord | None) -> Applied:
     record = draft.record
     engine = workspace.database.engine
-    if (
-        known == record
-        and draft.secrets == _known_secrets(workspace, record.name)
-        and set(draft.variables) == registry.secret_variables(engine, record.name)
-    ):
+    if not _differs(workspace, draft, known):
         return Applied(record.name, "unchanged")
     boxes = {
         name: workspace.sealer.seal(secret, record.tenant, record.name, name)

@@ -7,7 +7,7 @@ cannot become visible.
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
@@ -34,6 +34,7 @@ from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.failpoints import reach
 from bridge_pipeline.model import Window
 from bridge_pipeline.naming import Home
+from bridge_pipeline.settings import Settings
 from bridge_pipeline.steps import gone
 from bridge_pipeline.steps.census import DiskCensus, RejectedRecord
 from bridge_pipeline.steps.collect import Collector
@@ -60,8 +61,10 @@ class Source:
 
 
 @contextmanager
-def open_source(workspace: Workspace, name: str) -> Iterator[Source]:
+def open_source(workspace: Workspace, name: str, settings: Settings | None = None) -> Iterator[Source]:
     """Opens a connection's client with its unsealed credentials and its shared quota.
+
+    `settings` say how patiently it asks, where not as the workspace does.
 
     Raises:
         UnknownConnection: there is no such connection.
@@ -71,14 +74,27 @@ def open_source(workspace: Workspace, name: str) -> Iterator[Source]:
     record = registry.get(engine, name)
     if record.removed_at is not None:
         raise SourceError(f"the connection {name} was removed; apply it again to read from it")
-    connector = connectors.get(record.connector)
     secrets = registry.secrets(engine, workspace.sealer, name)
+    with open_draft(workspace, record, secrets, settings or workspace.settings) as source:
+        yield source
+
+
+@contextmanager
+def open_draft(
+    workspace: Workspace, record: ConnectionRecord, secrets: Mapping[str, str], settings: Settings
+) -> Iterator[Source]:
+    """Opens a connection's client with credentials in clear; the connection need not be registered.
+
+    Raises:
+        SourceError: its address is not allowed.
+    """
+    connector = connectors.get(record.connector)
     config = connector.config.model_validate({**record.config, **secrets})
     base = str(record.config.get("base_url", "")).rstrip("/")
     quota = shared_quota(workspace, record, connector, config, secrets)
-    tokens = SharedTokens(engine, workspace.sealer)
+    tokens = SharedTokens(workspace.database.engine, workspace.sealer)
     landed = LandedRecords(workspace, record)
-    context = SourceContext(name, workspace.settings, quota, record.exclude, tokens, landed)
+    context = SourceContext(record.name, settings, quota, record.exclude, tokens, landed)
     client = connector.open(config, context)
     try:
         yield Source(record, connector, client, base, quota)

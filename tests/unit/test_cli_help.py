@@ -53,6 +53,7 @@ def test_the_commands_are_those_of_the_design():
         "connections list",
         "connections add",
         "connections apply",
+        "connections form",
         "connections test",
         "connections remove",
         "expectations list",
