@@ -99,13 +99,19 @@ class Range:
         return self._undisturbed[scenario.name]
 
     def attacked(self, cases: list[Case]) -> list[str]:
-        """Attacks one workspace with each of the cases, runs the work again, and says what is wrong then."""
+        """Attacks a workspace with one case after the other, runs the work again, and says what is wrong.
+
+        Where the work comes to its end in spite of a fault, the other cases get a workspace of their own.
+        """
         scenario = SCENARIOS[cases[0].scenario]
-        wrong = []
+        wrong, left = list[str](), list(cases)
         with self.copy(scenario) as workspace:
-            for case in cases:
-                wrong += self._strike(workspace, case)
-            return wrong + self.run_again(scenario, workspace)
+            done = False
+            while left and not done:
+                done, found = self._strike(workspace, left.pop(0))
+                wrong += found
+            wrong += self.run_again(scenario, workspace)
+        return wrong + (self.attacked(left) if left else [])
 
     def run_again(self, scenario: Scenario, workspace: Workspace) -> list[str]:
         """The work once more, plainly; what is wrong then."""
@@ -117,13 +123,14 @@ class Range:
             wrong.append("the result differs from that of an undisturbed run")
         return wrong
 
-    def _strike(self, workspace: Workspace, case: Case) -> list[str]:
+    def _strike(self, workspace: Workspace, case: Case) -> tuple[bool, list[str]]:
+        """Whether the work came to its end all the same, and what is wrong."""
         code = ended(start(struck, case.scenario, failpoint=case.plan))
         if code == NOT_REACHED:
-            return [f"{case} was never reached"]
+            return True, [f"{case} was never reached"]
         fine = code == -9 if case.action == "kill" else code in (0, 1)
         wrong = [] if fine else [f"{case} ended the process with {code}"]
-        return wrong + half_done(workspace)
+        return code == 0, wrong + half_done(workspace)
 
     def _beginning(self, scenario: Scenario) -> tuple[str, Path]:
         """The database and the home to copy; made once."""

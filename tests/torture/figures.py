@@ -13,7 +13,7 @@ from bridge_pipeline.settings import PROJECT_ROOT
 # Read at import: no setting of the shell reaches a test.
 FOLDER = Path(os.environ.get("BRIDGE_CAMPAIGN_FIGURES") or PROJECT_ROOT / ".bridge-campaigns")
 # Random kills; other campaigns are as much longer. 1000 is the full form.
-RUNS = int(os.environ.get("BRIDGE_TORTURE_RUNS") or 100)
+RUNS = int(os.environ.get("BRIDGE_TORTURE_RUNS") or 30)
 FULL = RUNS >= 1000
 # Whatever is drawn comes from this number and the campaign's name.
 SEED = int(os.environ.get("BRIDGE_TORTURE_SEED") or time.time_ns() % 1_000_000)
