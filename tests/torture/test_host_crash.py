@@ -14,14 +14,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 
 import dagster as dg
+import httpx
 import psutil
 import pytest
 
 from bridge_pipeline import naming
-from bridge_pipeline import settings as configuration
 from bridge_pipeline.automation.jobs import DAILY_JOB, range_tags
 from bridge_pipeline.automation.runs import add_partition, prepare_instance
 from bridge_pipeline.database import embedded
@@ -42,7 +43,15 @@ class Installed:
     def __init__(self, home: Path, port: int) -> None:
         self.home = home
         self.port = port
-        self.environment = {"PATH": os.environ["PATH"], "HOME": str(home.parent), "BRIDGE_HOME": str(home)}
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home.parent),
+            "LANG": "C.UTF-8",
+            "BRIDGE_HOME": str(home),
+            "BRIDGE_DATABASE_URL": "",
+            # The code beside these tests, whatever else is installed.
+            "PYTHONPATH": str(PROJECT_ROOT),
+        }
         self.process: subprocess.Popen[bytes] | None = None
 
     def up(self) -> None:
@@ -115,7 +124,7 @@ def launch(installed: Installed) -> None:
     """Asks for a day through the UI's own interface."""
     query = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) { __typename
         ... on PythonError { message } ... on RunConfigValidationInvalid { errors { message } } } }"""
-    key = naming.partition_key(NAME, configuration.date.fromisoformat(DAY))
+    key = naming.partition_key(NAME, date.fromisoformat(DAY))
     tags = [{"key": k, "value": v} for k, v in range_tags(NAME, key, key).items()]
     place = {"repositoryLocationName": "bridge", "repositoryName": "__repository__", "jobName": DAILY_JOB}
     parameters = {"selector": place, "runConfigData": {}, "executionMetadata": {"tags": tags}}
@@ -124,8 +133,7 @@ def launch(installed: Installed) -> None:
 
 
 def post(port: int, query: str, variables: dict) -> dict:
-    import httpx
-
+    """The answer of Dagster's GraphQL."""
     body = {"query": query, "variables": variables}
     return json.loads(httpx.post(f"http://127.0.0.1:{port}/graphql", json=body, timeout=60).content)
 
