@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 
 from bridge_pipeline.commands import (
     audit,
+    backup,
     certify,
     connections,
     deliveries,
@@ -37,7 +38,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     epilog="State lies in BRIDGE_HOME, by default .bridge in the project. `bridge COMMAND --help` has more.",
 )
-for _group in (demo, service, doctor, run, records, certify, simulate, new_connector):
+for _group in (demo, service, doctor, run, records, certify, backup, simulate, new_connector):
     _group.register(app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(connections.app, name="connections")

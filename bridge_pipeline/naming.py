@@ -111,6 +111,21 @@ class Home:
         return self.root / "dagster"
 
     @property
+    def expectations(self) -> Path:
+        """The tenants' own thresholds."""
+        return self.root / "expectations"
+
+    @property
+    def last_backup(self) -> Path:
+        """What is known of the last backup that was made of this home."""
+        return self.root / "last-backup.json"
+
+    @property
+    def restoring(self) -> Path:
+        """There while a restore into this home is not finished; nothing else may use the home then."""
+        return self.root / "restoring"
+
+    @property
     def demo(self) -> Path:
         """What the demo's simulated helpdesk writes: its truth and its request log."""
         return self.root / "demo"
@@ -146,7 +161,7 @@ class Home:
 
     def expectations_of(self, tenant: str) -> Path:
         """Where a tenant's own thresholds are read from, if there are any."""
-        return self.root / "expectations" / f"{checked_key('tenant', tenant)}.yaml"
+        return self.expectations / f"{checked_key('tenant', tenant)}.yaml"
 
     def certificates_of(self, tenant: str, connection: str) -> Path:
         """Folder of the certificates of one connection, among its audit files."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 
 import dagster as dg
+from dagster._core.execution.backfill import BulkActionStatus
 
 from bridge_pipeline import naming
 from bridge_pipeline.automation.alarms import tell_failed
@@ -19,6 +20,14 @@ from bridge_pipeline.steps.due import checked_request
 
 STORAGE_VARIABLE = "BRIDGE_DAGSTER_STORAGE_URL"
 _UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED]
+_WAITING = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.CANCELING]
+_ENDED_BACKFILLS = {
+    BulkActionStatus.COMPLETED,
+    BulkActionStatus.COMPLETED_SUCCESS,
+    BulkActionStatus.COMPLETED_FAILED,
+    BulkActionStatus.FAILED,
+    BulkActionStatus.CANCELED,
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,12 @@ def prepare_instance(workspace: Workspace) -> dg.DagsterInstance:
 
     Sets `DAGSTER_HOME` and the storage's address for this process and its children.
     """
+    instance = _instance(workspace)
+    _settle_dead_runs(workspace, instance)
+    return instance
+
+
+def _instance(workspace: Workspace) -> dg.DagsterInstance:
     os.environ["DAGSTER_HOME"] = str(workspace.home.dagster)
     os.environ[STORAGE_VARIABLE] = workspace.dagster_database.psycopg2()
     target = workspace.home.dagster / "dagster.yaml"
@@ -80,9 +95,7 @@ def prepare_instance(workspace: Workspace) -> dg.DagsterInstance:
     if not target.is_file() or target.read_bytes() != configuration:
         write_durably(target, configuration)
     _write_dotenv(workspace)
-    instance = dg.DagsterInstance.get()
-    _settle_dead_runs(workspace, instance)
-    return instance
+    return dg.DagsterInstance.get()
 
 
 def add_partition(workspace: Workspace, name: str) -> None:
@@ -123,6 +136,22 @@ def _write_dotenv(workspace: Workspace) -> None:
     new = [*kept, *(f"{key}={value}" for key, value in ours.items())]
     if new != old:
         write_durably(path, ("\n".join(new) + "\n").encode())
+
+
+def end_restored_runs(workspace: Workspace) -> None:
+    """Ends what ran or waited when a backup was made: nobody works at it here, and the ledger says
+    what is due.
+
+    No reviewer is told of it: the installation that was backed up looks after its own runs.
+    """
+    instance = _instance(workspace)
+    text = "it was not finished when the backup was made from which this installation was restored"
+    for run in instance.get_runs(dg.RunsFilter(statuses=[*_UNFINISHED, *_WAITING])):
+        instance.report_run_failed(run, message=text)
+    for backfill in instance.get_backfills():
+        if backfill.status not in _ENDED_BACKFILLS:
+            instance.update_backfill(backfill.with_status(BulkActionStatus.CANCELED))
+    instance.dispose()
 
 
 def _settle_dead_runs(workspace: Workspace, instance: dg.DagsterInstance) -> None:

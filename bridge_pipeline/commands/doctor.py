@@ -22,6 +22,7 @@ Status = Literal["ok", "warn", "fail"]
 _LOW, _TOO_LOW = 5 * 2**30, 2**29
 _CLOCK_SECONDS = 5.0
 _LONG_WAIT = timedelta(minutes=15)
+_OLD_BACKUP = timedelta(days=8)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(json_output: Json = False) -> None:
-    """Check Python, packages, home, database, Dagster, dbt, key, port, clock and messages."""
+    """Check Python, packages, home, database, Dagster, dbt, key, port, clock, messages and backup."""
     found = list(_findings())
     rows = [[each.status, each.name, each.detail, each.remedy] for each in found]
     failed = any(each.status == "fail" for each in found)
@@ -145,6 +146,7 @@ def _database(settings: "Settings") -> Iterator[Finding]:
     yield _looked("dagster", lambda: _dagster(workspace), "run: bridge up, and look at logs/dagster.log")
     yield _looked("clock", lambda: _clock(workspace), "set this machine's clock by NTP")
     yield _looked("messages", lambda: _messages(workspace), "set BRIDGE_SMTP_URL and BRIDGE_MAIL_FROM")
+    yield _looked("backup", lambda: _backup(workspace), "see docs/operations.md")
 
 
 def _server(workspace: "Workspace") -> Finding:
@@ -209,6 +211,32 @@ def _messages(workspace: "Workspace") -> Finding:
     if waiting is not None and datetime.now(UTC) - waiting > _LONG_WAIT:
         return Finding("messages", "warn", f"{detail}, since {waiting:%F %T}", "see bridge deliveries list")
     return Finding("messages", "ok", detail)
+
+
+def _backup(workspace: "Workspace") -> Finding:
+    """How old the last backup is; an installation that holds nothing needs none."""
+    import sqlalchemy as sa
+
+    from bridge_pipeline.database.tables import batches
+    from bridge_pipeline.steps.backup import last_backup
+
+    last = last_backup(workspace.home)
+    with workspace.database.engine.connect() as connection:
+        newest = connection.scalar(sa.select(sa.func.max(batches.c.created_at)))
+    if newest is None:
+        return Finding("backup", "ok", "nothing to back up yet")
+    remedy = "run: bridge backup FOLDER, on another disk"
+    if last is None:
+        return Finding("backup", "warn", "none was made", remedy)
+    age = datetime.now(UTC) - last["at"]
+    detail = f"{last['path']}, {age.days} days old"
+    if not last["whole"]:
+        return Finding(
+            "backup", "warn", f"{detail}; the ledger listed files that were not as they were", remedy
+        )
+    if newest > last["at"] and age > _OLD_BACKUP:
+        return Finding("backup", "warn", detail, remedy)
+    return Finding("backup", "ok", detail)
 
 
 def _dbt() -> Finding:

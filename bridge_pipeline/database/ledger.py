@@ -146,9 +146,15 @@ def batch(connection: sa.Connection, batch_id: int) -> Batch:
     return Batch(**row._mapping)
 
 
-def list_batches(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Batch]:
-    """The batches that a condition on `tables.batches` holds for, in the order of extraction."""
-    rows = connection.execute(_batches().where(condition).order_by(t.batches.c.id))
+def list_batches(
+    connection: sa.Connection, condition: sa.ColumnElement[bool], limit: int | None = None
+) -> list[Batch]:
+    """The batches that a condition on `tables.batches` holds for, in the order of extraction.
+
+    Args:
+        limit: no more than the first so many of them.
+    """
+    rows = connection.execute(_batches().where(condition).order_by(t.batches.c.id).limit(limit))
     return [Batch(**row._mapping) for row in rows]
 
 

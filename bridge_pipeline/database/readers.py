@@ -6,6 +6,8 @@ write anything, and the schema `bridge` is closed to them.
 """
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import psycopg
@@ -14,7 +16,7 @@ from psycopg import sql
 from sqlalchemy.exc import ProgrammingError
 
 from bridge_pipeline.database.engine import Database
-from bridge_pipeline.naming import DESK_SCHEMA, MARTS_SCHEMA, checked_key
+from bridge_pipeline.naming import BRIDGE_SCHEMA, DESK_SCHEMA, MARTS_SCHEMA, checked_key
 from bridge_pipeline.redaction import remember
 
 ANALYST = "bridge_analyst"
@@ -84,11 +86,18 @@ def make_login(database: Database, role: str) -> Login:
     """
     password = secrets.token_urlsafe(_PASSWORD_BYTES)
     remember(password)
+    with _making(database, role), database.engine.begin() as connection:
+        statement = _ALTER if exists(connection, role) else _CREATE
+        connection.exec_driver_sql(_filled(connection, statement, role, password))
+        grant_readers(connection)
+    return Login(role, password, database)
+
+
+@contextmanager
+def _making(database: Database, role: str) -> Iterator[None]:
+    """Says what to do where the database user may not make a role."""
     try:
-        with database.engine.begin() as connection:
-            statement = _ALTER if exists(connection, role) else _CREATE
-            connection.exec_driver_sql(_filled(connection, statement, role, password))
-            grant_readers(connection)
+        yield
     except ProgrammingError as error:
         if getattr(error.orig, "sqlstate", None) != _NOT_ALLOWED:
             raise
@@ -96,12 +105,41 @@ def make_login(database: Database, role: str) -> Login:
             f"{database.url.username} may not make the role {role}: give it CREATEROLE, or have an "
             f'administrator run: create role "{role}" {_ATTRIBUTES}'
         ) from None
-    return Login(role, password, database)
 
 
 def grant_readers(connection: sa.Connection) -> None:
     """Lets the readers that exist read all tables of `desk` and `marts`; their rows, by the policies."""
     connection.execute(sa.text(_GRANT.format(desk=DESK_SCHEMA, marts=MARTS_SCHEMA)))
+
+
+def verifiers(connection: sa.Connection) -> dict[str, str | None]:
+    """The readers of this installation that the server has, each with what it checks the password by.
+
+    That is None where there is no password, and where this user may not see it.
+    """
+    allowed = connection.scalar(sa.text("select has_table_privilege('pg_authid', 'select')"))
+    source = "pg_authid" if allowed else "pg_roles"
+    column = "rolpassword" if allowed else "null"
+    # Roles belong to the whole server, where other installations may have theirs.
+    ours = f"select :tenant || name from {BRIDGE_SCHEMA}.tenants union all select :analyst"
+    query = f"select rolname, {column} from {source} where rolname in ({ours}) order by rolname"
+    found = connection.execute(sa.text(query), {"analyst": ANALYST, "tenant": _TENANT})
+    return {row[0]: row[1] for row in found}
+
+
+def bring_back(database: Database, role: str, verifier: str | None) -> bool:
+    """Makes a reader of another server again, with the password it had there; False if it is there.
+
+    Raises:
+        RolesNotAllowed: the database user may not make roles.
+    """
+    with database.engine.connect() as connection:
+        if exists(connection, role):
+            return False
+    with _making(database, role), database.engine.begin() as connection:
+        statement = _CREATE.format(sql.Identifier(role), sql.Literal(verifier))
+        connection.exec_driver_sql(statement.as_string(_driver(connection)))
+    return True
 
 
 def drop_login(connection: sa.Connection, role: str) -> None:

@@ -41,6 +41,10 @@ def open_workspace(settings: Settings | None = None) -> Workspace:
     """
     settings = settings or configuration.load()
     home = Home(settings.home)
+    if home.restoring.exists():
+        raise DatabaseUnavailable(
+            f"a restore into {home.root} is not finished: wait for it, or run the same `bridge restore` again"
+        )
     try:
         make_folders(home)
     except OSError as error:

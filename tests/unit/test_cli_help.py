@@ -67,6 +67,8 @@ def test_the_commands_are_those_of_the_design():
         "audit rotate-key",
         "quarantine replay",
         "secrets rotate",
+        "backup",
+        "restore",
         "tenants add",
         "tenants analyst",
         "tenants list",
@@ -119,6 +121,8 @@ def test_every_command_that_answers_does_so_as_json(path):
         (["certify", "x", "--from", "2025-03-01"], "go together"),
         (["connections", "remove", "x", "--purge", "--by", "Ann"], "needs --by NAME and --reason"),
         (["connections", "remove", "x", "--yes"], "go with --purge"),
+        (["restore", "missing.backup"], "missing.backup"),
+        (["restore", "missing.backup", "--sha256", "abc"], "--sha256 takes 64"),
     ],
 )
 def test_wrong_usage_is_told_in_words(arguments, said, capsys):

@@ -1,0 +1,192 @@
+"""A database as a stream of SQL, and back: what pg_dump writes of one snapshot, and psql reads.
+
+Also what proves that two databases hold the same rows. Which databases there are and where the
+bytes go is decided by the callers.
+"""
+
+import os
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain
+
+import sqlalchemy as sa
+
+from bridge_pipeline.database.embedded import binary
+from bridge_pipeline.database.engine import Database
+from bridge_pipeline.naming import BRIDGE_SCHEMA, DESK_SCHEMA, MARTS_SCHEMA
+from bridge_pipeline.redaction import redact
+
+# In a database that is shared with others, these alone are ours.
+DATA_SCHEMAS = (DESK_SCHEMA, BRIDGE_SCHEMA, MARTS_SCHEMA)
+_PART_BYTES = 8 * 2**20
+_TABLES = """
+    select quote_ident(nspname) || '.' || quote_ident(relname)
+    from pg_class join pg_namespace on pg_namespace.oid = relnamespace
+    where relkind in ('r', 'p') and {where} order by 1
+"""
+_FOREIGN = "nspname not in ('pg_catalog', 'information_schema') and nspname !~ '^pg_'"
+# How values are written as text depends on these, which a server or a role may set.
+_PLAIN = (
+    "set local datestyle = 'ISO, YMD'",
+    "set local intervalstyle = 'postgres'",
+    "set local bytea_output = 'hex'",
+    "set local extra_float_digits = 1",
+    "set local time zone 'UTC'",
+)
+
+# Table -> number of rows, and a sum of their hashes that no order of rows changes.
+Digests = dict[str, list[str]]
+
+
+class DumpFailed(RuntimeError):
+    """A program of Postgres did not do its part; the message has its own words."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A state of a database that does not change while the transaction is open."""
+
+    connection: sa.Connection
+    name: str
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which part of a database is meant: the schemas listed, or all but those."""
+
+    schemas: Sequence[str]
+    inverted: bool = False
+
+    @property
+    def options(self) -> list[str]:
+        """The same for pg_dump."""
+        option = "--exclude-schema" if self.inverted else "--schema"
+        return [f"{option}={schema}" for schema in self.schemas]
+
+    @property
+    def condition(self) -> str:
+        """The same on `pg_namespace`."""
+        names = ", ".join(f"'{schema}'" for schema in self.schemas)
+        return f"{_FOREIGN} and nspname not in ({names})" if self.inverted else f"nspname in ({names})"
+
+
+DATA = Scope(DATA_SCHEMAS)
+# Dagster's storage may share the database of the data.
+DAGSTER = Scope(DATA_SCHEMAS, inverted=True)
+
+
+@contextmanager
+def snapshot(database: Database) -> Iterator[Snapshot]:
+    """Holds the state of a database as it is now, for any number of readers."""
+    engine = database.engine.execution_options(isolation_level="REPEATABLE READ")
+    with engine.begin() as connection:
+        # It stays open, and mostly idle, for as long as the slowest reader takes.
+        connection.exec_driver_sql("set transaction read only")
+        connection.exec_driver_sql("set local idle_in_transaction_session_timeout = 0")
+        name = connection.scalar(sa.text("select pg_export_snapshot()"))
+        yield Snapshot(connection, str(name))
+
+
+def dump(database: Database, scope: Scope, taken: Snapshot) -> Iterator[bytes]:
+    """The schema and rows of a snapshot as a script for psql, in parts of at most 8 MiB.
+
+    Owners and privileges are left out: they name roles that another server does not have.
+
+    Raises:
+        DumpFailed: pg_dump does not read this server, or lost it.
+    """
+    options = ["--no-owner", "--no-privileges", "--clean", "--if-exists", f"--snapshot={taken.name}"]
+    command = [str(binary("pg_dump")), *options, *scope.options, f"--dbname={_address(database)}"]
+    process = _started(command, database, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    with _watched(process, database) as running:
+        while part := running.stdout.read(_PART_BYTES):  # type: ignore[union-attr]
+            yield part
+
+
+def load(database: Database, parts: Iterable[bytes]) -> None:
+    """Brings a dump into a database in place of what it holds of that, wholly or not at all.
+
+    Raises:
+        DumpFailed: the server refuses something of it.
+    """
+    # Without the last line psql's transaction ends in nothing, wherever it is cut.
+    script = chain([b"begin;\n"], _portable(parts), [b"\ncommit;\n"])
+    options = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--output=/dev/null"]
+    command = [str(binary("psql")), *options, f"--dbname={_address(database)}"]
+    process = _started(command, database, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    # A psql that gave up has closed its end; why, it says itself.
+    with _watched(process, database) as running, suppress(BrokenPipeError):
+        for part in script:
+            running.stdin.write(part)  # type: ignore[union-attr]
+        running.stdin.close()  # type: ignore[union-attr]
+
+
+def _portable(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The dump without the one setting in its head that servers before 17 do not know."""
+    rest = iter(parts)
+    first = next(rest, b"")
+    yield first.replace(b"\nSET transaction_timeout = 0;\n", b"\n", 1)
+    yield from rest
+
+
+def is_empty(connection: sa.Connection, scope: Scope) -> bool:
+    """Whether a database holds nothing of the scope."""
+    return not _tables(connection, scope)
+
+
+def digests(connection: sa.Connection, scope: Scope) -> Digests:
+    """Rows and contents of every table; equal for equal rows on every server from 15 on."""
+    for statement in _PLAIN:
+        connection.exec_driver_sql(statement)
+    found = {}
+    for table in _tables(connection, scope):
+        query = (
+            f"select count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0) from only {table} t"
+        )
+        rows, digest = connection.execute(sa.text(query)).one()
+        found[table] = [str(rows), str(digest)]
+    return found
+
+
+def _tables(connection: sa.Connection, scope: Scope) -> list[str]:
+    return list(connection.scalars(sa.text(_TABLES.format(where=scope.condition))))
+
+
+# --- Programs of Postgres -----------------------------------------------------------------------
+
+
+def _address(database: Database) -> str:
+    """The address without its password, which everybody on the machine would see in the list of processes."""
+    return Database(database.url.set(password=None)).libpq()
+
+
+def _started(command: list[str], database: Database, **pipes: int) -> subprocess.Popen[bytes]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    if database.url.password:
+        environment["PGPASSWORD"] = str(database.url.password)
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, **pipes)  # type: ignore[call-overload]
+
+
+@contextmanager
+def _watched(process: subprocess.Popen[bytes], database: Database) -> Iterator[subprocess.Popen[bytes]]:
+    """Collects what a program complains of, and ends it with the block."""
+    lines: list[bytes] = []
+    reader = threading.Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True)
+    reader.start()
+    try:
+        yield process
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        code = process.wait()
+        reader.join()
+        for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
+            with suppress(BrokenPipeError):
+                pipe.close()
+    if code:
+        words = redact(b"".join(lines[-15:]).decode(errors="replace").strip())
+        raise DumpFailed(f"{database.libpq(show_secrets=False)}:\n{words}")

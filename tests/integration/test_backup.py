@@ -1,0 +1,245 @@
+"""A backup gives the installation back, whole or not at all, and nobody is fooled by another file."""
+
+import json
+import os
+import shutil
+import signal
+
+import psycopg
+import pytest
+
+from bridge_pipeline.database import readers, registry
+from bridge_pipeline.database.embedded import DatabaseUnavailable
+from bridge_pipeline.database.engine import resolve
+from bridge_pipeline.database.sealing import open_sealer
+from bridge_pipeline.database.workspace import open_workspace
+from bridge_pipeline.steps import archive
+from bridge_pipeline.steps.backup import BackupRefused, backup, last_backup
+from bridge_pipeline.steps.restore import NotEmpty, WrongKey, restore
+from tests.integration import backups
+from tests.integration.backups import DAYS, restored
+from tests.integration.desk import TOKEN
+from tests.integration.flow import NAME, content, day, ended, process, rows, start
+
+
+@pytest.fixture
+def filled(workspace, desk):
+    """An installation that has seen three days."""
+    resolve(workspace.settings, workspace.home)
+    backups.fill(desk)
+    process(workspace, day(*DAYS))
+    return workspace
+
+
+@pytest.fixture
+def made(filled, tmp_path):
+    return backup(filled, tmp_path / "made.backup")
+
+
+@pytest.fixture
+def target(workspace, tmp_path):
+    with backups.place(workspace, tmp_path / "restored") as settings:
+        yield settings
+
+
+def token(workspace):
+    return registry.secrets(workspace.database.engine, workspace.sealer, NAME)["api_token"]
+
+
+def test_what_is_restored_is_what_was_there_and_nothing_is_loaded_twice(filled, made, target, desk):
+    done, copied = restored(target, made.path, sha256=made.sha256)
+    assert done.problems == made.problems == []
+    assert backups.state(copied) == backups.state(filled)
+    assert content(copied) == content(filled)
+    assert backups.findings(copied) == []
+    assert copied.home.chain_of("acme").read_bytes() == filled.home.chain_of("acme").read_bytes()
+    assert copied.home.head_of("acme").read_bytes() == filled.home.head_of("acme").read_bytes()
+    assert token(copied) == TOKEN
+    assert backups.due(copied, *DAYS) == backups.due(filled, *DAYS) == []
+    versions = rows(copied, "select count(*) from bridge.audit_files")
+    for _, update, files in process(copied, day(*DAYS)).values():
+        assert not any(file.added for file in files)
+        assert not any(load.loaded for load in update.loads)
+    assert rows(copied, "select count(*) from bridge.audit_files") == versions
+    assert content(copied)["tables"] == content(filled)["tables"]
+
+
+def test_the_journal_and_landing_come_back_to_the_byte(filled, made, target):
+    _, copied = restored(target, made.path)
+    for name, pattern in (("journal", "*.*"), ("landing", "*.parquet")):
+        before, after = (
+            {path.relative_to(home.root): path.read_bytes() for path in (home.root / name).rglob(pattern)}
+            for home in (filled.home, copied.home)
+        )
+        assert before == after != {}
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/etc/evil", "landing/../../evil", "postgres/data/evil"])
+def test_a_member_is_never_written_elsewhere(name, tmp_path, target):
+    path = tmp_path / "evil.backup"
+    with path.open("wb") as file, archive.written(file, {"schema": "0001", "keys": True}) as writer:
+        writer.add_bytes(name, b"evil")
+        writer.finish()
+    with pytest.raises(archive.BackupDamaged, match="none of ours"):
+        restore(target, path, backups.nothing_to_settle)
+    assert not [found for found in tmp_path.rglob("*evil*") if found != path]
+    assert list(target.home.iterdir()) == []
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"\x28\xb5\x2f\xfd", b"-- PostgreSQL database dump\n"])
+def test_another_file_is_told_from_a_backup(data, tmp_path, target):
+    path = tmp_path / "other"
+    path.write_bytes(data)
+    with pytest.raises((archive.NotABackup, archive.BackupDamaged), match="other"):
+        restore(target, path, backups.nothing_to_settle)
+
+
+def test_a_backup_of_a_newer_bridge_is_refused(tmp_path, target):
+    path = tmp_path / "newer.backup"
+    with path.open("wb") as file, archive.written(file, {"schema": "9999"}) as writer:
+        writer.finish()
+    with pytest.raises(archive.NewerBackup, match="9999"):
+        restore(target, path, backups.nothing_to_settle)
+
+
+def test_an_installation_is_never_overwritten(filled, made, target):
+    before = content(filled), backups.state(filled)
+    with pytest.raises(NotEmpty, match="is not empty"):
+        restore(filled.settings, made.path, backups.nothing_to_settle)
+    elsewhere = target.model_copy(update={"database_url": filled.settings.database_url})
+    with pytest.raises(NotEmpty, match="holds an installation"):
+        restore(elsewhere, made.path, backups.nothing_to_settle)
+    assert (content(filled), backups.state(filled)) == before
+    assert restored(target, made.path)[0].problems == []
+
+
+def test_a_backup_without_keys_wants_them_back(filled, tmp_path, target):
+    made = backup(filled, tmp_path, with_keys=False)
+    names = [info.name for info, _ in backups.members(made.path)]
+    assert not [name for name in names if name.startswith("keys")]
+    with pytest.raises(WrongKey, match=open_sealer(filled.settings, filled.home).key_id):
+        restore(target, made.path, backups.nothing_to_settle)
+    assert list(target.home.iterdir()) == []
+    done, copied = restored(target, made.path, keys=filled.home.keys)
+    assert done.problems == []
+    assert token(copied) == TOKEN
+
+
+def test_without_any_key_the_data_comes_back_and_it_is_said_what_does_not(filled, tmp_path, target):
+    made = backup(filled, tmp_path, with_keys=False)
+    done, copied = restored(target, made.path, without_keys=True)
+    assert ["audit chains" in each for each in done.problems] == [True]
+    assert content(copied) == content(filled)
+    assert backups.findings(copied) == []
+
+
+def test_what_is_damaged_in_the_original_is_told_and_copied(filled, tmp_path, target):
+    (landed,) = (filled.home.landing / "acme" / NAME / "tickets").rglob("*.parquet")
+    landed.unlink()
+    audited = next((filled.home.audit / "acme" / NAME / "users").rglob("*.csv"))
+    audited.write_bytes(audited.read_bytes() + b"x")
+    made = backup(filled, tmp_path / "made.backup")
+    assert [str(path.relative_to(filled.home.root)) in "".join(made.problems) for path in (landed, audited)]
+    assert len(made.problems) == 2
+    done, _ = restored(target, made.path)
+    assert len(done.problems) == 3
+    assert sum("audit: altered" in each for each in done.problems) == 1
+
+
+def test_no_backup_is_overwritten_and_a_killed_one_is_begun_anew(filled, tmp_path):
+    path = tmp_path / "twice.backup"
+    (tmp_path / ".twice.backup.part").write_bytes(b"of a killed process" * 1_000_000)
+    assert last_backup(filled.home) is None
+    made = backup(filled, path)
+    assert archive.read(path).sha256 == made.sha256 == last_backup(filled.home)["sha256"]
+    assert sorted(found.name for found in tmp_path.iterdir() if "twice" in found.name) == ["twice.backup"]
+    assert path.stat().st_mode & 0o077 == 0
+    with pytest.raises(BackupRefused, match="exists already"):
+        backup(filled, path)
+
+
+def test_a_full_disk_leaves_nothing_behind(filled, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        backup(filled, tmp_path / "full.backup")
+    assert not list(tmp_path.glob("*full*"))
+
+
+def full_disk(_descriptor):
+    raise OSError(28, "No space left on device")
+
+
+LONG_POINTS = [
+    "after bridge_pipeline.steps.archive:read",
+    "before bridge_pipeline.database.dump:load",
+    "after bridge_pipeline.database.dump:load",
+    "after bridge_pipeline.steps.restore:migrate",
+    "after bridge_pipeline.steps.chain:export_chain",
+    "before bridge_pipeline.steps.restore:shutil.rmtree",
+    "after bridge_pipeline.steps.restore:make_folders",
+]
+POINTS = [
+    "before bridge_pipeline.steps.restore:_put_in_place",
+    *(pytest.param(point, marks=pytest.mark.long) for point in LONG_POINTS),
+]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_restore_is_no_installation_and_is_begun_anew(filled, made, target, point, monkeypatch):
+    times = 2 if point.endswith(("load", "make_folders")) else 1
+    monkeypatch.setenv("BRIDGE_HOME", str(target.home))
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", backups.databases(target).libpq())
+    monkeypatch.setenv("BRIDGE_DAGSTER_DATABASE", target.dagster_database)
+    assert ended(start(backups.restore_and_die, str(made.path), point, times)) == -signal.SIGKILL
+    with pytest.raises(DatabaseUnavailable, match="bridge restore"):
+        open_workspace(target)
+    done, copied = restored(target, made.path)
+    assert done.problems == []
+    assert backups.state(copied) == backups.state(filled)
+    assert content(copied) == content(filled)
+    assert not copied.home.restoring.exists()
+
+
+def test_a_killed_restore_does_not_allow_another_database_to_be_overwritten(filled, made, target, tmp_path):
+    target.home.joinpath("restoring").mkdir(parents=True)
+    marker = {"databases": ["postgresql://elsewhere/bridge", "postgresql://elsewhere/bridge_dagster"]}
+    (target.home / "restoring" / "restoring.json").write_text(json.dumps(marker))
+    before = backups.state(filled)
+    elsewhere = target.model_copy(update={"database_url": filled.settings.database_url})
+    with pytest.raises(NotEmpty, match="holds an installation"):
+        restore(elsewhere, made.path, backups.nothing_to_settle)
+    assert backups.state(filled) == before
+
+
+def test_the_logins_of_tenants_come_back_with_password_and_see_their_rows_alone(filled, tmp_path, target):
+    login = readers.make_login(filled.database, readers.role_of("acme"))
+    made = backup(filled, tmp_path)
+    try:
+        with filled.database.engine.begin() as connection:
+            before = readers.verifiers(connection)
+            readers.drop_login(connection, login.role)
+        done, copied = restored(target, made.path)
+        assert done.logins == {login.role: True}
+        with copied.database.engine.begin() as connection:
+            assert readers.verifiers(connection) == before
+        with psycopg.connect(copied.database.libpq()) as connection:
+            connection.execute("update desk.tickets set tenant = 'other' where id in ('1', '2')")
+            connection.execute("insert into bridge.tenants (name) values ('other')")
+            connection.execute(f"set role {login.role}")
+            assert connection.execute("select count(*) from desk.tickets").fetchone() == (6,)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute("select * from bridge.connections")
+    finally:
+        for database in (backups.databases(target), filled.database):
+            with database.engine.begin() as connection:
+                if readers.exists(connection, login.role):
+                    connection.exec_driver_sql(f"drop owned by {login.role}")
+            database.engine.dispose()
+        with filled.database.engine.begin() as connection:
+            readers.drop_login(connection, login.role)
+
+
+def test_a_journal_that_is_gone_is_told(filled, tmp_path):
+    shutil.rmtree(filled.home.journal / "acme" / NAME / "accounts")
+    made = backup(filled, tmp_path)
+    assert ["the journal of batch" in each for each in made.problems] == [True]
