@@ -6,6 +6,7 @@ Without it a run whose worker and code server die together stays STARTED for eve
 import socket
 
 import dagster as dg
+import grpc
 import psutil
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
@@ -14,6 +15,8 @@ from dagster._serdes import deserialize_value
 
 # Which process executes a run in itself: `host:pid:start time`.
 PROCESS_TAG = "bridge/process"
+# Seconds that a code server may take to say whether it executes a run.
+_PATIENCE = 10
 
 
 class HealthCheckedRunLauncher(DefaultRunLauncher):
@@ -29,6 +32,19 @@ class HealthCheckedRunLauncher(DefaultRunLauncher):
             return _health(not on_this_machine(process) or alive(process))
         return _health(self._executes(run.run_id))
 
+    def is_lost(self, run: dg.DagsterRun) -> bool:
+        """Whether what was given a run is gone for certain, also a run that has not started yet."""
+        if process := run.tags.get(PROCESS_TAG):
+            return on_this_machine(process) and not alive(process)
+        client = self._get_grpc_client_for_termination(run.run_id)
+        if client is None:
+            return False
+        try:
+            client.can_cancel_execution(CanCancelExecutionRequest(run_id=run.run_id), timeout=_PATIENCE)
+        except DagsterUserCodeUnreachableError as error:
+            return not _too_slow(error)
+        return False
+
     def _executes(self, run_id: str) -> bool:
         client = self._get_grpc_client_for_termination(run_id)
         if client is None:
@@ -36,11 +52,12 @@ class HealthCheckedRunLauncher(DefaultRunLauncher):
             run = self._instance.get_run_by_id(run_id)
             return run is None or run.is_finished
         try:
-            answer = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run_id), timeout=10)
+            answer = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run_id), timeout=_PATIENCE)
             if deserialize_value(answer, CanCancelExecutionResult).can_cancel:
                 return True
-        except DagsterUserCodeUnreachableError:
-            return False
+        except DagsterUserCodeUnreachableError as error:
+            # One that is too busy to answer is there: a machine under load must not lose its runs.
+            return _too_slow(error)
         run = self._instance.get_run_by_id(run_id)
         return run is None or run.is_finished
 
@@ -61,6 +78,12 @@ def alive(process: str) -> bool:
         return process_tag(int(process.split(":")[1])) == process
     except (psutil.Error, ValueError):
         return False
+
+
+def _too_slow(error: DagsterUserCodeUnreachableError) -> bool:
+    """Whether a server was reached and did not answer in time."""
+    cause = error.__cause__
+    return isinstance(cause, grpc.RpcError) and cause.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def _health(healthy: bool) -> CheckRunHealthResult:

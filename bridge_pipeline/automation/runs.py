@@ -10,7 +10,13 @@ from dagster._core.execution.backfill import BulkActionStatus
 from bridge_pipeline import naming
 from bridge_pipeline.automation.alarms import tell_failed
 from bridge_pipeline.automation.jobs import DAILY_JOB, keys_for, range_tags
-from bridge_pipeline.automation.launcher import PROCESS_TAG, alive, on_this_machine, process_tag
+from bridge_pipeline.automation.launcher import (
+    PROCESS_TAG,
+    HealthCheckedRunLauncher,
+    alive,
+    on_this_machine,
+    process_tag,
+)
 from bridge_pipeline.connector_kit.journal import write_durably
 from bridge_pipeline.database import registry
 from bridge_pipeline.database.exclusive import exclusively
@@ -28,6 +34,8 @@ _ENDED_BACKFILLS = {
     BulkActionStatus.FAILED,
     BulkActionStatus.CANCELED,
 }
+
+_LOST = "the process that executed this run ended"
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,25 @@ def _instance(workspace: Workspace) -> dg.DagsterInstance:
     return dg.DagsterInstance.get()
 
 
+def settle_lost_runs(workspace: Workspace, instance: dg.DagsterInstance) -> None:
+    """Ends the runs whose processes went with the machine, before a new daemon begins.
+
+    The daemon itself sees only those that had started, and gives the others, and those that were
+    being cancelled, three minutes in which they hold their place in the queue.
+    """
+    launcher = instance.run_launcher
+    if not isinstance(launcher, HealthCheckedRunLauncher):
+        return
+    for run in instance.get_runs(dg.RunsFilter(statuses=[*_UNFINISHED, dg.DagsterRunStatus.CANCELING])):
+        if not launcher.is_lost(run):
+            continue
+        if run.status == dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, _LOST)
+        else:
+            instance.report_run_failed(run, message=_LOST)
+            tell_failed(workspace, instance, run)
+
+
 def add_partition(workspace: Workspace, name: str) -> None:
     """Makes a connection a partition, so that its days can be materialised.
 
@@ -159,5 +186,5 @@ def _settle_dead_runs(workspace: Workspace, instance: dg.DagsterInstance) -> Non
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         process = run.tags.get(PROCESS_TAG)
         if process and on_this_machine(process) and not alive(process):
-            instance.report_run_failed(run, message="the process that executed this run ended")
+            instance.report_run_failed(run, message=_LOST)
             tell_failed(workspace, instance, run)

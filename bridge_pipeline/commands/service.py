@@ -58,9 +58,9 @@ def up(
         )
     processes.refuse_taken_port(port)
     # Dagster takes a second to import.
-    from bridge_pipeline.automation.runs import prepare_instance
+    from bridge_pipeline.automation.runs import prepare_instance, settle_lost_runs
 
-    prepare_instance(workspace)
+    settle_lost_runs(workspace, prepare_instance(workspace))
     with ExitStack() as stack:
         stack.enter_context(processes.recorded(workspace.home, "up", os.getpid(), port=port))
         code = _serve(stack, workspace, port, read_only)

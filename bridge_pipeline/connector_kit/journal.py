@@ -159,6 +159,7 @@ def open_extraction(folder: Path, finished: int, signature: str, max_age: timede
     Returns:
         The extraction's number (from 1) and its journal.
     """
+    _remove_drafts(folder)
     newest = _newest(folder, finished)
     if newest > finished and _resumable(folder / f"{newest:04d}", signature, max_age):
         return newest, Journal(folder / f"{newest:04d}")
@@ -170,6 +171,7 @@ def begin_extraction(folder: Path, finished: int, signature: str) -> tuple[int, 
 
     Arguments and result are those of `open_extraction`.
     """
+    _remove_drafts(folder)
     number = _newest(folder, finished) + 1
     extraction = folder / f"{number:04d}"
     extraction.mkdir(parents=True)
@@ -215,12 +217,17 @@ def read_file(path: Path) -> tuple[Entry, bytes]:
     return entry, body
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes, alone: bool = False) -> None:
     """Writes a file so that after a crash it is there whole or not at all.
+
+    Args:
+        alone: nobody else writes this file now, so that a draft beside it is a killed process's and goes.
 
     Raises:
         OSError: it could not be written.
     """
+    for draft in path.parent.glob(f".{path.name}.*.tmp") if alone else ():
+        draft.unlink(missing_ok=True)
     with written_durably(path) as file:
         file.write(data)
 
@@ -255,6 +262,12 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _remove_drafts(folder: Path) -> None:
+    """Removes the unfinished files that killed extractions left; who opens one holds the lock of all."""
+    for draft in folder.glob("*/.*.tmp"):
+        draft.unlink(missing_ok=True)
 
 
 def _resumable(folder: Path, signature: str, max_age: timedelta) -> bool:

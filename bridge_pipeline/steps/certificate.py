@@ -130,9 +130,9 @@ def write(
     path = folder / f"{naming.certificate_name(document['number'])}.json"
     data = orjson.dumps(document, option=_DUMP) + b"\n"
     page = redact(render(orjson.loads(data), hashlib.sha256(data).hexdigest())).encode()
-    write_durably(path, data)
+    write_durably(path, data, alone=True)
     reach("certify.document")
-    write_durably(path.with_suffix(".html"), page)
+    write_durably(path.with_suffix(".html"), page, alone=True)
     return Certificate(
         connection=document["connection"],
         number=document["number"],

@@ -262,8 +262,6 @@ def _keep_head(workspace: Workspace, tenant: str, line: str) -> None:
     """Keeps the last entry, which is signed, outside the audit folder."""
     path = workspace.home.head_of(tenant)
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        leftover.unlink(missing_ok=True)
     data = line.encode() + b"\n"
     if not path.exists() or path.read_bytes() != data:
-        write_durably(path, data)
+        write_durably(path, data, alone=True)

@@ -125,7 +125,7 @@ def write_report(workspace: Workspace, name: str, day: date) -> Report:
         workbook = _workbook(workspace, connection, findings)
         reach("report.workbook")
         page = _page(connection, findings, workbook)
-        write_durably(html, redact_secrets(_render("report.html.j2", page)).encode())
+        write_durably(html, redact_secrets(_render("report.html.j2", page)).encode(), alone=True)
         reach("report.written")
     verdict: Verdict = page["verdict"]
     return Report(

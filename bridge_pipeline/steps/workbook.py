@@ -59,7 +59,7 @@ def write_workbook(
         path.unlink(missing_ok=True)
         return None
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_durably(path, _workbook(day, first, rows))
+    write_durably(path, _workbook(day, first, rows), alone=True)
     return path
 
 

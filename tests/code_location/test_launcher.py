@@ -1,6 +1,8 @@
 """The run launcher notices that what executed a run is dead, and leaves living runs alone."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -9,7 +11,9 @@ import pytest
 from dagster._core.launcher import WorkerStatus
 from dagster._core.test_utils import create_run_for_test
 
+from bridge_pipeline.automation import launcher as module
 from bridge_pipeline.automation.launcher import PROCESS_TAG, HealthCheckedRunLauncher, process_tag
+from bridge_pipeline.automation.runs import settle_lost_runs
 
 
 @pytest.fixture
@@ -58,3 +62,32 @@ def test_a_run_whose_code_server_is_gone_is_not_healthy(instance):
     # Nothing listens there: worker and code server died together.
     tags = {".dagster/grpc_info": '{"host": "127.0.0.1", "port": 1}'}
     assert health(instance, tags) == WorkerStatus.FAILED
+
+
+def test_a_code_server_that_is_too_busy_to_answer_is_not_gone(instance, monkeypatch):
+    monkeypatch.setattr(module, "_PATIENCE", 1)
+    # It takes connections and says nothing.
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        tags = {".dagster/grpc_info": json.dumps({"host": "127.0.0.1", "port": busy.getsockname()[1]})}
+        assert health(instance, tags) == WorkerStatus.RUNNING
+
+
+GONE = {".dagster/grpc_info": '{"host": "127.0.0.1", "port": 1}'}
+SETTLED = [
+    (dg.DagsterRunStatus.STARTED, GONE, dg.DagsterRunStatus.FAILURE),
+    (dg.DagsterRunStatus.STARTING, GONE, dg.DagsterRunStatus.FAILURE),
+    (dg.DagsterRunStatus.CANCELING, GONE, dg.DagsterRunStatus.CANCELED),
+    # Not given to any process yet: the daemon will.
+    (dg.DagsterRunStatus.NOT_STARTED, {}, dg.DagsterRunStatus.NOT_STARTED),
+    (dg.DagsterRunStatus.STARTED, None, dg.DagsterRunStatus.STARTED),
+]
+
+
+@pytest.mark.parametrize(("status", "tags", "settled"), SETTLED)
+def test_what_went_with_the_machine_is_settled_before_a_new_daemon_begins(
+    instance, workspace, status, tags, settled
+):
+    tags = {PROCESS_TAG: process_tag(os.getpid())} if tags is None else tags
+    run = create_run_for_test(instance, job_name="daily", status=status, tags=tags)
+    settle_lost_runs(workspace, instance)
+    assert instance.get_run_by_id(run.run_id).status == settled

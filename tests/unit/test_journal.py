@@ -313,3 +313,23 @@ def test_what_else_lies_in_the_folder_is_not_an_extraction(tmp_path):
     (tmp_path / "0009.old").mkdir()
     (tmp_path / "notes").touch()
     assert opened(tmp_path)[0] == 1
+
+
+def test_what_a_killed_extraction_left_unfinished_is_removed_by_the_next(tmp_path):
+    folder = tmp_path / "window"
+    number, journal = open_extraction(folder, 0, "same", HOUR)
+    write(journal)
+    drafts = [folder / "0001" / name for name in (".extraction.json.77.tmp", ".000001.s1-p2.json.zst.77.tmp")]
+    for draft in drafts:
+        draft.touch()
+    assert open_extraction(folder, 0, "same", HOUR)[0] == number
+    assert [draft.exists() for draft in drafts] == [False, False]
+    assert files(journal) == ["000000.s1-p1.json.zst", "extraction.json"]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_draft_is_removed_only_by_one_who_writes_alone(tmp_path, alone):
+    draft = tmp_path / ".report.html.77.tmp"
+    draft.touch()
+    write_durably(tmp_path / "report.html", b"new", alone=alone)
+    assert draft.exists() is not alone
