@@ -124,7 +124,7 @@ class FreshserviceClient:
             asked, live_sweeps = asked + sweep.asked, live_sweeps + sweep.live
             proof |= {"method": "by change" if since else "whole listing", "sweeps": number}
             if reading.stream.entity.name == _BY_DETAIL and details:
-                proof |= {"details_asked": asked, "details_kept": sweep.kept}
+                proof |= {"listed": sweep.listed, "details_asked": asked, "details_kept": sweep.kept}
             if sweep.nameless:
                 proof["tickets_without_id"] = sweep.nameless
             if number > 1 and sweep.live and not census.unseen and not sweep.absent:
@@ -212,8 +212,8 @@ class FreshserviceClient:
         elif entity != _BY_DETAIL or not details:
             yield page
         else:
-            yield from self._settled(reading, page)
-            wanted = [r for r in page.content.records if not _settles(reading, r)]
+            yield from self._nameless(reading, page)
+            wanted = [r for r in page.content.records if _id(_TICKETS, r) and _within(reading, r)]
             kept = self._kept(reading, f"{key}-kept", page, wanted)
             known = set[str | None]()
             if kept is not None:
@@ -224,10 +224,10 @@ class FreshserviceClient:
                 reading, sweep, [record for record in wanted if _id(_TICKETS, record) not in known]
             )
 
-    def _settled(self, reading: Reading, page: Page) -> Iterator[Page]:
-        """Those of a page of tickets that need no more than it says."""
+    def _nameless(self, reading: Reading, page: Page) -> Iterator[Page]:
+        """Those of a page of tickets that nobody can ask for; they are for quarantine."""
         records = page.content.records
-        chosen = [place for place, record in enumerate(records) if _settles(reading, record)]
+        chosen = [place for place, record in enumerate(records) if _is_nameless(reading, record)]
         if chosen:
             exact = reading.stream.exact_records(reading.journal.body(page.number))
             content = PageContent([records[place] for place in chosen], exact=[exact[p] for p in chosen])
@@ -409,21 +409,27 @@ def _included(stream: Stream) -> dict[str, str]:
 
 
 def _own_records(reading: Reading, records: list[Any], details: bool) -> int:
-    """How many of the listed records are records of the extraction as they stand in the list."""
+    """How many of the listed records are records of the extraction as they stand in the list.
+
+    Of tickets the list is a list of what to ask for: those outside the window are not fetched, and count
+    for nothing.
+    """
     entity = reading.stream.entity.name
     if entity == _BY_TICKET:
         return 0
     if entity != _BY_DETAIL or not details:
         return len(records)
-    return sum(_settles(reading, record) for record in records)
+    return sum(_is_nameless(reading, record) for record in records)
 
 
-def _settles(reading: Reading, record: Any) -> bool:
-    """Whether the list says enough of a ticket: that it is outside the window, or nobody can ask for it."""
-    if _id(_TICKETS, record) is None:
-        return True
+def _within(reading: Reading, record: Any) -> bool:
+    """Whether a listed ticket may be one of the window: it does not say clearly that it changed elsewhere."""
     mark = _mark(_TICKETS, record)
-    return bool(mark and reading.window and not reading.window.contains(mark))
+    return mark is None or reading.window is None or reading.window.contains(mark)
+
+
+def _is_nameless(reading: Reading, record: Any) -> bool:
+    return _id(_TICKETS, record) is None and _within(reading, record)
 
 
 def _shows_the_same(listed: Record, raw: bytes) -> bool:

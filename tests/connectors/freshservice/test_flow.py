@@ -132,3 +132,15 @@ def test_a_certificate_finds_what_was_trashed_called_spam_erased_and_merged(work
     account.changing.touch(tickets[0], int(WEEK.end.timestamp()) - 5)
     take(workspace, WEEK)
     assert str(tickets[0].id) in held(workspace, "tickets")
+
+
+def test_a_day_without_tickets_does_not_look_as_if_fields_had_vanished(workspace, account):
+    for row in account.world.rows["tickets"]:
+        if DAY.start.timestamp() <= row.updated < DAY.end.timestamp():
+            row.updated -= 86_400
+    before, after = (Window.of_days(day, day) for day in (date(2025, 1, 1), date(2025, 1, 2)))
+    full, _ = take(workspace, before)
+    quiet, _ = take(workspace, after)
+    assert (quiet.landed, quiet.proof["details_asked"], quiet.verdict) == (0, 0, "passed")
+    assert quiet.proof["listed"] > 10
+    assert full.landed > 10
