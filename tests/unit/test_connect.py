@@ -73,7 +73,7 @@ def test_a_whole_declaration(parse):
         "second_token": None,
         "allow_private": False,
     }
-    assert record.requests_per_minute == 300
+    assert (record.requests_per_minute, record.quota_reserve) == (300, 0.2)
     assert record.entities == ("accounts", "tickets")
     assert record.exclude == ("tickets.*_password",)
     assert record.first_day == date(2016, 3, 1)
@@ -131,6 +131,7 @@ def test_the_value_of_a_variable_is_not_expanded_again(parse):
         (entry(quotas="{requests_per_minute: 3}"), ["quotas", "unknown key", "'quota'"]),
         (entry(quota="{request_per_minute: 3}"), ["quota", "'requests_per_minute'"]),
         (entry(quota="{requests_per_minute: 0}"), ["quota.requests_per_minute", "greater than 0"]),
+        (entry(quota="{reserve: 1}"), ["quota.reserve", "less than 1"]),
         (entry(connector="zendisk"), ["acme-helpdesk", "zendisk", "there are: demo"]),
         (entry(config="{base_url: https://h, api_tokn: x}"), ["config.api_tokn", "'api_token'"]),
         (entry(config="{base_url: https://h}"), ["config.api_token", "required"]),
