@@ -365,6 +365,18 @@ def test_a_killed_extraction_does_not_ask_again_for_what_is_journalled(workspace
     assert [request.page for request in desk.lists("tickets") if request.filtered] == filtered
 
 
+def test_an_extraction_whose_answers_contradict_each_other_is_begun_anew(workspace, desk):
+    desk.page_size = 1
+    desk.records["tickets"] = [ticket(number, "2024-03-01T10:00:00Z") for number in range(1, 4)]
+    page = {"page": 1, "more": True, "data": desk.records["tickets"][:1]}
+    same = Answer(200, json.dumps(page).encode())
+    desk.before = lambda request: same
+    with pytest.raises(SourceError, match="only what was seen before"):
+        land(workspace, "tickets", day("2024-03-01"))
+    desk.before = lambda request: None
+    assert land(workspace, "tickets", day("2024-03-01")).landed == 3
+
+
 def test_a_journal_that_is_too_old_is_not_resumed(workspace, desk):
     fill_to_be_killed(desk)
     days = ("2024-03-01", "2024-03-02", ("tickets",))

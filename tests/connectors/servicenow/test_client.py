@@ -31,15 +31,6 @@ DAYS = {"first_day": date(2025, 1, 1), "last_day": date(2025, 1, 12)}
 HOSTILE = replace(HABITS["hostile"], hidden_run=60, cancels_above=40)
 
 
-@pytest.mark.parametrize("entity", ENTITIES)
-def test_a_full_read_is_the_truth(entity, tmp_path):
-    with instance() as (simulator, _):
-        landed, collector, journal = collected(open_client(simulator.url), entity, tmp_path, None)
-        assert landed == truth(simulator, entity)
-        counts = collector.counts
-        assert journal.records == counts.fetched == counts.landed + counts.duplicate + counts.quarantined
-
-
 @pytest.mark.parametrize(("entity", "seed"), [("users", 1), ("tickets", 2), ("comments", 1)])
 def test_a_full_read_of_a_hostile_instance_is_the_truth(entity, seed, tmp_path):
     with instance(HOSTILE, faults="hostile", seed=seed) as (simulator, _):
@@ -54,22 +45,6 @@ def test_a_full_read_of_a_hostile_instance_is_the_truth(entity, seed, tmp_path):
         counts = collector.counts
         assert counts.quarantined >= len(malformed) - len(gone)
         assert journal.records == counts.fetched
-
-
-@pytest.mark.parametrize(("entity", "backwards"), [("tickets", False), ("tickets", True), ("comments", True)])
-def test_windows_in_any_order_are_the_truth(entity, backwards, tmp_path):
-    days = list(Window.of_days(date(2025, 1, 1), date(2025, 1, 13)).days())
-    with instance(**DAYS) as (simulator, _):
-        client, landed = open_client(simulator.url), {}
-        for day in reversed(days) if backwards else days:
-            found, collector, journal = collected(
-                client, entity, tmp_path / str(day), Window.of_days(day, day)
-            )
-            assert all(moment.startswith(str(day)) for moment in found.values())
-            counts = collector.counts
-            assert journal.records == counts.landed + counts.outside + counts.duplicate + counts.quarantined
-            landed |= found
-        assert landed == truth(simulator, entity)
 
 
 def test_rows_that_change_while_a_window_is_read_are_met_in_one_of_them(tmp_path):
@@ -338,43 +313,6 @@ def test_excluded_fields_are_never_journalled(tmp_path):
         assert not any("short_description" in row for row in read(client, "tickets", tmp_path).values())
         journal = Journal(tmp_path)
         assert not any(b"short_description" in journal.body(number) for number in journal._numbered)
-
-
-def spoilt(dialect, at, answer):
-    """Spoils the answers from the `at`-th list on, for as long as asked."""
-    original, count = dialect._list, 0
-
-    def instead(*args):
-        nonlocal count
-        count += 1
-        good = original(*args)
-        return answer(good) if at <= count < at + 3 else good
-
-    dialect._list = instead
-
-
-@pytest.mark.parametrize("at", [1, 4, 7])
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
-        (lambda good: replace(good, body=b"<html>Your instance is hibernating</html>"), "not JSON"),
-        (lambda good: replace(good, body=good.body[:-40]), "body is cut|ends in the middle|not JSON"),
-        (lambda good: replace(good, body=b""), "empty"),
-        (
-            lambda good: replace(good, body=b'{"error":{"message":"x"},"status":"failure"}'),
-            "no list under result",
-        ),
-        (lambda good: replace(good, status=503, body=b"restarting"), "503"),
-        (lambda good: replace(good, status=404, body=b"{}"), "404"),
-    ],
-    ids=["html", "cut", "empty", "error", "503", "404"],
-)
-def test_a_broken_answer_is_never_no_rows(at, spoil, reason, tmp_path):
-    with instance() as (simulator, dialect):
-        client = open_client(simulator.url, page_size=40, **BASIC)
-        spoilt(dialect, at, spoil)
-        with pytest.raises(SourceError, match=reason):
-            read(client, "tickets", tmp_path)
 
 
 def test_metering_is_the_rule_of_the_instance_if_it_has_one():
