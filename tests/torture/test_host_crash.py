@@ -63,16 +63,14 @@ class Installed:
 
     def crash(self) -> int:
         """Kills all processes of the stack at once; how many these were. The database is not among them."""
-        assert self.process is not None
-        family = [psutil.Process(self.process.pid)]
-        family += family[0].children(recursive=True)
         # Runs and code servers have sessions of their own and may have lost their parents.
-        family += [each for each in of_home(self.home) if each not in family]
+        family = of_home(self.home)
         for each in family:
             with suppress(psutil.NoSuchProcess):
                 each.send_signal(signal.SIGKILL)
         psutil.wait_procs(family, timeout=30)
-        self.process.wait()
+        if self.process is not None:
+            self.process.wait()
         return len(family)
 
     def _answers(self) -> bool:
@@ -81,11 +79,11 @@ class Installed:
 
 
 def of_home(home: Path) -> list[psutil.Process]:
-    """The Python processes of a home: all were told of it by their environment."""
+    """The processes of a home but those of its database: all were told of it by their environment."""
     found = []
     for each in psutil.process_iter():
         with suppress(psutil.Error):
-            if each.environ().get("BRIDGE_HOME") == str(home) and "python" in each.name():
+            if each.environ().get("BRIDGE_HOME") == str(home) and each.name() != "postgres":
                 found.append(each)
     return found
 
