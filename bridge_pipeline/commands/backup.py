@@ -1,4 +1,5 @@
-"""`bridge backup` and `bridge restore`: an installation as one file, and in a new place."""
+"""`bridge backup`, `bridge restore`, `bridge upgrade`: an installation as one file, in a new place, and
+on a new Postgres."""
 
 import re
 from dataclasses import asdict
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
             "`BRIDGE_DATABASE_URL=postgresql://… bridge restore acme.backup --into /srv/bridge`",
         )
     )(restore)
+    app.command(epilog=examples("`bridge upgrade`", "`bridge upgrade --discard-old`"))(upgrade)
 
 
 def backup(
@@ -138,6 +140,48 @@ def _show_restored(done: "Restored", console: "Console") -> None:
         tail = "with its password" if same else "without a password: give it one with `bridge tenants`"
         console.print(f"login {role} was made again, {tail}")
     _show_problems(done.problems, console)
+
+
+def upgrade(
+    old_programs: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the programs of the older Postgres lie, if not found."),
+    ] = None,
+    discard_old: Annotated[
+        bool, typer.Option("--discard-old", help="Remove the data of before, which is kept until then.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Bring the database to this installation: the embedded Postgres's data, and the tables.
+
+    What an older Postgres wrote is dumped by its own programs and loaded into the new one; every
+    table is compared. Stopped anywhere, run it again. The tables are brought up to date by any command.
+    """
+    from bridge_pipeline.commands.answers import start_logging
+    from bridge_pipeline.commands.working import shown
+    from bridge_pipeline.database import upgrade as major
+    from bridge_pipeline.database.migrate import head
+    from bridge_pipeline.database.workspace import open_workspace
+    from bridge_pipeline.naming import Home
+
+    settings = start_logging()
+    home, done, gone = Home(settings.home), None, []
+    with shown("upgrade"):
+        if settings.database_url is None:
+            done = major.upgrade(home, old_programs)
+        open_workspace(settings)
+        if discard_old:
+            gone = major.discard_old(home)
+    document = {"schema": head(), "embedded": done and asdict(done), "discarded": gone}
+
+    def show(console: "Console") -> None:
+        console.print(f"the tables are at version {document['schema']}, the newest")
+        if done is not None and done.before:
+            console.print(f"{done.rows:,} rows were brought from Postgres {done.before} to {done.version}")
+        for folder in done.kept if done is not None and not gone else ():
+            console.print(printable(f"the old data is kept in {folder}: `bridge upgrade --discard-old`"))
+
+    answer(document, json_output, show)
 
 
 def _show_problems(problems: list[str], console: "Console") -> None:

