@@ -61,8 +61,9 @@ def upgrade(home: Home, old_programs: Path | None = None) -> Upgraded:
         try:
             rows = _bring_over(home, old, folder)
         except BaseException:
-            (old.postgres / "data").rename(data)
-            shutil.rmtree(old.root)
+            if not data.exists():
+                (old.postgres / "data").rename(data)
+                shutil.rmtree(old.root)
             raise
         return Upgraded(VERSION, before, rows, _kept(home))
 
@@ -137,11 +138,11 @@ def _copied(source: Server, target: Server) -> int:
         with dump.snapshot(before) as taken:
             dump.load(after, dump.dump(before, _ALL, taken))
             wanted = dump.digests(taken.connection, _ALL)
+            with after.engine.begin() as connection:
+                if dump.digests(connection, _ALL) != wanted:
+                    raise dump.DumpFailed(f"{name} did not come over as it was; nothing was changed")
             if name == DATA_DATABASE:
                 _bring_readers(taken.connection, after)
-        with after.engine.begin() as connection:
-            if dump.digests(connection, _ALL) != wanted:
-                raise dump.DumpFailed(f"the database {name} did not come over as it was; nothing was changed")
         for database in (before, after):
             database.engine.dispose()
         rows += sum(int(found[0]) for found in wanted.values())
