@@ -11,7 +11,7 @@ MANIFEST := dbt_project/target/manifest.json
 DBT_SOURCES := $(shell find dbt_project -path dbt_project/target -prune -o -path dbt_project/logs -prune \
 	-o -type f \( -name '*.sql' -o -name '*.yml' -o -name '*.md' \) -print)
 
-.PHONY: help install demo up down test torture figures check format lock clean
+.PHONY: help install demo up down test torture figures bench check format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
@@ -28,14 +28,18 @@ up: install ## Serve Dagster's UI on 127.0.0.1:3000 until Ctrl-C
 down: ## Stop the UI, the daemon and the embedded database
 	@test ! -x $(BIN)/bridge || $(BIN)/bridge down
 
+# The dearest files first, or one of them is run alone at the end.
 test: install ## Run all tests
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 torture: install ## Run the long campaigns; BRIDGE_TORTURE_RUNS=1000 for their full form
 	$(BIN)/pytest -n 2 -m long
 
 figures: install ## Write what the last campaigns came to into docs/guarantees.md
 	@$(BIN)/python -m tests.torture.table
+
+bench: install ## Measure the pipeline side by side with others; hours; BENCH="--only imports" is shorter
+	$(BIN)/python -m bench --page docs/benchmarks.md $(BENCH)
 
 check: install ## Format, lint, types, import contracts, Dagster definitions, SQL
 	$(BIN)/ruff format --check .
@@ -57,7 +61,7 @@ lock: ## Write requirements.lock anew from pyproject.toml
 clean: ## Remove .venv and all that is built; the data in BRIDGE_HOME stays
 	rm -rf .venv build *.egg-info dbt_project/target dbt_project/logs dbt_project/dbt_packages
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
-	find assets bridge_pipeline resources tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find assets bench bridge_pipeline resources tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip and not uv: uv does not read pip's configuration, where many a network names its index.
 # pip compiles what it installs, whatever PYTHONDONTWRITEBYTECODE says; our own code is compiled

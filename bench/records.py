@@ -11,6 +11,8 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
+# The connection that reads them.
+NAME = "bench-helpdesk"
 PAGE = 1_000
 FIRST_DAY = date(2024, 1, 1)
 _STATUSES = ("New", "Open", "Waiting for customer", "Resolved", "Closed")

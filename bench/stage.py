@@ -19,7 +19,7 @@ from uuid import uuid4
 import psutil
 import sqlalchemy as sa
 
-from bench.records import World, render
+from bench.records import NAME, World, render
 from bridge_pipeline import settings as configuration
 from bridge_pipeline.database import embedded, registry
 from bridge_pipeline.database.engine import Database
@@ -27,7 +27,6 @@ from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import open_workspace
 from bridge_pipeline.naming import Home
 
-NAME = "bench-helpdesk"
 _TOKEN = "4711-bench"  # noqa: S105 - of a server that asks for none
 
 

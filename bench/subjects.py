@@ -4,6 +4,7 @@ Run as `python -m bench.subjects SUBJECT …` by `stage`; the last line of its s
 """
 
 import http.client
+import importlib
 import json
 import resource
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.stage import NAME
+from bench.records import NAME
 
 Figures = dict[str, Any]
 _COLUMNS = (
@@ -125,6 +126,33 @@ def floor(url: str, database: str) -> Figures:
     return {"seconds": seconds, "rows": counted and counted[0]}
 
 
+def bare(steps: str) -> Figures:
+    """A Dagster run of empty steps over the same storage."""
+    import dagster as dg
+
+    from bridge_pipeline.automation.runs import prepare_instance
+    from bridge_pipeline.database.workspace import open_workspace
+
+    instance = prepare_instance(open_workspace())
+
+    @dg.job
+    def empty() -> None:
+        for number in range(int(steps)):
+            dg.OpDefinition(
+                lambda: None, name=f"step_{number}", outs={"result": dg.Out(dg.Nothing)}, ins={}
+            )()
+
+    return {"success": empty.execute_in_process(instance=instance).success}
+
+
+def imported(module: str) -> Figures:
+    """The import of a module, and whether it imported Great Expectations."""
+    began = time.perf_counter()
+    importlib.import_module(module)
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "great_expectations": "great_expectations" in sys.modules}
+
+
 def _bodies(url: str) -> Iterator[bytes]:
     connection = http.client.HTTPConnection(urlsplit(url).netloc)
     page, pages = 1, 1
@@ -163,7 +191,7 @@ def _peak() -> float:
 
 
 SUBJECTS: dict[str, Callable[..., Figures]] = {
-    function.__name__: function for function in (pipeline, library, plain_dlt, floor)
+    function.__name__: function for function in (pipeline, library, plain_dlt, floor, bare, imported)
 }
 
 

@@ -1,0 +1,101 @@
+"""The command line: `python -m bench --only throughput --tickets 20000 --rounds 1`."""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.measurements import MEASUREMENTS, Row, Sizes
+from bench.page import rendered
+from bench.stage import stage
+
+_VERSIONS = ("dagster", "dlt", "great-expectations", "pyarrow", "orjson", "psycopg", "dbt-core")
+_USUAL = Sizes()
+
+
+def main() -> None:
+    """Measures what was asked for; writes figures and page, and prints the figures."""
+    asked = _arguments()
+    # So that the server and the source end with it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    memory = _counts(asked.memory)
+    sizes = Sizes(
+        _counts(asked.tickets), asked.days, asked.backfill_days, asked.small, (memory[0], memory[-1]),
+        asked.rounds,
+    )  # fmt: skip
+    rows: list[Row] = []
+    with stage(asked.folder) as place:
+        for name in asked.only.split(","):
+            sys.stderr.write(f"measuring {name}\n")
+            rows += MEASUREMENTS[name](place, sizes)
+            _write(_figures(rows, sizes, asked), asked)
+    sys.stdout.write(asked.json.read_text())
+
+
+def _write(figures: dict[str, Any], asked: argparse.Namespace) -> None:
+    """After each measurement: hours later something may end this."""
+    asked.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    if asked.page:
+        asked.page.write_text(rendered(figures))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    named = ",".join(MEASUREMENTS)
+    parser.add_argument("--only", default=named, help=f"which of {named}")
+    parser.add_argument(
+        "--tickets", default="200000,1000000", help="sizes of throughput; the first of others"
+    )
+    parser.add_argument("--days", type=int, default=_USUAL.days, help="days over which they are spread")
+    parser.add_argument("--backfill-days", type=int, default=_USUAL.backfill_days)
+    parser.add_argument("--small", type=int, default=_USUAL.small, help="tickets of the small day")
+    parser.add_argument("--memory", default="100000,5000000", help="tickets of the two runs of memory")
+    parser.add_argument("--rounds", type=int, default=_USUAL.rounds)
+    parser.add_argument("--folder", type=Path, help="where to work; it needs 1 KB per ticket several times")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks.json"), help="where figures go")
+    parser.add_argument("--page", type=Path, help="where the page goes, such as docs/benchmarks.md")
+    parser.add_argument("--note", action="append", default=[], help="what a reader must know of this run")
+    asked = parser.parse_args()
+    if unknown := set(asked.only.split(",")) - set(MEASUREMENTS):
+        parser.error(f"no measurement is called {', '.join(sorted(unknown))}; there are {named}")
+    return asked
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _command(asked: argparse.Namespace) -> str:
+    """What to type for these figures; not where they went."""
+    chosen = ("only", "tickets", "days", "backfill_days", "small", "memory", "rounds")
+    options = (f"--{name.replace('_', '-')} {getattr(asked, name)}" for name in chosen)
+    return f"python -m bench {' '.join(options)}"
+
+
+def _figures(rows: list[Row], sizes: Sizes, asked: argparse.Namespace) -> dict[str, Any]:
+    machine = (
+        f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()} "
+        f"{platform.machine()}, load {os.getloadavg()[0]:.1f} at the end"
+    )
+    return {
+        "at": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": machine,
+        "versions": {"Python": platform.python_version()} | {name: version(name) for name in _VERSIONS},
+        "command": _command(asked),
+        "rounds": sizes.rounds,
+        "notes": asked.note,
+        "rows": [asdict(row) | {"met": row.met} for row in rows],
+    }
+
+
+if __name__ == "__main__":
+    main()

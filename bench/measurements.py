@@ -1,0 +1,189 @@
+"""What is measured against what, and what is aimed at: each measurement gives one row of the table.
+
+The subjects of a measurement take turns, so that whatever else the machine does meets all of them.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from bench.records import FIRST_DAY, World
+from bench.stage import Stage
+
+Samples = dict[str, list[dict[str, Any]]]
+_ALL = "accounts,users,tickets"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured: `tickets` of throughput, re-run and backfill; of `small` day; of memory."""
+
+    tickets: tuple[int, ...] = (200_000, 1_000_000)
+    days: int = 30
+    backfill_days: int = 365
+    small: int = 1_000
+    memory: tuple[int, int] = (100_000, 5_000_000)
+    rounds: int = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: `value` is what it came to, `bound` what is aimed at, at least or at most.
+
+    `shown` are medians that make the value understood; `samples` every single run.
+    """
+
+    measurement: str
+    subject: str
+    against: str
+    value: float
+    bound: float
+    at_least: bool
+    unit: str = "×"
+    shown: dict[str, float] = field(default_factory=dict)
+    samples: Samples = field(default_factory=dict)
+
+    @property
+    def met(self) -> bool:
+        """Whether the aim is met."""
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+
+def throughput(stage: Stage, sizes: Sizes) -> Iterable[Row]:
+    """Whole pipelines over the same pages."""
+    for tickets in sizes.tickets:
+        world = World(tickets, sizes.days)
+        stage.show(world)
+        samples: Samples = {"bridge": [], "dlt": [], "floor": []}
+        for _ in range(sizes.rounds):
+            with stage.home() as home:
+                stage.run("library", *_span(world), "accounts,users", variables=home)
+                samples["bridge"].append(stage.run("pipeline", *_span(world), "tickets", variables=home))
+            with stage.database() as database, tempfile.TemporaryDirectory(dir=stage.root) as work:
+                samples["dlt"].append(_whole(stage.run("plain_dlt", stage.url, database, work), tickets))
+            with stage.database() as database:
+                samples["floor"].append(_whole(stage.run("floor", stage.url, database), tickets))
+        rates = {f"{name} rows/s": tickets / _median(samples[name], "seconds") for name in samples}
+        launched = {"bridge with launch and dbt, s": _median(samples["bridge"], "wall")}
+        subject = f"{tickets:,} tickets, everything on: rows per second"
+        for against, words, bound in (
+            ("dlt", "plain dlt, REST to merge, no checks, no audit", 10.0),
+            ("floor", "the floor: orjson and raw COPY", 0.7),
+        ):
+            value = rates["bridge rows/s"] / rates[f"{against} rows/s"]
+            yield Row("throughput", subject, words, value, bound, True, "×", rates | launched, samples)
+
+
+def rerun(stage: Stage, sizes: Sizes) -> Iterable[Row]:
+    """The same days again: nothing changed, then 1 % changed."""
+    tickets = sizes.tickets[0]
+    worlds = (World(tickets, sizes.days), World(tickets, sizes.days, 100))
+    samples: Samples = {"first": [], "unchanged": [], "changed": []}
+    for _ in range(sizes.rounds):
+        with stage.home() as home:
+            for name, world in (("first", worlds[0]), ("unchanged", worlds[0]), ("changed", worlds[1])):
+                stage.show(world)
+                samples[name].append(stage.run("pipeline", *_span(world), "tickets", variables=home))
+    shown = {f"{name}, s": _median(found, "seconds") for name, found in samples.items()}
+    for name, words, bound in (("unchanged", "nothing changed", 0.25), ("changed", "1 % changed", 0.3)):
+        subject = f"{tickets:,} tickets again, {words}: time"
+        value = shown[f"{name}, s"] / shown["first, s"]
+        yield Row("rerun", subject, "the first run", value, bound, False, "×", shown, samples)
+
+
+def backfill(stage: Stage, sizes: Sizes) -> Iterable[Row]:
+    """A year of partitions in one run against one extraction of the same span."""
+    world = World(sizes.tickets[0], sizes.backfill_days)
+    stage.show(world)
+    samples: Samples = {"backfill": [], "extraction": []}
+    for _ in range(sizes.rounds):
+        for name, subject in (("backfill", "pipeline"), ("extraction", "library")):
+            with stage.home() as home:
+                stage.run("library", *_span(world), "accounts,users", variables=home)
+                samples[name].append(stage.run(subject, *_span(world), "tickets", variables=home))
+    shown = {f"{name}, s": _median(found, "seconds") for name, found in samples.items()}
+    value = shown["backfill, s"] / shown["extraction, s"]
+    subject = f"backfill of {world.days} days, {world.tickets:,} tickets: time"
+    words = "the library alone over the same span"
+    yield Row("backfill", subject, words, value, 1.2, False, "×", shown, samples)
+
+
+def small_day(stage: Stage, sizes: Sizes) -> Iterable[Row]:
+    """One small day of all entities, from launch to done, against a run of as many empty steps."""
+    world = World(sizes.small, 1)
+    stage.show(world)
+    samples: Samples = {"day": [], "bare": []}
+    for _ in range(sizes.rounds):
+        with stage.home() as home:
+            day = stage.run("pipeline", *_span(world), _ALL, variables=home)
+            models = day["steps"].get("models", 0.0)
+            samples["day"].append(day | {"without_dbt": day["wall"] - models})
+            steps = len(day["steps"]) - ("models" in day["steps"])
+            samples["bare"].append(stage.run("bare", steps, variables=home))
+    shown = {
+        "day without dbt, s": _median(samples["day"], "without_dbt"),
+        "day with dbt, s": _median(samples["day"], "wall"),
+        "bare run, s": _median(samples["bare"], "wall"),
+    }
+    value = shown["day without dbt, s"] / shown["bare run, s"]
+    subject = f"one day of {sizes.small:,} tickets, launch to done, everything on but dbt: time"
+    words = "a bare Dagster run of as many empty steps"
+    yield Row("small-day", subject, words, value, 2.0, False, "×", shown, samples)
+
+
+def imports(stage: Stage, sizes: Sizes) -> Iterable[Row]:
+    """What it takes to import the code location."""
+    samples: Samples = {"location": [], "dagster": []}
+    for _ in range(sizes.rounds):
+        samples["location"].append(stage.run("imported", "bridge_pipeline.definitions"))
+        samples["dagster"].append(stage.run("imported", "dagster"))
+    if any(sample["great_expectations"] for sample in samples["location"]):
+        raise RuntimeError("importing the code location imports Great Expectations")
+    shown = {f"{name}, s": _median(found, "seconds") for name, found in samples.items()}
+    value = shown["location, s"] / shown["dagster, s"]
+    subject = "import of the code location, without Great Expectations: time"
+    yield Row("imports", subject, "import dagster", value, 4.0, False, "×", shown, samples)
+
+
+def memory(stage: Stage, sizes: Sizes) -> Iterable[Row]:
+    """The most memory that a run holds, of few and of many tickets."""
+    samples: Samples = {f"{tickets:,} tickets": [] for tickets in sizes.memory}
+    for tickets in sizes.memory:
+        world = World(tickets, sizes.days)
+        stage.show(world)
+        with stage.home() as home:
+            stage.run("library", *_span(world), "accounts,users", variables=home)
+            found = stage.run("pipeline", *_span(world), "tickets", variables=home)
+            samples[f"{tickets:,} tickets"].append(found)
+    shown = {f"{name}, MiB": _median(found, "peak") for name, found in samples.items()}
+    few, many = shown.values()
+    subject = f"peak memory of a run of {sizes.memory[1]:,} tickets"
+    words = f"one of {sizes.memory[0]:,}"
+    yield Row("memory", subject, words, many / few, 1.15, False, "×", shown, samples)
+    yield Row("memory", subject, "–", many, 600.0, False, "MiB", shown, samples)
+
+
+MEASUREMENTS: dict[str, Callable[[Stage, Sizes], Iterable[Row]]] = {
+    "imports": imports,
+    "small-day": small_day,
+    "throughput": throughput,
+    "rerun": rerun,
+    "backfill": backfill,
+    "memory": memory,
+}
+
+
+def _span(world: World) -> tuple[str, str]:
+    return FIRST_DAY.isoformat(), world.last_day.isoformat()
+
+
+def _whole(figures: dict[str, Any], tickets: int) -> dict[str, Any]:
+    if figures["rows"] != tickets:
+        raise RuntimeError(f"{figures['rows']} of {tickets} rows arrived")
+    return figures
+
+
+def _median(samples: list[dict[str, Any]], name: str) -> float:
+    return median(sample[name] for sample in samples)

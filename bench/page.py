@@ -1,0 +1,51 @@
+"""docs/benchmarks.md, made of the figures of one run and nothing else."""
+
+from typing import Any
+
+_HEAD = """# Benchmarks
+
+Whole pipelines side by side, on one machine, over the same data and database server; the subjects of
+a measurement take turns, and each figure is a median. Rounds: {rounds}. This page is written by
+`make bench`; every single run is in the JSON that it writes beside.
+
+- Measured {at} on {machine}.
+- With {versions}.
+- Reproduce: `{command}`
+
+| what | against | came to | aim | met |
+|---|---|---|---|---|
+"""
+_TAIL = """
+Time and rows per second of a pipeline are those of the run itself, from the start of the extract step
+to the end of the audit step. The source sends pages of 1,000 records, rendered before, from a process
+of its own; nothing that a pipeline guarantees is switched off.
+"""
+
+
+def rendered(figures: dict[str, Any]) -> str:
+    """The page of the figures that `python -m bench` wrote.
+
+    Args:
+        figures: what stands in its JSON.
+    """
+    known = {name: figures[name] for name in ("rounds", "at", "machine", "command")}
+    versions = ", ".join(f"{name} {version}" for name, version in figures["versions"].items())
+    rows = "".join(_row(row) for row in figures["rows"])
+    notes = "".join(f"\n**Beware:** {note}\n" for note in figures["notes"])
+    medians = "\n## Medians\n\n" + "".join(_medians(figures["rows"]))
+    return _HEAD.format(versions=versions, **known) + rows + notes + medians + _TAIL
+
+
+def _row(row: dict[str, Any]) -> str:
+    sign = "≥" if row["at_least"] else "≤"
+    met = "yes" if row["met"] else "**no**"
+    came, aim = (f"{row[name]:,.3g} {row['unit']}" for name in ("value", "bound"))
+    return f"| {row['subject']} | {row['against']} | {came} | {sign} {aim} | {met} |\n"
+
+
+def _medians(rows: list[dict[str, Any]]) -> list[str]:
+    seen = {}
+    for row in rows:
+        shown = "; ".join(f"{name}: {value:,.4g}" for name, value in row["shown"].items())
+        seen[f"- {row['subject']}. {shown}\n"] = None
+    return list(seen)

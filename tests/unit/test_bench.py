@@ -1,0 +1,75 @@
+"""What the measurements are made of: the source serves what the helpdesk serves, the page tells all."""
+
+from dataclasses import asdict
+from itertools import pairwise
+
+from bench import source
+from bench.measurements import Row
+from bench.page import rendered
+from bench.records import PAGE, World, render
+from bridge_pipeline.connector_kit import pages
+from bridge_pipeline.connectors.helpdesk.streams import STREAMS
+from bridge_pipeline.steps.parse import RecordParser
+
+LATEST = 2**62
+
+
+def served(folder, entity):
+    """The records of every page of an entity, as the source sends them."""
+    starts, data = source._starts(folder, entity), (folder / f"{entity}.pages").read_bytes()
+    bodies = [data[begin:end] for begin, end in pairwise(starts)]
+    return [pages.parse_list(body, ("data",)) for body in bodies]
+
+
+def test_the_rendered_records_are_what_the_helpdesk_connector_reads(tmp_path):
+    world = World(2 * PAGE + 1, 30)
+    render(world, tmp_path / "world")
+    for stream, count in zip(STREAMS, (world.accounts, world.users, world.tickets), strict=True):
+        listing = served(tmp_path / "world", stream.entity.name)
+        parser = RecordParser(stream)
+        rows = [parser.parse(record, LATEST) for page in listing for record in page.records]
+        assert [row.id for row in rows] == [str(number) for number in range(1, count + 1)]
+        assert [page.more for page in listing] == [True] * (len(listing) - 1) + [False]
+
+
+def test_in_a_changed_world_the_first_of_every_hundred_has_another_version(tmp_path):
+    versions = []
+    for every in (0, 100):
+        render(World(300, 30, every), tmp_path / str(every))
+        (page,) = served(tmp_path / str(every), "tickets")
+        parser = RecordParser(STREAMS[2])
+        versions.append([parser.parse(record, LATEST).content_hash for record in page.records])
+    before, after = versions
+    assert [n for n, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]] == [
+        0,
+        100,
+        200,
+    ]
+
+
+def test_the_page_says_which_aims_are_met_and_how_to_reproduce_it():
+    rows = [
+        Row("a", "time of A", "B", 0.2, 0.25, False, shown={"a, s": 1.0}),
+        Row("a", "rate of C", "D", 4.5, 10, True, shown={"c rows/s": 12_345.6}),
+    ]
+    page = rendered(
+        {
+            "at": "2026-01-01",
+            "machine": "2 cores",
+            "versions": {"Python": "3.11"},
+            "command": "python -m bench --rounds 3",
+            "rounds": 3,
+            "notes": ["the machine was busy"],
+            "rows": [asdict(row) | {"met": row.met} for row in rows],
+        }
+    )
+    assert "| time of A | B | 0.2 × | ≤ 0.25 × | yes |" in page
+    assert "| rate of C | D | 4.5 × | ≥ 10 × | **no** |" in page
+    for told in (
+        "`python -m bench --rounds 3`",
+        "2 cores",
+        "Python 3.11",
+        "the machine was busy",
+        "c rows/s",
+    ):
+        assert told in page
