@@ -8,6 +8,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import array
 
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.ledger import READABLE, SINGLE
@@ -63,6 +64,27 @@ def newest_certificate(connection: sa.Connection, name: str) -> Certificate | No
 def add_certificate(connection: sa.Connection, certificate: Certificate) -> None:
     """Lists a certificate; with the commit it exists."""
     connection.execute(t.certificates.insert().values(**vars(certificate)))
+
+
+def fetched_since(connection: sa.Connection, name: str, entity: str) -> list[int]:
+    """The loaded batches that were fetched for certificates of an entity since the last one was written.
+
+    Also those of certificates that were interrupted: no audit file has their records yet.
+    """
+    b, c = t.batches, t.certificates
+    of_entity = c.c.listings.has_any(array([f"{entity}/ids", f"{entity}/whole"]))
+    last = sa.select(sa.func.max(c.c.created_at)).where(c.c.connection == name, of_entity)
+    query = (
+        sa.select(b.c.id)
+        .join(t.loads, t.loads.c.batch_id == b.c.id)
+        .where(
+            b.c.connection == name,
+            b.c.entity == entity,
+            b.c.proof["for"].as_string() == "certificate",
+            sa.func.coalesce(b.c.created_at > last.scalar_subquery(), True),
+        )
+    )
+    return list(connection.scalars(query.order_by(b.c.id)))
 
 
 def last_listing(connection: sa.Connection, name: str, entity: str) -> int:

@@ -383,7 +383,8 @@ class _Certification:
         place = (self._workspace, connection, self._record.name, stock.entity)
         if gone:
             audit_records(*place, gone)
-        audit_loaded(*place, stock.batches)
+        fetched = certificates.fetched_since(connection, self._record.name, stock.entity)
+        audit_loaded(*place, fetched)
 
     def _section(self, connection: sa.Connection, stock: _Stock) -> dict[str, Any]:
         comparison = self._compare(connection, stock)

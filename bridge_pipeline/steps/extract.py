@@ -232,6 +232,8 @@ class _Extraction:
                 keep_rejected(connection, batch, census.rejected())
                 reach("extract.rejected_kept")
                 gone.keep(connection, batch, census.gone())
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
         except Contradictory:
             # What contradicts itself would do so again, read from the journal.
             abandon(journal.folder)

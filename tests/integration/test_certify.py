@@ -616,6 +616,8 @@ def test_killed_anywhere_nothing_is_half_marked_and_it_heals(workspace, loaded, 
     assert certificate.number == 1
     assert explained(certificate) == {"loaded": 39, "deleted": 2}
     assert deleted(workspace) == {"7", "8"}
+    # The interrupted certificate may have loaded it; its day's file has it all the same.
+    assert "60" in audited(workspace, "2024-03-02")
 
 
 def test_two_at_once_make_two_certificates_one_after_the_other(workspace, loaded):
