@@ -408,7 +408,7 @@ def _included(stream: Stream) -> dict[str, str]:
     return {"include": stream.select} if stream.select else {}
 
 
-def _own_records(reading: Reading, records: list[Any], details: bool) -> int:
+def _own_records(reading: Reading, records: Sequence[Any], details: bool) -> int:
     """How many of the listed records are records of the extraction as they stand in the list.
 
     Of tickets the list is a list of what to ask for: those outside the window are not fetched, and count
