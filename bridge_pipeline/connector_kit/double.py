@@ -40,6 +40,8 @@ class Double:
         wrong: configurations that must be refused, each with the reason; one with a wrong secret at least.
         delete: takes the dialect, an entity and an id, and deletes that record for good.
         refusals: the vendor's words for 429 and 5xx.
+        looked_up: a regular expression of paths at which listed records are asked for one by one: that one
+            is not found there, as it may have been deleted meanwhile, does not end a reading.
     """
 
     dialect: Callable[[SimulatorOptions], Dialect]
@@ -48,3 +50,4 @@ class Double:
     wrong: tuple[Wrong, ...]
     delete: Callable[[Any, str, str], None]
     refusals: Refusals = field(default_factory=Refusals)
+    looked_up: str | None = None

@@ -29,10 +29,15 @@ class Struck:
         with scratch() as folder:
             proxy.arm()
             assert extract(subject, proxy.url, subject.entity, folder).rows == self.truth
-        self.requests = len(proxy.targets)
-        self.places = {"first": 0, "middle": self.requests // 2, "last": self.requests - 1}
+        self.targets = list(proxy.targets)
+        self.places = {"first": 0, "middle": len(self.targets) // 2, "last": len(self.targets) - 1}
         config = subject.connector.config.model_validate(config_of(subject, proxy.url))
         self.secrets = secrets_of(config).values()
+
+    def looks_up(self, place: str) -> bool:
+        """Whether the request at that place asks for one listed record."""
+        pattern = self.subject.double.looked_up
+        return pattern is not None and re.search(pattern, self.targets[self.places[place]]) is not None
 
     def read(self, folder: Path, fault: Fault | None = None, place: str = "first", lasting: bool = False):
         """A reading struck by a fault: its error, or None where the truth arrived."""
@@ -55,7 +60,7 @@ def told(struck: Struck, error: SourceError, fault: Fault) -> None:
     """An error says whose it is, what was asked, and how often; and no secret."""
     text = str(error)
     assert text.startswith(f"{CONNECTION}: ")
-    if fault.verdict in ("passing", "fatal"):
+    if fault.verdict == "passing" or error.status is not None:
         assert _TOLD.search(text), text
     assert not any(secret in text for secret in struck.secrets)
 
@@ -83,6 +88,15 @@ def fatal(struck: Struck, folder: Path, fault: Fault, place: str) -> None:
     healed(struck, folder)
 
 
+def gone(struck: Struck, folder: Path, fault: Fault, place: str) -> None:
+    """A listed record that is not found: looked for again, and never believed to be gone while it is listed."""
+    error = struck.read(folder, fault, place)
+    assert error is None, f"one record that is not found must not end a reading: {error}"
+    error = struck.read(folder / "lasting", fault, place, lasting=True)
+    assert error is not None, "the reading passes for complete although a listed record was never read"
+    told(struck, error, fault)
+
+
 def either(struck: Struck, folder: Path, fault: Fault, place: str) -> None:
     for lasting in (False, *([True] if place in fault.lasts else [])):
         error = struck.read(folder / str(lasting), fault, place, lasting)
@@ -101,13 +115,15 @@ _STRIKING = [
     pytest.param(fault, id=fault.name, marks=() if fault.name in EVERY_RUN else pytest.mark.long)
     for fault in FAULTS
 ]
+_GONE = {"HTTP 404", "HTTP 410"}
 _VERDICTS = {"harmless": harmless, "passing": passing, "fatal": fatal, "either": either}
 
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("fault", _STRIKING)
 def test_a_fault_costs_no_record(struck: Struck, folder: Path, fault: Fault, place: str) -> None:
-    _VERDICTS[fault.verdict](struck, folder, fault, place)
+    verdict = gone if fault.name in _GONE and struck.looks_up(place) else _VERDICTS[fault.verdict]
+    verdict(struck, folder, fault, place)
     assert struck.proxy.strangers == 0, "another origin was asked"
 
 

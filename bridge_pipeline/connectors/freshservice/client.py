@@ -16,6 +16,7 @@ from bridge_pipeline.connector_kit.fields import Refused, from_microseconds
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.pages import PageContent
 from bridge_pipeline.connector_kit.session import (
+    Contradictory,
     Journalled,
     Question,
     Session,
@@ -25,7 +26,7 @@ from bridge_pipeline.connector_kit.session import (
     journalled_together,
 )
 from bridge_pipeline.connectors.freshservice.config import FreshserviceConfig, credentials_of
-from bridge_pipeline.connectors.freshservice.paging import EPOCH, PER_PAGE, Walk, links_on, written
+from bridge_pipeline.connectors.freshservice.paging import EPOCH, Walk, links_on, written
 from bridge_pipeline.connectors.freshservice.streams import STREAMS
 
 # The lists of an entity, one after the other: people are in two, with one space of ids. A requester
@@ -153,7 +154,7 @@ class FreshserviceClient:
             return _own_records(reading, content.records, details)
 
         for part, path in enumerate(_LISTS.get(stream.entity.name, (stream.path,)), 1):
-            walk, before = Walk(since, self._ordered), count(1)
+            walk, before = Walk(since, self._ordered, self._config.page_size), count(1)
             while not walk.ended:
                 key = f"{sweep.name}-l{part}-p{next(before)}"
                 try:
@@ -180,7 +181,7 @@ class FreshserviceClient:
 
     def _hides(self, reading: Reading, sweep: _Sweep, since: datetime | None, proof: dict[str, Any]) -> bool:
         """Whether tickets changed since, though none were listed: an empty list is not believed at once."""
-        params = Walk(EPOCH).params | {"order_type": "desc"}
+        params = Walk(EPOCH, size=self._config.page_size).params | {"order_type": "desc"}
         if not self._ordered:
             del params["order_by"], params["order_type"]
         content = self._list(reading, f"{sweep.name}-newest", _TICKETS.path, params, lambda _: 0)[0].content
@@ -188,14 +189,14 @@ class FreshserviceClient:
         marks = (_mark(_TICKETS, record) for record in content.records)
         return any(mark >= since for mark in marks if mark and since)
 
-    def _never_whole(self, reading: Reading, sweep: _Sweep, sweeps: int) -> SourceError:
+    def _never_whole(self, reading: Reading, sweep: _Sweep, sweeps: int) -> Contradictory:
         name = f"{self._context.connection}: {reading.stream.entity.name}"
         if sweep.absent:
-            return SourceError(
+            return Contradictory(
                 f"{name}: {', '.join(sweep.absent[:5])} are listed, and asked for by their id they are not "
                 f"found, in {sweeps} readings; the key's agent may not see them, or the list is stale"
             )
-        return SourceError(
+        return Contradictory(
             f"{name}: the listing was read {sweeps} times, and the last reading still differed from those "
             f"before ({reading.census.unseen} unseen records); the source changes faster than it can be read"
         )
@@ -300,7 +301,7 @@ class FreshserviceClient:
                 yield Page(entry, content, fetched_at)
                 seen[record_id] += len(content.records)
                 linked = links_on(reading.journal.headers(entry).get("link", ""))
-                if content.records and (linked or _more(content, seen[record_id])):
+                if content.records and (linked or _more(content, seen[record_id], self._config.page_size)):
                     further[record_id] = tickets[record_id]
             if not further:
                 return
@@ -315,7 +316,7 @@ class FreshserviceClient:
             Question(
                 f"{key}-p{number}",
                 f"{stream.path}/{record_id}/conversations",
-                {"page": str(number), "per_page": str(PER_PAGE)},
+                {"page": str(number), "per_page": str(self._config.page_size)},
                 lambda body: pages.parse_list(body, stream.names),
             )
             for record_id, key in tickets.items()
@@ -472,11 +473,11 @@ def _absent(record_id: str, error: SourceError) -> str:
     return record_id
 
 
-def _more(content: PageContent, seen: int) -> bool:
+def _more(content: PageContent, seen: int, size: int) -> bool:
     """Whether there is more, though nothing links it: a full page, or a count beyond what was seen."""
     meta = content.envelope.get("meta")
     total = meta.get("count") if isinstance(meta, dict) else None
-    return len(content.records) >= PER_PAGE or (type(total) is int and total > seen)
+    return len(content.records) >= size or (type(total) is int and total > seen)
 
 
 def _refuses_order(error: SourceError) -> bool:

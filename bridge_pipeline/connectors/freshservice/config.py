@@ -3,13 +3,16 @@
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
+from bridge_pipeline.connector_kit.config import Address, AllowPrivate
+from bridge_pipeline.connectors.freshservice.paging import MOST_ROWS
 from bridge_pipeline.redaction import remember
 
+# People paste the address of the API.
+_Desk = Annotated[Address, AfterValidator(lambda address: address.removesuffix("/api/v2"))]
 Plan = Literal["starter", "growth", "pro", "enterprise"]
 
 
@@ -18,7 +21,7 @@ class FreshserviceConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    base_url: str = Field(description="Address of the desk, such as https://acme.freshservice.com")
+    base_url: _Desk = Field(description="Address of the desk, such as https://acme.freshservice.com")
     api_key: SecretStr = Field(
         description="The API key of an agent whose role and ticket scope cover the whole desk."
     )
@@ -31,19 +34,8 @@ class FreshserviceConfig(BaseModel):
     lookups_at_once: int = Field(
         4, ge=1, le=8, description="Tickets whose details or conversations are asked for at the same time."
     )
-    allow_private: bool = Field(
-        False, description="Allow plain http and private or loopback addresses, for test servers."
-    )
-
-    @field_validator("base_url")
-    @classmethod
-    def _plain_address(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an address such as https://acme.freshservice.com")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("must hold no credential, query or fragment; the key goes into api_key")
-        return value.rstrip("/").removesuffix("/api/v2")
+    page_size: int = Field(MOST_ROWS, ge=1, le=MOST_ROWS, description="Records per page of a list.")
+    allow_private: AllowPrivate = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +57,6 @@ def credentials_of(config: FreshserviceConfig) -> ApiKey:
     """What the requests of a connection prove themselves with; never shown from here on."""
     key = config.api_key.get_secret_value()
     basic = base64.b64encode(f"{key}:X".encode()).decode()
-    remember(key)
-    remember(basic)
+    remember(key, sent=True)
+    remember(basic, sent=True)
     return ApiKey(basic)

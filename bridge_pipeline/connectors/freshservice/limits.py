@@ -29,7 +29,6 @@ _PATHS = (
     (re.compile(r"/api/v2/tickets/\d+"), VIEW_TICKET),
 )
 _SINGLE = re.compile(r"/api/v2/\w+/\d+")
-_OF_ENDPOINTS = frozenset(units for _, *own in PLANS.values() for units in own)
 # Accounts from before September 2020 are counted by the hour, from this on.
 _HOURLY = 1_000
 
@@ -63,14 +62,12 @@ def cost(path: str, params: Mapping[str, str]) -> dict[str, int]:
 
 
 def observed(headers: Mapping[str, str]) -> tuple[Observed, ...]:
-    """What an answer says of the account's limit.
-
-    An endpoint with a limit of its own shows that one, unnamed (B.6, 1): its numbers are told apart.
-    """
+    """What an answer says of a limit: of the endpoint's own where it has one, unnamed, else of the account's
+    (B.6, 1)."""
     total, left = (_number(headers.get(f"x-ratelimit-{name}")) for name in ("total", "remaining"))
-    if total is None or total in _OF_ENDPOINTS or total >= _HOURLY:
+    if total is None or total >= _HOURLY:
         return ()
-    return (Observed(ACCOUNT, total, left),)
+    return (Observed("", total, left),)
 
 
 def _number(text: str | None) -> int | None:

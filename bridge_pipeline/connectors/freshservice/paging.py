@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-PER_PAGE = 100
+MOST_ROWS = 100
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Times are whole seconds, and whether `updated_since` includes its own is not documented.
 _OVERLAP = timedelta(seconds=1)
@@ -19,7 +19,7 @@ _EMPTY = 3
 
 @dataclass
 class Walk:
-    """One walk through a list, page by page.
+    """One walk through a list, page by page of `size` rows.
 
     `since` is None for lists that know no `updated_since`. `ordered` is whether the answers still
     are what was asked for: in the order of their changes, and none before `since`.
@@ -27,6 +27,7 @@ class Walk:
 
     since: datetime | None = None
     ordered: bool = True
+    size: int = MOST_ROWS
     number: int = 1
     ended: bool = False
     _empty: int = 0
@@ -37,7 +38,7 @@ class Walk:
     @property
     def params(self) -> dict[str, str]:
         """The query of the next page."""
-        params = {"page": str(self.number), "per_page": str(PER_PAGE)}
+        params = {"page": str(self.number), "per_page": str(self.size)}
         if self.since is not None:
             params["updated_since"] = written(self.since)
             if self.ordered:
@@ -50,7 +51,7 @@ class Walk:
         The last page has no `Link`; a full page without one may have lost it, and is followed.
         """
         self._empty = 0 if rows else self._empty + 1
-        if (not linked and rows < PER_PAGE) or self._empty == _EMPTY:
+        if (not linked and rows < self.size) or self._empty == _EMPTY:
             self.ended = True
         elif self.since is None or not self.ordered:
             self.number += 1

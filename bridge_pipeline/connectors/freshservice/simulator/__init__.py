@@ -8,6 +8,7 @@ options `envelope`, `filter` and `page_size` say nothing.
 from contextlib import AbstractContextManager
 
 from bridge_pipeline.connector_kit import simulator as kit
+from bridge_pipeline.connector_kit.double import PAGE_SIZE, Double, Wrong
 from bridge_pipeline.connector_kit.simulator import (
     Answer,
     Refusals,
@@ -16,8 +17,9 @@ from bridge_pipeline.connector_kit.simulator import (
     SimulatorOptions,
 )
 from bridge_pipeline.connectors.freshservice.simulator.behaviour import Behaviour
-from bridge_pipeline.connectors.freshservice.simulator.dialect import Freshservice
+from bridge_pipeline.connectors.freshservice.simulator.dialect import Freshservice, kind_of
 from bridge_pipeline.connectors.freshservice.simulator.limits import Misled, refused
+from bridge_pipeline.connectors.freshservice.simulator.world import ERASED
 
 _HTML = b"<!DOCTYPE html><html><body><h1>We're sorry, but something went wrong.</h1></body></html>"
 
@@ -51,3 +53,25 @@ def serving(account: Freshservice) -> AbstractContextManager[RunningSimulator]:
         OSError: the port is taken, or a file cannot be read or written.
     """
     return kit.serving(account, account.options, refusals=_refusals(account.behaviour))
+
+
+def _delete(account: Freshservice, entity: str, record_id: str) -> None:
+    row = account.world.find(kind_of(entity), int(record_id))
+    assert row is not None
+    row.state = ERASED
+
+
+_CANARY = "canary-of-the-conformance-kit-freshservice"
+DOUBLE = Double(
+    dialect=lambda options: Freshservice(options, Behaviour(limits=False)),
+    config={"api_key": _CANARY, "page_size": PAGE_SIZE, "lookups_at_once": 1},
+    token=_CANARY,
+    wrong=(
+        Wrong({"api_key": "another-key"}, "HTTP 401"),
+        Wrong({"api_key": None}, "config.api_key: Field required"),
+        Wrong({"plan": "platinum"}, "config.plan: Input should be"),
+    ),
+    delete=_delete,
+    refusals=_refusals(Behaviour()),
+    looked_up=r"/tickets/\d+\b",
+)

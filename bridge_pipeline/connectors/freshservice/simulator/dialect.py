@@ -70,6 +70,11 @@ _COMMON = (
 )
 
 
+def kind_of(entity: str) -> str:
+    """What the account calls an entity's rows."""
+    return next((kind for kind, name in _ENTITIES.items() if name == entity), entity)
+
+
 class _Refused(Exception):
     """An answer in place of the one that was asked for."""
 
