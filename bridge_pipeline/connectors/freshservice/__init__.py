@@ -29,4 +29,5 @@ CONNECTOR = Connector(
     simulate=_simulate,
     expectations=EXPECTATIONS,
     metering=METERING,
+    plan_words=("require_feature",),
 )

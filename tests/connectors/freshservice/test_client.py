@@ -8,6 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from bridge_pipeline.connector_kit.diagnosis import narrowed
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.reckoning import look_up
 from bridge_pipeline.connector_kit.session import SourceError
@@ -219,6 +220,17 @@ def test_what_the_key_may_not_read_is_an_error_and_no_empty_list(tmp_path, name)
             extract(simulator, entity, tmp_path / "j")
         assert error.value.status == 403
         assert extract(simulator, "accounts", tmp_path / "other").rows
+
+
+def test_a_refusal_for_the_plan_is_told_from_one_for_the_role():
+    def problem(code):
+        account = Account(tickets=1)
+        account.before = lambda request: Answer(403, b'{"code":"%b","message":"no"}' % code)
+        with serving(account) as simulator, opened(simulator) as client, pytest.raises(SourceError) as error:
+            client.check(CONNECTOR.stream("assets"))
+        return narrowed(error.value.problem, str(error.value), CONNECTOR.plan_words)
+
+    assert (problem(b"require_feature"), problem(b"access_denied")) == ("plan", "scope")
 
 
 def test_all_workspaces_are_read_where_that_is_asked_for(tmp_path):
