@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -260,6 +261,39 @@ def test_changes_move_marks_and_leave_update_times_alone_where_the_system_makes_
     changes.create()
     assert len(tickets.ids) == 301
     assert (np.diff(account.world.events.times) >= 0).all()
+
+
+def test_a_merge_moves_the_tickets_of_the_user_who_lost_and_nothing_else_of_them():
+    account = Account(clock=CLOCK, users=10)
+    changes = Changes(account.world, account.options.profile)
+
+    def tickets():
+        with asking(account) as desk:
+            found = desk.get("incremental/tickets/cursor", start_time=0, per_page=1_000)["tickets"]
+            users = desk.get("incremental/users/cursor", start_time=0)["users"]
+        live = {ticket["id"]: ticket for ticket in found if ticket["status"] != "deleted"}
+        return live, {user["id"] for user in users if not user["active"]}
+
+    account.behaviour = replace(account.behaviour, export_page=1_000)
+    before, inactive = tickets()
+    changes.merge()
+    # The export leaves the last minute out.
+    account.world.clock += 61
+    after, then_inactive = tickets()
+    (lost,) = then_inactive - inactive
+    moved = {key for key, ticket in before.items() if ticket["requester_id"] == lost}
+    assert moved
+    assert set(after) == set(before)
+    assert lost not in {ticket["requester_id"] for ticket in after.values()}
+    assert len({after[key]["requester_id"] for key in moved}) == 1
+    what_moves = {"requester_id", "generated_timestamp"}
+    for key, ticket in after.items():
+        assert {
+            name
+            for name, value in ticket.items()
+            if value != before[key][name] and name not in ("url", "updated_at")
+        } == (what_moves if key in moved else set())
+        assert ticket["updated_at"] == before[key]["updated_at"]
 
 
 def test_the_same_seed_gives_the_same_account_and_another_gives_another():

@@ -3,7 +3,8 @@
 What it has to answer with is `world` and `records`; how it counts requests is `limits`. Sending,
 faults and logs are `connector_kit.simulator`. What is not recorded and decided here: the order of
 lists is by id, deleted organizations move in the export at their deletion, events of scrubbed tickets
-leave the event stream, and the texts for a page too deep and for a bad cursor of an export.
+leave the event stream, tickets of a merged user move in the export as by the system and without an
+event, and the texts for a page too deep and for a bad cursor of an export.
 """
 
 import base64

@@ -189,7 +189,7 @@ class Records:
             "description": f"{rng.choice(_TEXTS)}\n\nSent from a phone",
             "priority": rng.choice(_PRIORITIES),
             "status": status,
-            "requester_id": self._some("users", rng),
+            "requester_id": int(self._world.tables["users"].ids[self._world.requester(row)]),
             "submitter_id": rng.choice((-1, self._some("users", rng))),
             "assignee_id": rng.choice((None, self._some("users", rng))),
             "organization_id": rng.choice((None, self._some("accounts", rng))),

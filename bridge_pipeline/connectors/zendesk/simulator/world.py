@@ -70,6 +70,11 @@ class Table:
             self.updated[row] = now
         self._changed()
 
+    def move(self, rows: Rows, now: int) -> None:
+        """Moves the marks of rows of which the system changed no more than what they refer to."""
+        self.marks[rows] = now
+        self._changed()
+
     def remove(self, row: int, now: int, state: int = DELETED) -> None:
         """Deletes or scrubs a row; scrubbing leaves the change time as it was."""
         self.states[row] = state
@@ -113,13 +118,31 @@ class Events:
 
 @dataclass
 class World:
-    """One account: its tables, its tickets' events, and the moment at which the next change happens."""
+    """One account: its tables, its tickets' events, and the moment at which the next change happens.
+
+    `inherited` has the tickets that a merge gave to another user: the ticket's row, and that user's.
+    """
 
     seed: int
     tables: dict[str, Table]
     events: Events
     clock: int
     malformed: dict[int, str] = field(default_factory=dict)
+    inherited: dict[int, int] = field(default_factory=dict)
+
+    def requesters(self) -> Rows:
+        """The row of the user who asked, of each ticket."""
+        users = self._asking(np.arange(len(self.tables["tickets"].ids)))
+        users[list(self.inherited)] = list(self.inherited.values())
+        return users
+
+    def requester(self, ticket: int) -> int:
+        """The same of one ticket."""
+        return self.inherited.get(ticket, int(self._asking(np.array([ticket]))[0]))
+
+    def _asking(self, tickets: Rows) -> Rows:
+        # Knuth's multiplicative hash: whoever asks does so again and again, in no order.
+        return (tickets + self.seed) * 2_654_435_761 % 2**32 % len(self.tables["users"].ids)
 
 
 def generate(options: SimulatorOptions) -> World:
@@ -241,13 +264,17 @@ class Changes:
             self._world.tables["tickets"].remove(row, now, state)
 
     def merge(self) -> None:
-        """Two users become one: both come again in the export, the one that lost as inactive (C.6)."""
+        """Two users become one: both come again in the export, the one that lost as inactive, whose
+        tickets are the other's from then on (C.6)."""
         users, now = self._world.tables["users"], self._now()
         live = np.flatnonzero(users.states == LIVE)
         if len(live) > 1:
             lost, won = Random(now).sample(live.tolist(), 2)  # noqa: S311 - chance by seed
             users.remove(lost, now)
             users.touch(won, now)
+            asked = self._sound(np.flatnonzero(self._world.requesters() == lost))
+            self._world.inherited |= dict.fromkeys(asked.tolist(), won)
+            self._world.tables["tickets"].move(asked, now)
 
     def _now(self) -> int:
         self._world.clock += 1 + Random(self._answers).randrange(30)  # noqa: S311 - chance by seed
@@ -255,10 +282,12 @@ class Changes:
 
     def _victim(self) -> tuple[int | None, int]:
         now = self._now()
-        tickets = self._world.tables["tickets"]
-        live = np.flatnonzero(tickets.states == LIVE)
-        # A broken record stays as it is: its fault would move with it.
-        live = live[~np.isin(live, list(self._world.malformed))]
+        live = self._sound(np.arange(len(self._world.tables["tickets"].ids)))
         if not len(live):
             return None, now
         return int(live[Random(self._world.seed * 7919 + now).randrange(len(live))]), now  # noqa: S311
+
+    def _sound(self, rows: Rows) -> Rows:
+        """The live ones among tickets. A broken record stays as it is: its fault would move with it."""
+        live = rows[self._world.tables["tickets"].states[rows] == LIVE]
+        return live[~np.isin(live, list(self._world.malformed))]
