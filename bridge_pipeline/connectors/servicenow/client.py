@@ -1,11 +1,11 @@
 """Reads ServiceNow: `/api/now/table/<table>` (vendor-apis D), one request at a time.
 
-How a table is found whole is `keyset`; what its columns mean is `streams`.
+How a table is found whole is `keyset`; what its columns mean is `streams`; who wrote a comment `authors`.
 """
 
 import base64
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -29,8 +29,10 @@ from bridge_pipeline.connector_kit.session import (
     TookTooLong,
     journalled,
 )
+from bridge_pipeline.connectors.servicenow.authors import LOGIN, Authors
 from bridge_pipeline.connectors.servicenow.keyset import ID, Ask, Keyset, NeverWhole, NotObeyed, Part, Span
-from bridge_pipeline.model import Window
+from bridge_pipeline.connectors.servicenow.streams import STREAMS
+from bridge_pipeline.model import COMMENTS, USERS, Window
 from bridge_pipeline.redaction import remember
 
 log = structlog.get_logger("bridge.source")
@@ -42,6 +44,9 @@ _KEYS_PER_ROW = 10
 _FEWEST_ROWS = 10
 _RATE_RULE = "rate rule"
 _HOUR = 3_600.0
+# Access rules keep users from the one who asks.
+_WITHHELD = (403, 404)
+_USERS = next(stream for stream in STREAMS if stream.entity is USERS)
 
 
 class ServiceNowConfig(BaseModel):
@@ -110,6 +115,8 @@ class ServiceNowClient:
         self._context = context
         self._credentials = _credentials(config, context)
         self._session = Session(context, config.base_url, {}, config.allow_private, self._credentials)
+        self._authors = Authors()
+        self._shows_users = True
         # Of whole rows, and of their keys alone; smaller once the instance was too slow.
         self._sizes = {False: config.page_size, True: min(config.page_size * _KEYS_PER_ROW, _MOST_ROWS)}
 
@@ -154,7 +161,8 @@ class ServiceNowClient:
             if self._matching(stream, f"{ID}={record_id}"):
                 raise SourceError(f"{error}: access rules hide this row", 403) from None
             return None
-        return Page(number, PageContent([record], exact=[raw]), fetched_at)
+        content = self._signed(stream, journal, f"one-{record_id}", PageContent([record], exact=[raw]))
+        return Page(number, content, fetched_at)
 
     def count(self, stream: Stream) -> int | None:
         """`X-Total-Count`, which counts the rows that access rules hide too (D.2)."""
@@ -234,7 +242,42 @@ class ServiceNowClient:
             lambda content: len(content.records) if counts else 0,
             keep=(_TOTAL,),
         )
+        if not (ask.only_keys or ask.counting):
+            content = self._signed(stream, journal, f"{ask.key}-{size}", content)
         return Part(Page(number, content, fetched_at), self._total(stream, journal, number), size, live)
+
+    def _signed(self, stream: Stream, journal: Journal, name: str, content: PageContent) -> PageContent:
+        """Entries with their authors; what is no entry, and what the user may not know, as it is."""
+        if stream.entity is not COMMENTS or not self._shows_users:
+            return content
+        try:
+            return self._authors.named(content, name, lambda key, logins: self._users(journal, key, logins))
+        except SourceError as error:
+            if error.status not in _WITHHELD:
+                raise
+            log.warning("comments stay without authors", reason=str(error))
+            self._shows_users = False
+            return content
+
+    def _users(self, journal: Journal, key: str, logins: list[str]) -> Sequence[Any]:
+        params = {
+            **_raw(),
+            "sysparm_query": f"{LOGIN}IN{','.join(logins)}^ORDERBY{ID}",
+            "sysparm_fields": f"{ID},{LOGIN}",
+            "sysparm_limit": str(_MOST_ROWS),
+            "sysparm_suppress_pagination_header": "true",
+        }
+        _, content, _, _ = journalled(
+            self._session,
+            journal,
+            key,
+            _USERS.path,
+            params,
+            lambda body: pages.parse_list(body, _USERS.names),
+            lambda body: self._context.without_excluded(USERS, body),
+            lambda _: 0,
+        )
+        return content.records
 
     def _total(self, stream: Stream, journal: Journal, number: int) -> int:
         return self._counted(stream, journal.headers(number).get(_TOTAL, ""))

@@ -21,6 +21,10 @@ _NOT_IN_A_KEY = re.compile(r"[\^,/?#%&\\\"]")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _FALSE_TRUE = {"false": False, "true": True}
 
+# The client puts the key of the user there whose login `sys_created_by` is; the login stays in
+# `custom_fields`.
+AUTHOR = "author"
+
 INCIDENT_STATES = {
     "1": "New",
     "2": "In Progress",
@@ -230,8 +234,8 @@ STREAMS = (
         (
             identity(),
             reference("ticket_id", "element_id"),
-            # `sys_created_by` is a login name and no key of a user; it stays in `custom_fields`.
-            Field("author_id", lambda record: None),
+            # Entries of nobody who is a user still have what an author is read from.
+            Field("author_id", lambda record: filled(record, AUTHOR), (AUTHOR,), (AUTHOR, "sys_created_by")),
             text("body", "value"),
             Field("is_public", _is_public, reads=("element",)),
             Field("created_at", lambda record: moment(record, "sys_created_on"), reads=("sys_created_on",)),
