@@ -21,6 +21,7 @@ from bridge_pipeline.connector_kit.connector import Page, Stream
 from bridge_pipeline.connector_kit.fields import Refused, from_microseconds, microseconds
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.pages import Rejected
+from bridge_pipeline.connector_kit.reckoning import state_of
 from bridge_pipeline.failpoints import reach
 from bridge_pipeline.model import Window
 from bridge_pipeline.model.entity import TIMESTAMP
@@ -103,7 +104,8 @@ class Collector:
     def _sort_out(self, page: Page) -> None:
         """Enters a page of new bytes into the census, and says what becomes of each record."""
         counts, digest = self.counts, page.content.digest
-        self.inventory.add(page.content.records)
+        # Of a deleted record the source may show no more than its id.
+        self.inventory.add([record for record in page.content.records if not self._is_gone(record)])
         latest = _micros(page.fetched_at + _AHEAD)
         parsed = [self._parse(page, position, latest) for position in range(len(page.content.records))]
         inside = [self._inside(item, latest) for item in parsed]
@@ -122,7 +124,7 @@ class Collector:
                 counts.elsewhere += within is False
                 counts.undated += within is None
                 refused.append(_rejected(item, page, position))
-            elif self._is_gone(page, position):
+            elif self._is_gone(page.content.records[position]):
                 counts.outside += 1
                 gone.append(_gone(item, page, position))
             elif not within:
@@ -150,9 +152,8 @@ class Collector:
             raw = self._exact(page, position)
             return Rejected(raw, refused.reason, refused.pointer, refused.detail, record_id)
 
-    def _is_gone(self, page: Page, position: int) -> bool:
-        state = self._stream.state
-        return state is not None and state(page.content.records[position]) == "deleted"
+    def _is_gone(self, record: Any) -> bool:
+        return state_of(self._stream, record) == "deleted"
 
     def _exact(self, page: Page, position: int) -> bytes:
         """The bytes of a record as the source sent them."""

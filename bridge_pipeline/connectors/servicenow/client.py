@@ -29,6 +29,7 @@ from bridge_pipeline.connector_kit.session import (
     TookTooLong,
     journalled,
 )
+from bridge_pipeline.connectors.servicenow import deletions
 from bridge_pipeline.connectors.servicenow.authors import LOGIN, Authors
 from bridge_pipeline.connectors.servicenow.keyset import ID, Ask, Keyset, NeverWhole, NotObeyed, Part, Span
 from bridge_pipeline.connectors.servicenow.streams import STREAMS
@@ -44,8 +45,7 @@ _KEYS_PER_ROW = 10
 _FEWEST_ROWS = 10
 _RATE_RULE = "rate rule"
 _HOUR = 3_600.0
-# Access rules keep users from the one who asks.
-_WITHHELD = (403, 404)
+_REFUSED = '{"error":{'
 _USERS = next(stream for stream in STREAMS if stream.entity is USERS)
 
 
@@ -121,8 +121,13 @@ class ServiceNowClient:
         self._sizes = {False: config.page_size, True: min(config.page_size * _KEYS_PER_ROW, _MOST_ROWS)}
 
     def read(self, reading: Reading, proof: dict[str, Any]) -> Iterator[Page]:
-        """Yields pages by `(sys_updated_on, sys_id)` until the keys bring no unseen row."""
+        """Yields pages by `(sys_updated_on, sys_id)` until the keys bring no unseen row.
+
+        Of a window also tombstones of what the instance wrote down as deleted in it.
+        """
         yield from self._explained(reading.stream, self._keyset(reading, proof).pages())
+        if reading.window is not None and reading.stream.entity is not COMMENTS:
+            yield from self._deleted(reading, reading.window, proof)
 
     def list_ids(self, reading: Reading, proof: dict[str, Any]) -> Iterator[Page]:
         """All ids with the times of their change, and nothing else of the rows."""
@@ -246,6 +251,46 @@ class ServiceNowClient:
             content = self._signed(stream, journal, f"{ask.key}-{size}", content)
         return Part(Page(number, content, fetched_at), self._total(stream, journal, number), size, live)
 
+    def _deleted(self, reading: Reading, window: Window, proof: dict[str, Any]) -> Iterator[Page]:
+        """Tombstones of a window, where the user may read of deletions, which most may not (D.4, 6)."""
+        padded = window.padded(self._context.settings.window_padding)
+        span = _written(padded.start), _written(padded.end)
+        offset, total = 0, 1
+        while offset < total:
+            try:
+                page, total = self._tombstones(reading, span, offset)
+            except SourceError as error:
+                if not _withheld(error):
+                    raise
+                proof["deletions"] = "not readable"
+                return
+            yield page
+            offset += _MOST_ROWS
+        proof["deletions"] = deletions.PATH.rsplit("/", 1)[1]
+
+    def _tombstones(self, reading: Reading, span: tuple[str, str], offset: int) -> tuple[Page, int]:
+        stream, journal = reading.stream, reading.journal
+        params = {
+            **_raw(),
+            "sysparm_query": deletions.asked(stream, *span),
+            "sysparm_fields": deletions.COLUMNS,
+            "sysparm_limit": str(_MOST_ROWS),
+            "sysparm_offset": str(offset),
+            "sysparm_suppress_pagination_header": "true",
+        }
+        number, content, fetched_at, _ = journalled(
+            self._session,
+            journal,
+            f"deleted-{offset}",
+            deletions.PATH,
+            params,
+            lambda body: deletions.tombstones(body, stream, *span),
+            lambda body: body,
+            lambda content: len(content.records),
+            keep=(_TOTAL,),
+        )
+        return Page(number, content, fetched_at), self._total(stream, journal, number)
+
     def _signed(self, stream: Stream, journal: Journal, name: str, content: PageContent) -> PageContent:
         """Entries with their authors; what is no entry, and what the user may not know, as it is."""
         if stream.entity is not COMMENTS or not self._shows_users:
@@ -253,7 +298,7 @@ class ServiceNowClient:
         try:
             return self._authors.named(content, name, lambda key, logins: self._users(journal, key, logins))
         except SourceError as error:
-            if error.status not in _WITHHELD:
+            if not _withheld(error):
                 raise
             log.warning("comments stay without authors", reason=str(error))
             self._shows_users = False
@@ -368,6 +413,14 @@ def _broke_off(body: bytes) -> bool:
     except orjson.JSONDecodeError:
         return True
     return not isinstance(document, dict) or "error" in document
+
+
+def _withheld(error: SourceError) -> bool:
+    """Whether access rules keep a table from the one who asks: the API says so in its own form (D.8).
+
+    What refuses on the way to it, such as a proxy, says nothing of the table.
+    """
+    return error.status in (403, 404) and _REFUSED in str(error).replace(" ", "")
 
 
 def _changed(stream: Stream) -> str:

@@ -24,6 +24,8 @@ _FALSE_TRUE = {"false": False, "true": True}
 # The client puts the key of the user there whose login `sys_created_by` is; the login stays in
 # `custom_fields`.
 AUTHOR = "author"
+# The client puts it into what it knows to be deleted.
+DELETED = "sys_audit_delete"
 
 INCIDENT_STATES = {
     "1": "New",
@@ -187,7 +189,12 @@ def _stream(
     people: Callable[[Record], list[Person]] | None = None,
     only: str = "",
 ) -> Stream:
-    return Stream(entity, f"/api/now/table/{table}", only, ("result",), ("result",), columns, people)
+    path, names = f"/api/now/table/{table}", ("result",)
+    return Stream(entity, path, only, names, names, columns, people, _state)
+
+
+def _state(record: Record) -> str | None:
+    return "deleted" if DELETED in record else None
 
 
 STREAMS = (

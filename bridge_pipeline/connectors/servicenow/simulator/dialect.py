@@ -20,9 +20,17 @@ from bridge_pipeline.connectors.servicenow.simulator.generated import Changes, G
 from bridge_pipeline.connectors.servicenow.simulator.habits import HABITS, Habits
 from bridge_pipeline.connectors.servicenow.simulator.query import Query, Value, parse
 from bridge_pipeline.connectors.servicenow.simulator.replayed import replayed
-from bridge_pipeline.connectors.servicenow.simulator.schema import DURATIONS, LABELS
+from bridge_pipeline.connectors.servicenow.simulator.schema import COLUMNS, DURATIONS, LABELS, REFERENCES
 from bridge_pipeline.connectors.servicenow.simulator.signing_in import Doorkeeper
-from bridge_pipeline.connectors.servicenow.simulator.world import Row, Table, World, read, written
+from bridge_pipeline.connectors.servicenow.simulator.world import (
+    Fields,
+    Row,
+    Table,
+    World,
+    key_of,
+    read,
+    written,
+)
 
 _PATH = re.compile(r"/api/now/(v[12]/)?(table|stats)/(\w+)(?:/([^/]+))?")
 _LIMIT = 10_000
@@ -41,6 +49,7 @@ _ENTITIES = {
     "changes": "change_request",
 }
 _INCIDENT_ENTRIES = ("comments", "work_notes")
+_AUDIT = "sys_audit_delete"
 _RULE = "00000000000000000000000000000001"
 _HOUR = 3_600
 _CANCELLED = (
@@ -163,17 +172,35 @@ class ServiceNow:
         if not found:
             return _refusal(400, "Requested URI does not represent any resource", request.path)
         version, api, name, record_id = found.groups()
-        if name not in self.world.tables:
+        if name not in (*self.world.tables, _AUDIT):
             return _refusal(400, f"Invalid table {name}", None)
         if name in self._habits.forbidden:
             return _refusal(403, "User Not Authorized", "Failed API level ACL Validation")
-        table = self.world.tables[name]
+        table = self._audited() if name == _AUDIT else self.world.tables[name]
         if record_id is not None:
             return self._one(table, record_id, request)
         if api == "stats":
             count = str(len(self._matching(table, request)))
             return _found({"stats": {"count": count}})
         return self._list(table, request, version or "")
+
+    def _audited(self) -> Table:
+        """What was deleted from tables whose deletions leave a trace (D.4, 6)."""
+        gone = [
+            (name, key, moment)
+            for name, table in self.world.tables.items()
+            if name not in self._habits.unaudited
+            for key, moment in table.deleted.items()
+        ]
+
+        def build(row: Row) -> Fields:
+            name, key, _ = gone[row.number]
+            return {"tablename": name, "documentkey": key, "display_value": key, "payload": f"<{name}/>"}
+
+        audit = Table(_AUDIT, COLUMNS[_AUDIT], REFERENCES[_AUDIT], build)
+        for number, (name, key, moment) in enumerate(gone):
+            audit.add(Row(key_of(_AUDIT, name, key), number, moment, moment))
+        return audit
 
     def _one(self, table: Table, record_id: str, request: Request) -> Answer:
         row = table.rows.get(record_id)

@@ -13,6 +13,7 @@ class Habits:
         cancels_above: answers of more rows than this are cancelled after 60 seconds.
         token_uses: a token is revoked after so many requests, whatever it said of its life.
         forbidden: tables that the user may not read at all.
+        unaudited: tables whose deletions leave no trace.
         no_rows: a query with a part that is not understood gives no rows, instead of dropping the
             part (`glide.invalid_query.returns_no_rows`).
         no_time_queries: the time of changes cannot be queried; a part that asks for it is not understood.
@@ -25,6 +26,7 @@ class Habits:
     cancels_above: int | None = None
     token_uses: int | None = None
     forbidden: tuple[str, ...] = ()
+    unaudited: tuple[str, ...] = ()
     no_rows: bool = False
     no_time_queries: bool = False
     rotates: bool = True
@@ -33,7 +35,7 @@ class Habits:
 
 HABITS = {
     "calm": Habits(),
-    "typical": Habits(hidden_per_mille=5, token_uses=60, malformed=True),
+    "typical": Habits(hidden_per_mille=5, token_uses=60, forbidden=("sys_audit_delete",), malformed=True),
     "hostile": Habits(
         hidden_per_mille=20,
         hidden_run=600,

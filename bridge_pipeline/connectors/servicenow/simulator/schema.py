@@ -48,6 +48,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "sys_journal_field": _words(
         "sys_id sys_created_on sys_created_by sys_tags name element_id element value"
     ),
+    # It has the whole record too, as XML in `payload`.
+    "sys_audit_delete": _words(f"{_SYSTEM} tablename documentkey display_value payload"),
     "cmdb_ci": _words(
         f"""{_SYSTEM} name sys_class_name asset_tag serial_number install_status operational_status category
         assigned_to company location manufacturer model_id short_description"""
@@ -81,6 +83,7 @@ REFERENCES: dict[str, dict[str, str]] = {
         "vendor": "core_company",
     },
     "sys_journal_field": {},
+    "sys_audit_delete": {},
     "cmdb_ci": {
         "assigned_to": "sys_user",
         "company": "core_company",
