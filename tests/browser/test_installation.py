@@ -137,6 +137,7 @@ def test_a_run_prints_one_document_that_accounts_for_every_record(extracted: Any
         assert entry["loaded"] == entry["landed"]
 
 
+@pytest.mark.long
 def test_running_the_same_days_again_changes_nothing(installation: Installation, extracted: Any) -> None:
     audit = {path: path.read_bytes() for path in (installation.home / "audit").rglob("*.*")}
     again = installation.bridge("run", NAME, "--from", DAYS[0], "--to", DAYS[1])["summary"]

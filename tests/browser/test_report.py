@@ -98,6 +98,7 @@ def opened(browser: Any, path: Path, width: int, asked: list[str], **options: An
     return page
 
 
+@pytest.mark.long
 def test_every_report_fits_every_width_asks_for_nothing_and_is_readable(
     browser: Any, reports: dict[str, Report]
 ) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -91,6 +91,12 @@ def materialisation(instance: dg.DagsterInstance, name: str, partition: str) -> 
     return dict(found.records[0].asset_materialization.metadata)
 
 
+def recorded(instance: dg.DagsterInstance, status: str, tags: Mapping[str, str]) -> dg.DagsterRun:
+    """A run that the instance knows of, without the snapshot of its job, which takes seconds."""
+    run = dg.DagsterRun(DAILY_JOB, status=dg.DagsterRunStatus[status], tags=tags)
+    return instance.add_run(run)
+
+
 def test_a_range_of_days_is_one_run_that_materialises_every_partition(installation, desk):
     fill(desk)
     free: list[bool] = []
@@ -142,7 +148,6 @@ def test_a_range_of_days_is_one_run_that_materialises_every_partition(installati
 
 def test_a_dead_run_is_ended_and_a_living_one_is_not(installation):
     instance = prepare_instance(installation)
-    job = defs.resolve_job_def(DAILY_JOB)
     runs = {}
     for name, place in (
         ("dead", "{host}:999999:1.00"),
@@ -150,7 +155,7 @@ def test_a_dead_run_is_ended_and_a_living_one_is_not(installation):
         ("unknown", None),
     ):
         tags = {"bridge/process": place.format(host=socket.gethostname())} if place else {}
-        runs[name] = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=tags).run_id
+        runs[name] = recorded(instance, "STARTED", tags).run_id
     instance = prepare_instance(installation)
     found = {name: instance.get_run_by_id(run_id).status for name, run_id in runs.items()}
     assert found == {
@@ -196,6 +201,7 @@ def test_what_a_reviewer_said_is_masked_in_the_ui(installation, desk):
     assert (shown_by, reason) == ("Ann Lee", "see a…@…, +…")
 
 
+@pytest.mark.long
 def test_an_entity_that_the_connection_does_not_have_is_skipped(installation, desk, instance):
     fill(desk)
     connect(installation, desk, entities=("accounts", "tickets"))
@@ -285,6 +291,7 @@ def test_the_schedule_requests_exactly_the_settled_days_that_the_ledger_lacks(in
     assert tick(instance) == []
 
 
+@pytest.mark.long
 def test_a_day_extracted_before_it_settled_is_requested_again(installation, desk, instance):
     connect(installation, desk, first_day=date(2024, 3, 4))
     process(installation, day("2024-03-04", "2024-03-05"))
@@ -303,9 +310,8 @@ def test_nothing_is_requested_while_a_run_of_the_connection_is_active_and_again_
     connect(installation, desk, "by-hand-only", first_day=FIRST, scheduled=False)
     assert spans(tick(instance)) == [of(1, 5), of(5, 5, "other-desk")]
     (request, _) = tick(instance)
-    job = defs.resolve_job_def(DAILY_JOB)
     for status in ("NOT_STARTED", "STARTING", "STARTED", "CANCELING"):
-        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus[status], tags=request.tags)
+        run = recorded(instance, status, request.tags)
         assert spans(tick(instance)) == [of(5, 5, "other-desk")], status
         instance.report_run_failed(run)
     again, _ = tick(instance, SETTLED + timedelta(minutes=1))
@@ -313,6 +319,7 @@ def test_nothing_is_requested_while_a_run_of_the_connection_is_active_and_again_
     assert again.run_key != request.run_key
 
 
+@pytest.mark.long
 def test_a_request_of_the_schedule_can_be_run_and_then_is_complete(installation, desk, instance):
     fill(desk)
     connect(installation, desk, first_day=date(2024, 3, 5), entities=("accounts", "tickets"))

@@ -89,7 +89,7 @@ def fatal(struck: Struck, folder: Path, fault: Fault, place: str) -> None:
 
 
 def gone(struck: Struck, folder: Path, fault: Fault, place: str) -> None:
-    """A listed record that is not found: looked for again, and never believed to be gone while it is listed."""
+    """A listed record that is not found is looked for again, and not given up while it is listed."""
     error = struck.read(folder, fault, place)
     assert error is None, f"one record that is not found must not end a reading: {error}"
     error = struck.read(folder / "lasting", fault, place, lasting=True)

@@ -252,6 +252,7 @@ def test_a_newer_version_that_never_came_is_fetched(workspace, loaded):
     assert table(workspace, "tickets")["9"]["subject"] == "changed"
 
 
+@pytest.mark.long
 def test_what_stays_unexplained_is_named_and_fails(workspace, loaded):
     loaded.records["tickets"].append(ticket(50, "2024-03-02T11:00:00Z"))
 
@@ -306,6 +307,7 @@ def test_a_mass_disappearance_is_held_until_it_is_accepted(workspace, loaded):
     assert row == {"accepted_by": "Ann Lee"}
 
 
+@pytest.mark.long
 def test_few_of_few_are_held_and_slices_count_together(workspace, loaded):
     drop(loaded, 3, 6, 9)  # of 13 on that day
     certificate = certify(workspace, NAME, day(FIRST), ("tickets",))

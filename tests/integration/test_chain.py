@@ -198,6 +198,7 @@ def test_a_chain_file_that_is_not_what_was_committed_is_left_and_named(workspace
     assert_whole(workspace, 3)
 
 
+@pytest.mark.long
 def test_connections_of_one_tenant_audited_at_once_share_one_chain(workspace, desk):
     names = ["one", "two", "three"]
     for name in names:

@@ -234,6 +234,7 @@ def test_a_load_that_does_not_add_up_is_told_and_so_is_the_next_block_after_its_
     ]
 
 
+@pytest.mark.long
 def test_a_certificate_that_is_not_complete_is_told_to_who_is_told_of_blocks(workspace, desk, reviewers):
     reviewers(maria=["blocked"], otto=["daily"])
     heal(desk)
@@ -337,6 +338,7 @@ def test_the_weekly_digest_is_told_once_when_its_week_is_over(workspace, desk, p
     ]
 
 
+@pytest.mark.long
 def test_the_digest_says_of_a_day_what_its_report_says(workspace, desk, reviewers):
     reviewers(maria=["weekly"])
     execute(workspace, "update bridge.reviewers set created_at = '2024-03-01'")

@@ -110,6 +110,7 @@ def plans(draw: st.DrawFn) -> list[tuple[date, date]]:
 # --- L1 complete --------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_every_record_is_accounted_for_however_days_are_cut_into_windows(workspace, desk):
     fill(desk)
     numbers = itertools.count()
@@ -229,6 +230,7 @@ def test_reference_entities_are_read_whole_once_and_undated_ones_load(workspace,
     assert arrived(workspace, "accounts") == {"1", "2", "3", "5"}
 
 
+@pytest.mark.long
 def test_missing_parents_are_fetched_by_id_and_absent_ones_not_asked_for_again_at_once(workspace, desk):
     process(workspace, day("2024-03-01"))
     desk.records["accounts"] = [account(7, "2012-01-01T00:00:00Z")]
@@ -410,6 +412,7 @@ def test_two_runs_of_one_window_at_once_lose_and_double_nothing(workspace, desk)
     assert digest(workspace) == digest(workspace, "undisturbed")
 
 
+@pytest.mark.long
 def test_two_loads_and_audits_of_one_batch_at_once_double_nothing(workspace, desk):
     fill(desk)
     batch = land(workspace, "tickets", day("2024-03-01", "2024-03-05"))
@@ -533,6 +536,7 @@ def peaks(workspace, size: int) -> dict[str, float]:
     return peak
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_number_of_records(workspace):
     small, large = peaks(workspace, 20_000), peaks(workspace, 60_000)
     assert large["audit"] < 600, large

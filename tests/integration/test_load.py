@@ -146,6 +146,7 @@ TEXTS = [
 ]
 
 
+@pytest.mark.long
 def test_texts_are_exact_and_null_is_not_empty(workspace, desk):
     desk.page_size = 4
     desk.records["tickets"] = [

@@ -116,6 +116,7 @@ def test_every_table_with_rows_of_connections_is_purged(database):
     assert {table.fullname for table in rows_of(NAME)} == wanted - {"bridge.connections", "bridge.purges"}
 
 
+@pytest.mark.long
 def test_nothing_is_left_but_the_record(filled):
     before = dump(filled)
     counted, files = extent(filled, NAME)

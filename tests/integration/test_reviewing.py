@@ -65,6 +65,7 @@ def test_a_summary_accounts_for_every_record(filled):
     assert json.dumps(summary.document(), default=str)
 
 
+@pytest.mark.long
 def test_a_check_that_could_not_be_judged_is_no_pass_in_the_summary_as_in_the_report(filled):
     summary = summarise_connection(filled, NAME)
     record = registry.get(filled.database.engine, NAME)

@@ -438,7 +438,7 @@ def _shows_the_same(listed: Record, raw: bytes) -> bool:
     held = pages.parse_record(raw)
     if not isinstance(held, dict) or "updated_at" not in listed:
         return False
-    return all(held[key] == value for key, value in listed.items() if key in held or key == "updated_at")
+    return all(held.get(key) == value for key, value in listed.items() if key in held or key == "updated_at")
 
 
 def _id(stream: Stream, record: Any) -> str | None:

@@ -77,6 +77,7 @@ def test_the_flow_brings_the_truth_and_doing_it_again_changes_nothing(workspace,
     assert all(update.total("loaded") == 0 for _, update, _ in again.values())
 
 
+@pytest.mark.long
 def test_what_is_deleted_later_never_overwrites_the_good_row(workspace, account):
     process(workspace, WEEK, "tickets")
     good = flow.table(workspace, "tickets", NAME)

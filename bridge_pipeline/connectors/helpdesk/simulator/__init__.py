@@ -49,7 +49,7 @@ DOUBLE = Double(
     wrong=(
         Wrong({"api_token": "1-another-token-of-the-same-form-000"}, "HTTP 401"),
         Wrong({"api_token": None}, "config.api_token: Field required"),
-        Wrong({"base_url": "https://desk.example/?token=1"}, "the token goes into api_token"),
+        Wrong({"base_url": "https://desk.example/?token=1"}, "credentials have fields of their own"),
     ),
     delete=_delete,
 )

@@ -78,6 +78,7 @@ def test_no_request_fails_three_times_in_a_row(faults: str) -> None:
     assert longest == 2
 
 
+@pytest.mark.long
 def test_faults_look_as_they_do_on_a_real_network() -> None:
     with serving(SimulatorOptions(tickets=40, faults="hostile")) as simulator:
         seen = [poke(simulator, "/api/v1/tickets.json", page=n, select="subject") for n in range(1_000)]
