@@ -286,10 +286,17 @@ def _held(workspace: Workspace) -> list[str]:
 
 
 def _unchecked(workspace: Workspace) -> list[str]:
-    return [
-        f"never checked: {row}"
-        for row in rows(workspace, "select id from bridge.batches where verdict = 'pending'")
-    ]
+    """Batches without a verdict whose place no later one has taken."""
+    query = """
+    select b.id, b.entity from bridge.batches b where b.verdict = 'pending' and not exists (
+        select from bridge.batches later
+        where later.id > b.id and later.verdict <> 'pending'
+            and (later.connection, later.entity, later.kind) = (b.connection, b.entity, b.kind)
+            and later.window_start is not distinct from b.window_start
+            and later.window_end is not distinct from b.window_end
+    )
+    """
+    return [f"never checked: {row}" for row in rows(workspace, query)]
 
 
 def _left_over(workspace: Workspace) -> list[str]:
