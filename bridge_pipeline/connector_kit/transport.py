@@ -6,6 +6,7 @@ a request ends with the request's deadline.
 
 import ipaddress
 import math
+import os
 import socket
 import ssl
 import time
@@ -55,7 +56,7 @@ class GuardedTransport(httpx.HTTPTransport):
     """
 
     def __init__(self, allow_private: bool, deadline: Deadline) -> None:
-        context = _ssl_context()
+        context = _ssl_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
         super().__init__(verify=context, trust_env=False)
         self._pool = httpcore.ConnectionPool(
             ssl_context=context,
@@ -66,8 +67,11 @@ class GuardedTransport(httpx.HTTPTransport):
 
 
 @cache
-def _ssl_context() -> ssl.SSLContext:
-    """One for all clients of a process: reading the certificates takes longer than many a request."""
+def _ssl_context(file: str | None, folder: str | None) -> ssl.SSLContext:
+    """One for all clients that trust the authorities of this file and folder, which OpenSSL's variables name.
+
+    Reading the certificates takes longer than many a request.
+    """
     return httpx.create_ssl_context()
 
 
