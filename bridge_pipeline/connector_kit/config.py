@@ -17,9 +17,10 @@ def plain_address(value: str) -> str:
     """
     try:
         parts = urlsplit(value)
+        sound = parts.hostname and parts.port != 0
     except ValueError:
         raise ValueError("must be an address such as https://desk.example.com") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not sound:
         raise ValueError("must be an address such as https://desk.example.com")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("must hold no credential, query or fragment; credentials have fields of their own")
