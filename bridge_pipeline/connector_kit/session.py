@@ -228,9 +228,9 @@ class Session:
     ) -> "Answer[T] | _Failure":
         url = self._url(path, params)
         try:
+            # Getting a token may take requests of its own: longer than units are held for this one.
+            headers = self._credentials.headers() if self._credentials else None
             with self.context.quota.request(path, params) as answered:
-                # Getting a token may take a request of its own, with a deadline of its own.
-                headers = self._credentials.headers() if self._credentials else None
                 self._deadline.begin(self.context.settings.read_timeout)
                 with self._http.stream("GET", url, headers=headers) as response:
                     if answered:
@@ -238,7 +238,8 @@ class Session:
                     body = self._body(response) if response.is_success else beginning(response)
                     fetched_at = datetime.now(UTC)
         except HeldBack as error:
-            raise self._error(path, params, attempt, _Failure(str(error)), "try again after that") from None
+            held = _Failure(str(error), problem="throttled")
+            raise self._error(path, params, attempt, held, "try again after that") from None
         except NotPublic as error:
             raise AddressRefused(
                 f"{self.context.connection}: {error}; set allow_private: true in the connection's config if "

@@ -22,7 +22,7 @@ from typing import Any
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
+from sqlalchemy.dialects.postgresql import Insert, aggregate_order_by, insert
 
 from bridge_pipeline.connector_kit.quota import Answered, Bucket, HeldBack, Metering, Observed
 from bridge_pipeline.database import tables as t
@@ -182,7 +182,7 @@ class SharedQuota:
         self._learned: dict[str, set[str]] = defaultdict(set)
         self._lock = threading.Lock()
         self._spent: dict[str, Spent] = defaultdict(Spent)
-        self._register()
+        self._begin()
 
     @property
     def spent(self) -> dict[str, Spent]:
@@ -215,23 +215,16 @@ class SharedQuota:
         """No request of this credential, from whatever process, for that long; shortens no longer hold."""
         self._run(_HOLD, seconds=seconds, minute=MINUTE)
 
-    def _register(self) -> None:
-        """Says which credential the connection uses, and what is known of its limits."""
+    def register(self) -> None:
+        """Says that the connection, which must be stored, uses the credential, and what limits it knows.
+
+        Not for a draft: it may be refused, and what is stored then holds on.
+        """
         holder = self._holder
         user = insert(t.quota_connections).values(
             connection=holder.connection, tenant=holder.tenant, credential=holder.credential
         )
-        rows = [
-            {
-                "credential": holder.credential,
-                "bucket": bucket.name,
-                "units": bucket.units or None,
-                "seconds": bucket.seconds,
-            }
-            # The row that is the lock comes first, here as in the functions.
-            for bucket in sorted(self._known.values(), key=lambda each: (each.name != REQUESTS, each.name))
-        ]
-        limits = insert(t.quota_buckets).values(rows)
+        limits = self._limits()
         changed = {name: limits.excluded[name] for name in ("units", "seconds")}
         with self._engine.connect() as connection:
             connection.execute(
@@ -244,9 +237,29 @@ class SharedQuota:
                 limits.on_conflict_do_update(index_elements=["credential", "bucket"], set_=changed)
             )
 
+    def _begin(self) -> None:
+        with self._engine.connect() as connection:
+            connection.execute(self._limits().on_conflict_do_nothing())
+
+    def _limits(self) -> Insert:
+        """A row for each bucket that is known beforehand."""
+        rows = [
+            {
+                "credential": self._holder.credential,
+                "bucket": bucket.name,
+                # What is configured for `requests` stands with the connections (`bridge.quota_limit`).
+                "units": None if bucket.name == REQUESTS else bucket.units,
+                "seconds": bucket.seconds,
+            }
+            # The row that is the lock comes first, here as in the functions.
+            for bucket in sorted(self._known.values(), key=lambda each: (each.name != REQUESTS, each.name))
+        ]
+        return insert(t.quota_buckets).values(rows)
+
     def _costs(self, path: str, params: Mapping[str, str]) -> dict[str, int]:
         costs = {REQUESTS: 1} | dict(self._metering.cost(path, params) if self._metering else {})
-        return dict.fromkeys(self._learned.get(_shape(path), ()), 1) | costs
+        # The last one stays the last: answers may speak of it without its name.
+        return {name: 1 for name in self._learned.get(_shape(path), ()) if name not in costs} | costs
 
     def _take(self, costs: Mapping[str, int]) -> int:
         """Waits for its turn; the number of the use."""

@@ -76,6 +76,7 @@ def open_source(workspace: Workspace, name: str, settings: Settings | None = Non
         raise SourceError(f"the connection {name} was removed; apply it again to read from it")
     secrets = registry.secrets(engine, workspace.sealer, name)
     with open_draft(workspace, record, secrets, settings or workspace.settings) as source:
+        source.quota.register()
         yield source
 
 
@@ -91,7 +92,7 @@ def open_draft(
     connector = connectors.get(record.connector)
     config = connector.config.model_validate({**record.config, **secrets})
     base = str(record.config.get("base_url", "")).rstrip("/")
-    quota = shared_quota(workspace, record, connector, config, secrets)
+    quota = shared_quota(workspace, record, connector, config, secrets, settings)
     tokens = SharedTokens(workspace.database.engine, workspace.sealer)
     landed = LandedRecords(workspace, record)
     context = SourceContext(record.name, settings, quota, record.exclude, tokens, landed)

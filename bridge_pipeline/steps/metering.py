@@ -6,7 +6,7 @@ Counting and waiting are `database.quota`; how a vendor counts is its connector'
 import json
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel
 
@@ -16,6 +16,7 @@ from bridge_pipeline.database import quota, registry
 from bridge_pipeline.database.quota import REQUESTS, Holder, Level, SharedQuota
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.settings import Settings
 
 
 def shared_quota(
@@ -24,13 +25,14 @@ def shared_quota(
     connector: Connector,
     config: BaseModel,
     secrets: Mapping[str, str],
+    settings: Settings,
 ) -> SharedQuota:
     """The quota that a connection shares with all that use its credential.
 
     Args:
         secrets: its credentials in clear, by field.
+        settings: how patiently it asks.
     """
-    settings = workspace.settings
     credential = workspace.sealer.fingerprint(identity(record, connector, secrets))
     return SharedQuota(
         workspace.database.engine,
@@ -97,8 +99,16 @@ def identity(record: ConnectionRecord, connector: Connector, secrets: Mapping[st
     Case of addresses and logins does not count: taking two for one keeps both within the limit.
     """
     address = urlsplit(str(record.config.get("base_url", "")).casefold())
-    port = address.port or {"http": 80, "https": 443}.get(address.scheme)
+    port = _port(address) or {"http": 80, "https": 443}.get(address.scheme)
     login = [str(record.config.get(name) or "").casefold() for name in connector.logins]
     return json.dumps(
         [connector.name, address.scheme, address.hostname, port, login, sorted(secrets.items())]
     )
+
+
+def _port(address: SplitResult) -> int | None:
+    """The port, if there can be such a one; an address without is refused where it is opened."""
+    try:
+        return address.port
+    except ValueError:
+        return None

@@ -95,6 +95,10 @@ def test_tenant_plan_and_spelling_make_no_other_credential(changes):
     assert whose(**changes) == whose()
 
 
+def test_an_address_whose_port_there_cannot_be_has_a_credential_too():
+    assert whose(base_url="https://acme.zendesk.com:99999") == whose(base_url="https://acme.zendesk.com:port")
+
+
 def test_one_credential_in_two_tenants_is_one_quota_that_names_neither(workspace):
     options = SimulatorOptions(tickets=20, users=10, accounts=5, faults="calm")
     with zendesk.serving(options) as simulator:
@@ -255,6 +259,7 @@ engine = Database.of(os.environ["QUOTA_TEST_URL"]).engine
 quota = SharedQuota(
     engine, Holder("acme", name, "shared", 0.2), (Bucket("requests", limit, window),), None, 10.0
 )
+quota.register()
 session = Session(SourceContext(name, Settings(attempts=1), quota), f"http://127.0.0.1:{port}", {}, True)
 print("ready", flush=True)
 sys.stdin.readline()

@@ -19,9 +19,11 @@ from cryptography.x509.oid import NameOID
 from bridge_pipeline import cli
 from bridge_pipeline.connector_kit.diagnosis import narrowed
 from bridge_pipeline.database import registry
+from bridge_pipeline.steps.extract import open_source
+from bridge_pipeline.steps.metering import quota_of
 from bridge_pipeline.steps.probe import probe_connection
 from tests.integration.desk import TOKEN
-from tests.integration.flow import NAME, connect
+from tests.integration.flow import NAME, connect, rows
 
 NOW = datetime.now(UTC)
 LONG_AGO = NOW - timedelta(days=30)
@@ -255,3 +257,39 @@ def test_what_is_refused_is_not_stored_and_what_is_good_or_away_is(workspace, tm
         monkeypatch.setenv("GOOD", TOKEN)
         assert cli.execute(["connections", "apply", str(path), "--no-test"]) == 0
     assert [each.name for each in registry.list_connections(engine)] == ["away", "bad", "good"]
+
+
+def test_a_refused_change_leaves_the_quota_with_the_credential_that_is_stored(
+    workspace, tmp_path, monkeypatch
+):
+    def answer(path):
+        return ANSWERS["credentials"] if "12-wrong" in path else (200, {}, LIST)
+
+    def state():
+        users = rows(workspace, "select connection, credential from bridge.quota_connections")
+        return users, quota_of(workspace, registry.get(workspace.database.engine, NAME))[0]["limit"]
+
+    with serving(answer) as address:
+        connect(workspace, address, requests_per_minute=600)
+        assert probe_connection(workspace, NAME).problem is None
+        before = state()
+        path = tmp_path / "connections.yaml"
+        path.write_text(
+            f"connections: [{{name: {NAME}, tenant: acme, connector: helpdesk, quota: {{requests_per_minute: 900}},"
+            f" config: {{base_url: '{address}', api_token: '${{BAD}}', allow_private: true}}}}]"
+        )
+        monkeypatch.setenv("BAD", "12-wrong")
+        assert cli.execute(["connections", "apply", str(path)]) == 1
+    assert state() == before
+    assert before[1] == 600
+
+
+def test_a_connection_whose_source_asked_to_wait_is_not_called_wrong(workspace):
+    """The hold is longer than somebody at the keyboard waits, and shorter than an extraction would."""
+    with serving() as address:
+        assert told(workspace, address).problem is None
+        with open_source(workspace, NAME) as source:
+            source.quota.hold(30)
+        found = probe_connection(workspace, NAME)
+    assert found.problem == "throttled"
+    assert not found.wrong

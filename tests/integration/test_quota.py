@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from bridge_pipeline.connector_kit.quota import Bucket, HeldBack, Metering, Observed
-from bridge_pipeline.database.quota import REQUESTS, Holder, SharedQuota, Spent
+from bridge_pipeline.database.quota import REQUESTS, Holder, SharedQuota, Spent, levels
 from tests.integration.flow import connect, execute, rows
 
 WINDOW = 0.5
@@ -30,6 +30,7 @@ name, requests, limit, longest, window, mode = json.loads(sys.argv[1])
 engine = Database.of(os.environ["QUOTA_TEST_URL"]).engine
 buckets = (Bucket("requests", limit, window),) if limit else ()
 quota = SharedQuota(engine, Holder("acme", name, "credential", 0.0), buckets, None, longest)
+quota.register()
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(requests):
@@ -89,7 +90,9 @@ def quota(workspace):
     ):
         known = (Bucket(REQUESTS, limit, WINDOW),) if limit else ()
         holder = Holder("acme", name, credential, reserve)
-        return SharedQuota(workspace.database.engine, holder, (*known, *buckets), metering, longest, **more)
+        shared = SharedQuota(workspace.database.engine, holder, (*known, *buckets), metering, longest, **more)
+        shared.register()
+        return shared
 
     return making
 
@@ -232,6 +235,25 @@ def test_an_answer_that_comes_after_its_lease_gives_back_nothing_of_others(works
 def test_limits_of_other_credentials_are_their_own(workspace):
     assert admitted(workspace, requests=(1, 2))[0] == 2
     assert admitted(workspace, credential="other", requests=(1, 2))[0] == 2
+
+
+def test_the_least_limit_configured_for_a_credential_binds_all_connections_that_use_it(workspace, quota):
+    for name, limit in (("first", 5), ("second", 3)):
+        connect(workspace, "http://127.0.0.1:1", name, requests_per_minute=limit)
+        quota(name=name)
+    connect(workspace, "http://127.0.0.1:1", "third")
+    # Whoever comes last, and knows of no limit, takes none away.
+    quota(name="third")
+    assert admitted(workspace, name="third", requests=(1, None))[0] == 3
+    assert shown_limit(workspace) == 3
+    execute(workspace, "update bridge.connections set removed_at = now() where name = 'second'")
+    assert admitted(workspace, name="third", requests=(1, None))[0] == 2
+    assert shown_limit(workspace) == 5
+
+
+def shown_limit(workspace):
+    with workspace.database.engine.connect() as connection:
+        return next(each.limit for each in levels(connection, "credential") if each.bucket == REQUESTS)
 
 
 # --- Corrected by what answers say --------------------------------------------------------------

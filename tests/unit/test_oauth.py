@@ -248,3 +248,20 @@ def test_an_endpoint_that_moved_is_never_followed(credentials, issuer, status, h
 def test_a_private_address_must_be_allowed(issuer, context):
     with pytest.raises(AddressRefused, match="plain http"):
         OAuthCredentials(context, issuer.url, False, OAuth("/oauth_token.do", CLIENT, BY_PASSWORD))
+
+
+def test_a_token_is_there_before_units_are_taken_for_the_request_that_needs_it(issuer, credentials):
+    """Else their lease could end while the token is asked for, once and again."""
+    order = []
+
+    class Noting(Held):
+        @contextlib.contextmanager
+        def request(self, path, params):
+            order.append(len(issuer.requests))
+            yield
+
+    context = SourceContext("acme", Settings(backoff_initial=0), Noting(), tokens=OwnTokens())
+    session = Session(context, issuer.url, {}, True, credentials())
+    session.get("/", {}, json.loads)
+    session.close()
+    assert order == [1]

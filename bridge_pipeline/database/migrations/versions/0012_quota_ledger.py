@@ -203,7 +203,8 @@ $$
 """
 
 LIMITS = """
--- Units that a bucket holds: what the source said lately, else what the one who asks knows of it.
+-- Units that a bucket holds: what the source said lately, else what the one who asks knows of it. What is
+-- configured for one connection binds all that use its credential.
 create function bridge.quota_limit(b bridge.quota_buckets, moment timestamptz, known bigint) returns bigint
 language sql stable
 as $$
@@ -211,6 +212,11 @@ as $$
         when b.told_units is not null and b.told_at > moment - make_interval(
             secs => greatest(3600, 2 * coalesce(b.told_seconds, b.seconds))
         ) then b.told_units
+        when b.bucket = 'requests' then least(known, (
+            select min(own.requests_per_minute)
+            from bridge.quota_connections as c join bridge.connections as own on own.name = c.connection
+            where c.credential = b.credential and own.removed_at is null
+        ))
         else known
     end
 $$;
