@@ -16,6 +16,9 @@ import sqlalchemy as sa
 
 from bridge_pipeline import connectors
 from bridge_pipeline.connector_kit.simulator import SimulatorOptions
+from bridge_pipeline.connectors.freshservice import simulator as freshservice
+from bridge_pipeline.connectors.freshservice.simulator.behaviour import Behaviour
+from bridge_pipeline.connectors.freshservice.simulator.dialect import Freshservice
 from bridge_pipeline.connectors.servicenow import simulator as servicenow
 from bridge_pipeline.connectors.zendesk import simulator as zendesk
 from bridge_pipeline.database import readers, registry
@@ -27,23 +30,42 @@ from tests.integration import flow
 from tests.integration.flow import rows
 
 WHOLE = Window.of_days(date(2025, 1, 1), date(2025, 3, 31))
-SECRETS = {"zendesk": ("api_token", "canary-Zend3sk-T0ken"), "servicenow": ("password", "canary-p4ssword")}
-LOGINS = {"zendesk": {"email": "admin@acme.example"}, "servicenow": {"user": "integration"}}
+SECRETS = {
+    "zendesk": ("api_token", "canary-Zend3sk-T0ken"),
+    "servicenow": ("password", "canary-p4ssword"),
+    "freshservice": ("api_key", "canary-Fresh-K3y"),
+}
+LOGINS = {
+    "zendesk": {"email": "admin@acme.example"},
+    "servicenow": {"user": "integration"},
+    "freshservice": {"plan": "starter"},
+}
 
 
-def connect(workspace, connector, url, name="acme-desk", tenant="acme", config=(), **more):
+def connect(workspace, connector, url, name="acme-desk", tenant="acme", config=(), secret=None, **more):
     """Registers a simulated source as a connection."""
     config = {"base_url": url, "allow_private": True} | LOGINS[connector] | dict(config)
     entities = connectors.get(connector).entities
     record = ConnectionRecord(name, tenant, connector, config, entities, **more)
-    field, secret = SECRETS[connector]
-    box = workspace.sealer.seal(secret, tenant, name, field)
+    field, usual = SECRETS[connector]
+    box = workspace.sealer.seal(secret or usual, tenant, name, field)
     registry.put(workspace.database.engine, record, {field: box})
     return record
 
 
 def buckets(workspace):
     return {row["bucket"]: row for row in rows(workspace, "select * from bridge.quota_buckets")}
+
+
+def bucket_of(workspace, connection, bucket):
+    (found,) = rows(
+        workspace,
+        "select b.* from bridge.quota_buckets as b join bridge.quota_connections as c using (credential)"
+        " where c.connection = :connection and b.bucket = :bucket",
+        connection=connection,
+        bucket=bucket,
+    )
+    return found
 
 
 def refused(simulator):
@@ -173,6 +195,23 @@ def test_servicenow_tells_the_rule_of_an_instance_with_its_answers(workspace):
     (rule,) = (bucket for name, bucket in buckets(workspace).items() if name != "requests")
     assert (rule["units"], rule["told_units"], rule["told_seconds"]) == (None, 3_000, 3_600)
     assert rule["used"] == len(simulator.requests)
+
+
+def test_two_keys_of_a_freshservice_account_are_each_others_others(workspace):
+    """The limit of lists of tickets is told without its name, and is the account's, not the key's."""
+    options = SimulatorOptions(tickets=20, users=10, accounts=5, faults="calm")
+    used = {}
+    with freshservice.serving(Freshservice(options, Behaviour(plan="starter"))) as simulator:
+        for name, times in (("first", 7), ("second", 1)):
+            connect(workspace, "freshservice", simulator.url, name, secret=f"canary-key-of-{name}")
+            with open_source(workspace, name) as source:
+                for _ in range(times):
+                    source.client.check(source.connector.stream("tickets"))
+                used[name] = source.quota.spent["list-tickets"].used
+    own, account = (bucket_of(workspace, "second", name) for name in ("list-tickets", "account"))
+    assert (own["told_units"], own["used"], own["others"]) == (40, used["second"], used["first"])
+    # Nothing was said of the account's.
+    assert (account["units"], account["told_units"], account["others"]) == (100, None, 0)
 
 
 def test_a_configured_limit_holds_back_before_the_source_would_refuse(workspace):

@@ -275,7 +275,8 @@ def test_a_refused_change_leaves_the_quota_with_the_credential_that_is_stored(
         before = state()
         path = tmp_path / "connections.yaml"
         path.write_text(
-            f"connections: [{{name: {NAME}, tenant: acme, connector: helpdesk, quota: {{requests_per_minute: 900}},"
+            f"connections: [{{name: {NAME}, tenant: acme, connector: helpdesk,"
+            " quota: {requests_per_minute: 900},"
             f" config: {{base_url: '{address}', api_token: '${{BAD}}', allow_private: true}}}}]"
         )
         monkeypatch.setenv("BAD", "12-wrong")
