@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -114,7 +115,7 @@ def sent(children):
 
 def finished(child):
     """The requests of a process, in order."""
-    output = child.communicate(timeout=30)[0]
+    output = child.communicate(timeout=120)[0]
     assert child.returncode == 0
     # The rest are lines of its log.
     return [json.loads(line) for line in output.splitlines() if line.startswith("[")]
@@ -127,14 +128,20 @@ def busiest(requests):
     )
 
 
-def ask(workspace, name="first", place=None, reserve=0.0, credential="credential", **costs):
-    """Asks the ledger once for units of buckets of 60 s, given as `name=(cost, units)`, without waiting."""
+def ask(workspace, name="first", place=None, reserve=0.0, credential="credential", due=False, **costs):
+    """Asks the ledger once for units of buckets of 60 s, given as `name=(cost, units)`, without waiting.
+
+    `due`: at the very moment at which all units come back, and all that wait were told to come.
+    """
     asked = {bucket: {"cost": cost, "units": units, "seconds": 60} for bucket, (cost, units) in costs.items()}
     call = (
         "select * from bridge.quota_take(:credential, :name, cast(:asked as jsonb), :reserve, 30, 5, :place)"
     )
     values = {"credential": credential, "name": name, "reserve": reserve, "place": place}
     with workspace.database.engine.begin() as connection:
+        if due:
+            connection.execute(sa.text("update bridge.quota_uses set free_at = clock_timestamp()"))
+            connection.execute(sa.text("update bridge.quota_waiters set due_at = clock_timestamp()"))
         return connection.execute(sa.text(call), values | {"asked": json.dumps(asked)}).one()
 
 
@@ -205,22 +212,30 @@ def test_a_request_dearer_than_its_bucket_goes_when_the_bucket_is_full(workspace
 def test_units_come_back_one_window_after_the_answer_and_never_before(workspace):
     use = ask(workspace, requests=(1, 1)).taken
     time_passes(workspace, 20)
+    before = clock(workspace)
     settle(workspace, use)
+    window = timedelta(seconds=60 * 1.002 + 0.02)
+    (given_back,) = (row["free_at"] for row in rows(workspace, "select free_at from bridge.quota_uses"))
+    assert before + window <= given_back <= clock(workspace) + window
+    time_passes(workspace, 30)
     waiting = ask(workspace, requests=(1, 1))
-    assert 60 < waiting.pause < 60.5
-    time_passes(workspace, 60)
-    assert ask(workspace, place=waiting.line, requests=(1, 1)).taken is None
-    time_passes(workspace, 0.5)
+    assert waiting.taken is None
+    time_passes(workspace, 31)
     assert ask(workspace, place=waiting.line, requests=(1, 1)).taken
+
+
+def clock(workspace):
+    (row,) = rows(workspace, "select clock_timestamp() as now")
+    return row["now"]
 
 
 def test_what_a_dead_process_took_is_back_when_its_lease_has_ended(workspace):
     assert ask(workspace, requests=(1, 1)).taken
     # Its longest request may have taken 30 s, and counts for a minute from then on.
-    time_passes(workspace, 89.9)
+    time_passes(workspace, 62)
     waiting = ask(workspace, requests=(1, 1))
     assert waiting.taken is None
-    time_passes(workspace, 1)
+    time_passes(workspace, 29)
     assert ask(workspace, place=waiting.line, requests=(1, 1)).taken
 
 
@@ -279,7 +294,7 @@ def test_what_others_used_is_not_there_to_be_used(workspace):
     settle(workspace, use, Observed("account", 10, left=3, resets_in=30))
     count, refused = admitted(workspace, **asking)
     assert count == 3
-    assert 29 < refused.pause <= 30
+    assert refused.pause <= 30
     time_passes(workspace, 31)
     # The window of the others is over, ours of this minute counts on.
     assert admitted(workspace, **asking)[0] == 4
@@ -368,9 +383,7 @@ def test_of_those_that_wait_the_one_served_longest_ago_is_next(workspace, quota)
     # Three of the connection that was served, and then one of another.
     lines = [ask(workspace, **asking).line for _ in range(3)]
     other = ask(workspace, name="second", **asking).line
-    execute(workspace, "update bridge.quota_waiters set due_at = clock_timestamp()")
-    execute(workspace, "update bridge.quota_uses set free_at = clock_timestamp()")
-    refused = ask(workspace, place=lines[0], **asking)
+    refused = ask(workspace, due=True, place=lines[0], **asking)
     assert refused.taken is None
     assert ask(workspace, name="second", place=other, **asking).taken
 
@@ -379,9 +392,7 @@ def test_those_of_one_connection_go_in_the_order_in_which_they_came(workspace):
     asking = {"requests": (1, 1)}
     settle(workspace, ask(workspace, **asking).taken)
     lines = [ask(workspace, **asking).line for _ in range(2)]
-    execute(workspace, "update bridge.quota_waiters set due_at = clock_timestamp()")
-    execute(workspace, "update bridge.quota_uses set free_at = clock_timestamp()")
-    assert ask(workspace, place=lines[1], **asking).taken is None
+    assert ask(workspace, due=True, place=lines[1], **asking).taken is None
     assert ask(workspace, place=lines[0], **asking).taken
 
 
@@ -389,9 +400,7 @@ def test_a_newcomer_waits_behind_those_that_wait(workspace):
     asking = {"requests": (1, 1)}
     settle(workspace, ask(workspace, name="second", **asking).taken)
     ask(workspace, name="second", **asking)
-    execute(workspace, "update bridge.quota_waiters set due_at = clock_timestamp()")
-    execute(workspace, "update bridge.quota_uses set free_at = clock_timestamp()")
-    assert ask(workspace, name="second", **asking).taken is None
+    assert ask(workspace, name="second", due=True, **asking).taken is None
 
 
 @pytest.mark.long
@@ -418,9 +427,7 @@ def test_one_that_died_waiting_holds_nobody_up_for_long(workspace):
     asking = {"requests": (1, 1)}
     settle(workspace, ask(workspace, **asking).taken)
     ask(workspace, name="second", **asking)
-    execute(workspace, "update bridge.quota_waiters set due_at = clock_timestamp()")
-    execute(workspace, "update bridge.quota_uses set free_at = clock_timestamp()")
-    refused = ask(workspace, **asking)
+    refused = ask(workspace, due=True, **asking)
     assert 0 < refused.pause <= 1
     time_passes(workspace, 1)
     assert ask(workspace, place=refused.line, **asking).taken
@@ -481,16 +488,16 @@ def test_a_shorter_hold_does_not_end_a_longer_one(quota):
 
 def test_who_is_held_for_longer_than_a_request_may_wait_is_told_so_at_once(quota):
     shared = quota(patience=5)
-    shared.hold(60)
-    with pytest.raises(HeldBack, match=r"no requests within the next (59|60) s"), shared.request("/", {}):
+    shared.hold(3_600)
+    with pytest.raises(HeldBack, match=r"no requests within the next 3\d\d\d s"), shared.request("/", {}):
         pass
 
 
 def test_a_wait_for_units_is_not_a_hold(workspace, quota):
     assert ask(workspace, requests=(1, 1)).held == 0
     assert ask(workspace, requests=(1, 1)).held == 0
-    quota().hold(60)
-    assert 59 < ask(workspace, requests=(1, 1)).held <= 60
+    quota().hold(3_600)
+    assert 3_000 < ask(workspace, requests=(1, 1)).held <= 3_600
 
 
 def test_without_a_limit_nothing_waits_and_all_is_counted(quota, workspace):
@@ -512,7 +519,7 @@ def test_as_many_are_under_way_at_once_as_the_newest_limit_allows(limits, free, 
             started = time.monotonic()
             if next(arrivals) < free:
                 # Passes only when as many are under way at once as are allowed.
-                together.wait(5)
+                together.wait(60)
             return started, time.monotonic()
 
     with ThreadPoolExecutor(8) as pool:
