@@ -56,11 +56,7 @@ def run(
     from bridge_pipeline.steps.summary import NothingExtracted, summarise_run
 
     workspace = opened()
-    names = (
-        tuple(name.strip() for name in entities.split(",") if name.strip()) if entities is not None else None
-    )
-    if names == ():
-        raise typer.BadParameter("--entities must name at least one entity, such as tickets")
+    names = _names(entities)
     if dry_run:
         _estimate(workspace, connection, first, last, names, json_output)
         return
@@ -88,6 +84,15 @@ def run(
     if not outcome.success:
         note(f"run {outcome.run_id} failed; what it finished stays, and running it again goes on from there")
         raise typer.Exit(1)
+
+
+def _names(entities: str | None) -> tuple[str, ...] | None:
+    if entities is None:
+        return None
+    names = tuple(name.strip() for name in entities.split(",") if name.strip())
+    if not names:
+        raise typer.BadParameter("--entities must name at least one entity, such as tickets")
+    return names
 
 
 def _estimate(

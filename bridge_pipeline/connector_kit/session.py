@@ -469,23 +469,24 @@ def journalled_together(
         asked = pool.submit(ask, question)
         return lambda: _write(sessions[0], journal, key, asked.result(), decode, prepare, count, keep)
 
-    def outcome(ended: Callable[[], Journalled[T]]) -> Journalled[T] | SourceError:
-        try:
-            return ended()
-        except SourceError as error:
-            return error
-
     pool = ThreadPoolExecutor(len(sessions), thread_name_prefix="ask")
     waiting: deque[Callable[[], Journalled[T]]] = deque()
     try:
         for question in questions:
             waiting.append(begun(question))
             if len(waiting) >= 2 * len(sessions):
-                yield outcome(waiting.popleft())
+                yield _outcome(waiting.popleft())
         while waiting:
-            yield outcome(waiting.popleft())
+            yield _outcome(waiting.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _outcome(ended: Callable[[], Journalled[T]]) -> Journalled[T] | SourceError:
+    try:
+        return ended()
+    except SourceError as error:
+        return error
 
 
 def _write(
