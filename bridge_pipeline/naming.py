@@ -4,6 +4,7 @@
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -17,6 +18,9 @@ MARTS_SCHEMA = "marts"
 
 # A connection's name has no dot, so the chain is never taken for one.
 CHAIN_NAME = "chain.jsonl"
+
+# Backups hold it together, and a purge alone.
+BACKUP_LOCK = "backup"
 
 CONNECTION_DIMENSION = "connection"
 DAY_DIMENSION = "day"
@@ -154,10 +158,15 @@ class Home:
         """The kept head of a tenant's audit chain."""
         return self.heads / f"{checked_key('tenant', tenant)}.json"
 
-    def of_connection(self, tenant: str, connection: str) -> tuple[Path, ...]:
-        """All folders in which a connection has files."""
+    def extraction_of(self, connection: str, entity: str) -> Path:
+        """Scratch space of the running extraction of an entity; a killed one leaves raw records there."""
+        return self.work / f"extract-{checked_key('connection', connection)}-{entity}"
+
+    def of_connection(self, tenant: str, connection: str, entities: Iterable[str]) -> list[tuple[str, Path]]:
+        """All folders in which a connection has files, each with the name of what it lies in."""
         roots = (self.journal, self.landing, self.audit, self.reports)
-        return tuple(_under(root, tenant, connection) for root in roots)
+        kept = [(root.name, _under(root, tenant, connection)) for root in roots]
+        return kept + [(self.work.name, self.extraction_of(connection, entity)) for entity in entities]
 
     def expectations_of(self, tenant: str) -> Path:
         """Where a tenant's own thresholds are read from, if there are any."""

@@ -84,7 +84,7 @@ DAGSTER = Scope(DATA_SCHEMAS, inverted=True)
 def snapshot(database: Database) -> Iterator[Snapshot]:
     """Holds the state of a database as it is now, for any number of readers."""
     engine = database.engine.execution_options(isolation_level="REPEATABLE READ")
-    with engine.begin() as connection:
+    with engine.connect() as connection:
         # It stays open, and mostly idle, for as long as the slowest reader takes.
         connection.exec_driver_sql("set transaction read only")
         connection.exec_driver_sql("set local idle_in_transaction_session_timeout = 0")

@@ -160,19 +160,21 @@ def advisory_lock(
     wait: bool = True,
     on_wait: Callable[[], None] | None = None,
     long: bool = False,
+    shared: bool = False,
 ) -> bool:
     """Takes the lock `name` until the end of the connection's transaction.
 
     `on_wait` is called once if another holds it; by default a line is logged. `long` is for
-    transactions that stay idle while they hold it, which some servers would end.
+    transactions that stay idle while they hold it, which some servers would end. Any number may hold
+    a lock `shared`, while nobody holds it alone.
 
     Returns:
         Whether the lock was taken; False only without `wait`.
     """
     if long:
         connection.execute(sa.text("set local idle_in_transaction_session_timeout = 0"))
-    key = sa.func.hashtextextended(name, 0)
-    if connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(key))):
+    key, kind = sa.func.hashtextextended(name, 0), "_shared" if shared else ""
+    if connection.scalar(sa.select(getattr(sa.func, f"pg_try_advisory_xact_lock{kind}")(key))):
         return True
     if not wait:
         return False
@@ -180,7 +182,7 @@ def advisory_lock(
         _log.info("waiting for another process that holds %s", name)
     else:
         on_wait()
-    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+    connection.execute(sa.select(getattr(sa.func, f"pg_advisory_xact_lock{kind}")(key)))
     return True
 
 

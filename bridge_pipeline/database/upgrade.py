@@ -104,7 +104,8 @@ def _programs(version: str, given: Path | None) -> Path:
 
 def _put_aside(home: Home, version: str) -> Home:
     old = Home(home.postgres / f"old-{version}")
-    old.postgres.mkdir(mode=0o700, parents=True)
+    # It is there already where an upgrade was killed before the data was in it.
+    old.postgres.mkdir(mode=0o700, parents=True, exist_ok=True)
     (home.postgres / "data").rename(old.postgres / "data")
     sync_folder(home.postgres)
     return old

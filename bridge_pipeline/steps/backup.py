@@ -9,7 +9,6 @@ or kept as evidence like that. See docs/decisions/0022; the file itself is `arch
 
 import fcntl
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,7 +29,8 @@ from bridge_pipeline.database.exclusive import exclusively
 from bridge_pipeline.database.locks import file_lock
 from bridge_pipeline.database.migrate import head
 from bridge_pipeline.database.workspace import Workspace
-from bridge_pipeline.naming import BRIDGE_SCHEMA, Home
+from bridge_pipeline.failpoints import reach
+from bridge_pipeline.naming import BACKUP_LOCK, BRIDGE_SCHEMA, Home
 from bridge_pipeline.steps import archive, chain
 from bridge_pipeline.steps.extract import journal_folder, landing_of
 
@@ -100,13 +100,17 @@ def backup(workspace: Workspace, target: Path, with_keys: bool = True) -> Backup
         raise BackupRefused(f"{path} exists already, and no backup is ever overwritten: choose another name")
     with _draft(path) as (draft, file):
         copy = _Copy(workspace, at, with_keys)
+        reach("backup.begun")
         seal = copy.write(file)
         file.flush()
         os.fsync(file.fileno())
+        reach("backup.written")
         progress.report("verify", "backup", seal.size, "bytes")
         if archive.read(draft) != seal:
             raise archive.BackupDamaged(f"{draft} reads otherwise than it was written: check the disk")
+        reach("backup.renaming")
         draft.rename(path)
+        reach("backup.syncing")
         sync_folder(path.parent)
     progress.report("verify", "backup", seal.size, "bytes", finished=True)
     size = path.stat().st_size
@@ -162,10 +166,13 @@ class _Copy:
         """Writes everything, in an order in which each part finds what the former ones rest on."""
         workspace = self._workspace
         with ExitStack() as stack:
+            # Before all other locks: a purge that holds it waits for builds, and for the signing key.
+            stack.enter_context(_without_purges(workspace))
             # A build of the models drops what the dump is about to read.
             models = stack.enter_context(ExitStack())
             models.enter_context(exclusively(workspace, "dbt"))
             keys, taken = self._instant(stack)
+            reach("backup.instant")
             writer = stack.enter_context(archive.written(file, self._header(taken.connection)))
             for name, data in keys.items():
                 writer.add_bytes(f"keys/{name}", data)
@@ -180,7 +187,7 @@ class _Copy:
     def _instant(self, stack: ExitStack) -> tuple[dict[str, bytes], dump.Snapshot]:
         """The keys and the snapshot, of the same instant: no key is changed between the two."""
         workspace = self._workspace
-        with workspace.database.engine.begin() as connection:
+        with workspace.database.engine.connect() as connection:
             advisory_lock(connection, "signing-key", long=True)
             with file_lock(workspace.home.keys / "lock"):
                 keys = dict(_keys(workspace.home)) if self._with_keys else {}
@@ -260,13 +267,29 @@ class _Copy:
     def _tree(self, writer: archive.Writer, folder: Path) -> None:
         """Copies the files of a folder: each of them is written whole, or not there yet."""
         done = 0
-        for path in _files(folder):
+        for path in self._files(folder):
             # Reports are written anew, and what was not listed may be removed.
             with suppress(FileNotFoundError):
                 self._add(writer, path)
                 done += 1
                 progress.report(_STAGE, folder.name, done, "files")
         progress.report(_STAGE, folder.name, done, "files", finished=True)
+
+    def _files(self, folder: Path) -> Iterator[Path]:
+        """The plain files below a folder that are no drafts, in an order that stays."""
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._files(path)
+            elif entry.is_symlink():
+                # It may lead out of the home, or in a circle.
+                self._problem(f"{self._name(path)} is a link: what it leads to was not copied")
+            elif entry.is_file(follow_symlinks=False) and not entry.name.startswith("."):
+                yield path
 
     def _copy(self, writer: archive.Writer, path: Path, sha256: str) -> None:
         try:
@@ -289,6 +312,14 @@ class _Copy:
             self.problems.append(text)
 
 
+@contextmanager
+def _without_purges(workspace: Workspace) -> Iterator[None]:
+    """Nothing is purged meanwhile: files of the instant would be gone before they are copied."""
+    with workspace.database.engine.connect() as connection:
+        advisory_lock(connection, BACKUP_LOCK, long=True, shared=True)
+        yield
+
+
 def _batches(connection: sa.Connection) -> Iterator[ledger.Batch]:
     """All batches, a few at a time."""
     last = 0
@@ -300,17 +331,3 @@ def _batches(connection: sa.Connection) -> Iterator[ledger.Batch]:
 def _keys(home: Home) -> Iterator[tuple[str, bytes]]:
     for path in sorted([*home.keys.glob("*.key"), *home.signing.glob("*.pem")]):
         yield path.relative_to(home.keys).as_posix(), path.read_bytes()
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """The plain files below a folder that are no drafts, in an order that stays."""
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except FileNotFoundError:
-        return
-    for entry in entries:
-        mode = entry.stat(follow_symlinks=False).st_mode
-        if stat.S_ISDIR(mode):
-            yield from _files(Path(entry.path))
-        elif stat.S_ISREG(mode) and not entry.name.startswith("."):
-            yield Path(entry.path)

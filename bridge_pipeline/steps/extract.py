@@ -216,7 +216,7 @@ class _Extraction:
         remove_unlisted(connection, folder.parent)
         reach("extract.numbered")
         # One folder per connection and entity: the lock is ours, so what lies there is a killed one's.
-        work = home.work / f"extract-{record.name}-{entity}"
+        work = home.extraction_of(record.name, entity)
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         census = DiskCensus(work / "census.sqlite")

@@ -7,6 +7,7 @@ it has, no connection of that name is taken.
 
 import os
 import shutil
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.failpoints import reach
 from bridge_pipeline.masking import masked_statement
 from bridge_pipeline.model import ENTITIES
-from bridge_pipeline.naming import checked_key
+from bridge_pipeline.naming import BACKUP_LOCK, checked_key
 from bridge_pipeline.steps.chain import Draft, append, export_chain
 
 log = structlog.get_logger(__name__)
@@ -59,7 +60,7 @@ def carry_out(workspace: Workspace, purge: Purge) -> Purge:
     if purge.rows is None:
         purge = _delete_rows(workspace, purge)
     export_chain(workspace, purge.tenant)
-    for folder in _folders(workspace, purge.tenant, purge.connection).values():
+    for _, folder in workspace.home.of_connection(purge.tenant, purge.connection, ENTITIES):
         _remove_folder(folder)
     with transaction(workspace.database.engine, "purge.end") as connection:
         return purges.note(connection, purge, finished_at=sa.func.now())
@@ -96,8 +97,12 @@ def _lock(connection: sa.Connection, name: str) -> None:
     """Takes every lock under which something is done with a connection, and waits for none.
 
     Raises:
-        ConnectionBusy: another holds one of them.
+        ConnectionBusy: another holds one of them, or a backup is being made.
     """
+    if not advisory_lock(connection, BACKUP_LOCK, wait=False, long=True):
+        raise ConnectionBusy(
+            f"a backup is being made, and {name} may be in it: wait until it is written, and try again"
+        )
     locks = [f"exclusive:run:{name}", f"exclusive:certify:{name}", f"load:{name}", f"report:{name}"]
     locks += [f"{step}:{name}:{entity}" for step in ("extract", "audit") for entity in ENTITIES]
     for lock in locks:
@@ -120,13 +125,10 @@ def _forget_tokens(workspace: Workspace, connection: sa.Connection, name: str) -
     tokens.forget(connection, workspace.sealer, held[True] - held[False])
 
 
-def _folders(workspace: Workspace, tenant: str, name: str) -> dict[str, Path]:
-    return {path.parent.parent.name: path for path in workspace.home.of_connection(tenant, name)}
-
-
 def _count_files(workspace: Workspace, tenant: str, name: str) -> dict[str, int]:
-    folders = _folders(workspace, tenant, name)
-    counts = {kind: sum(len(files) for _, _, files in os.walk(path)) for kind, path in folders.items()}
+    counts = Counter[str]()
+    for kind, folder in workspace.home.of_connection(tenant, name, ENTITIES):
+        counts[kind] += sum(len(files) for _, _, files in os.walk(folder))
     return {kind: count for kind, count in counts.items() if count}
 
 

@@ -9,6 +9,7 @@ docs/decisions/0022.
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -20,12 +21,13 @@ import structlog
 from bridge_pipeline import progress
 from bridge_pipeline.connector_kit.journal import sync_folder, write_durably
 from bridge_pipeline.database import dump, embedded, readers, signing
-from bridge_pipeline.database.engine import Database, resolve
+from bridge_pipeline.database.engine import Database, resolve, transaction
 from bridge_pipeline.database.keyfile import write_key
 from bridge_pipeline.database.locks import file_lock
 from bridge_pipeline.database.migrate import head, migrate
 from bridge_pipeline.database.sealing import Sealer, open_sealer
 from bridge_pipeline.database.workspace import Workspace, make_folders
+from bridge_pipeline.failpoints import reach
 from bridge_pipeline.naming import Home
 from bridge_pipeline.settings import Settings
 from bridge_pipeline.steps import archive, chain
@@ -103,28 +105,16 @@ def restore(
     _refuse_newer(backup, header)
     home = Home(settings.home)
     home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with file_lock(home.root / _LOCK):
-        begun = _begun(home)
-        if begun is None:
-            _refuse_full(home)
-            # From now on the home opens for nobody else.
-            home.restoring.mkdir(mode=0o700)
-            _mark(home, [])
-        else:
-            _clear(home)
+    with _alone(home):
+        begun = _begin(settings, home)
         try:
-            done = _Restore(settings, home, backup, header, begun or []).run(
-                settle, keys, without_keys, sha256
-            )
+            work = _Restore(settings, home, backup, header, begun)
+            done = work.run(settle, keys, without_keys, sha256)
             _put_in_place(home)
         except BaseException:
-            _clear(home)
-            if not _begun(home):
-                # No database but our own was touched, so that nothing is left.
-                shutil.rmtree(home.restoring)
+            _give_up(home)
             raise
-        finally:
-            (home.root / _LOCK).unlink(missing_ok=True)
+        _open(home)
     log.info("restored", backup=str(backup), sha256=done.sha256)
     return done
 
@@ -140,12 +130,49 @@ def _refuse_newer(backup: Path, header: dict[str, Any]) -> None:
 # --- The home -----------------------------------------------------------------------------------
 
 
+@contextmanager
+def _alone(home: Home) -> Iterator[None]:
+    with file_lock(home.root / _LOCK):
+        try:
+            yield
+        finally:
+            (home.root / _LOCK).unlink(missing_ok=True)
+
+
+def _begin(settings: Settings, home: Home) -> list[str]:
+    """Makes the home ready; gives the databases that an unfinished restore may have written into.
+
+    Raises:
+        NotEmpty: there is an installation in the home; or one in the databases, and an unfinished
+            restore in the home. Nothing was touched.
+    """
+    begun = _begun(home)
+    if begun is None:
+        _refuse_full(home)
+        # From now on the home opens for nobody else.
+        home.restoring.mkdir(mode=0o700)
+        _mark(home, [])
+        reach("restore.begun")
+        return []
+    if settings.database_url is not None:
+        _refuse_strangers(begun, resolve(settings, home), settings.dagster_database)
+    _clear(home)
+    return begun
+
+
+def _give_up(home: Home) -> None:
+    _clear(home)
+    if not _begun(home):
+        # No database but our own was touched, so that nothing is left.
+        shutil.rmtree(home.restoring)
+
+
 def _begun(home: Home) -> list[str] | None:
     """The databases that an unfinished restore may have written into; None if there is no such restore."""
     try:
         return orjson.loads((home.restoring / _MARKER).read_bytes())["databases"]
     except FileNotFoundError:
-        # Killed before the marker was written, or after all else was in place.
+        # Killed before the marker was written.
         return [] if home.restoring.exists() else None
 
 
@@ -176,18 +203,27 @@ def _clear(home: Home) -> None:
 
 
 def _put_in_place(home: Home) -> None:
-    """Moves what was built into the home; the last step, which takes the marker away, opens it."""
+    """Moves what was built into the home, which stays closed."""
     # All at once, instead of file by file while they were written.
     os.sync()
     for name in _MOVED:
         source, target = home.restoring / name, home.root / name
         if source.exists():
             shutil.rmtree(target, ignore_errors=True)
+            reach("restore.placing")
             source.rename(target)
     sync_folder(home.root)
     make_folders(home)
-    shutil.rmtree(home.restoring)
+
+
+def _open(home: Home) -> None:
+    """Opens the finished home, by one step: from then on no restore takes it for an unfinished one."""
+    left = home.work / "restored"
+    reach("restore.opening")
+    home.restoring.rename(left)
+    reach("restore.syncing")
     sync_folder(home.root)
+    shutil.rmtree(left)
 
 
 # --- What is in it ------------------------------------------------------------------------------
@@ -218,6 +254,7 @@ class _Restore:
         """Builds everything and checks it; the embedded server is stopped at the end."""
         make_folders(self._staged)
         seal = self._unpack(sha256)
+        reach("restore.unpacked")
         facts = orjson.loads((self._staged.root / FACTS).read_bytes())
         self._problems += [f"when the backup was made: {each}" for each in facts["problems"]]
         if keys is not None:
@@ -229,7 +266,9 @@ class _Restore:
         self._load(workspace, facts)
         logins = self._open_to_readers(workspace, facts["logins"])
         self._write_chains(workspace)
+        reach("restore.chains_written")
         settle(workspace)
+        reach("restore.settled")
         database.engine.dispose()
         embedded.stop(self._staged)
         shutil.rmtree(self._staged.root / _DATABASE)
@@ -296,10 +335,7 @@ class _Restore:
     def _load(self, workspace: Workspace, facts: dict[str, Any]) -> None:
         """Loads both databases and compares every row with what the backup says of it."""
         database, dagster = workspace.database, workspace.dagster_database
-        names = [each.libpq(show_secrets=False) for each in (database, dagster)]
-        if self._begun != names:
-            for target, scope in ((database, dump.DATA), (dagster, dump.DAGSTER)):
-                _refuse_used(target, scope)
+        names = _refuse_strangers(self._begun, database, dagster.name)
         if self._settings.database_url is not None:
             # What is in them from now on is ours, and the next attempt may replace it.
             _mark(self._home, names)
@@ -308,8 +344,10 @@ class _Restore:
             ("dagster", DAGSTER_FOLDER, dagster, dump.DAGSTER),
             ("data", DATA_FOLDER, database, dump.DATA),
         ):
+            reach("restore.loading")
             dump.load(target, self._parts(self._staged.root / folder, folder))
-            with target.engine.begin() as connection:
+            reach("restore.loaded")
+            with target.engine.connect() as connection:
                 found = dump.digests(connection, scope)
             if found != facts[key]:
                 wrong = sorted(
@@ -318,6 +356,7 @@ class _Restore:
                 raise dump.DumpFailed(f"{', '.join(wrong)} did not come back as they were; nothing was kept")
         dagster.engine.dispose()
         migrate(database.engine)
+        reach("restore.migrated")
 
     def _parts(self, folder: Path, name: str) -> Iterator[bytes]:
         done = 0
@@ -336,7 +375,7 @@ class _Restore:
                     made[role] = verifier is not None
             except readers.RolesNotAllowed as error:
                 self._problems.append(str(error))
-        with workspace.database.engine.begin() as connection:
+        with transaction(workspace.database.engine, "restore.readers") as connection:
             readers.grant_readers(connection)
         return made
 
@@ -352,6 +391,16 @@ class _Restore:
         found = verify_folder(self._staged.audit, known, all_tenants=True).findings
         self._problems += [f"audit: {each.what}: {each.where}: {each.why}" for each in found[:100]]
         progress.report(_STAGE, "audit", sum(each.sequence for each in heads), "entries", finished=True)
+
+
+def _refuse_strangers(begun: list[str], database: Database, dagster: str) -> list[str]:
+    """The names of both databases, which must be empty or those that `begun` lists."""
+    both = (database, database.named(dagster))
+    names = [each.libpq(show_secrets=False) for each in both]
+    if begun != names:
+        for target, scope in zip(both, (dump.DATA, dump.DAGSTER), strict=True):
+            _refuse_used(target, scope)
+    return names
 
 
 def _refuse_used(database: Database, scope: dump.Scope) -> None:

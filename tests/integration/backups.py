@@ -13,14 +13,15 @@ import zstandard
 
 from bridge_pipeline import settings as configuration
 from bridge_pipeline.database import dump, registry
+from bridge_pipeline.database.embedded import Server
 from bridge_pipeline.database.engine import Database
 from bridge_pipeline.database.workspace import Workspace, open_workspace
 from bridge_pipeline.settings import Settings
 from bridge_pipeline.steps.due import due_spans
 from bridge_pipeline.steps.restore import Restored, restore
 from bridge_pipeline.steps.verify import verify_folder
-from tests.integration.desk import Desk, account, ticket, user
-from tests.integration.flow import NAME, arm
+from tests.integration.desk import Desk, account, serving, ticket, user
+from tests.integration.flow import NAME, connect, day, process
 
 DAYS = ("2024-03-01", "2024-03-03")
 
@@ -42,15 +43,41 @@ def nothing_to_settle(_workspace: Workspace) -> None:
 @contextmanager
 def place(workspace: Workspace, home: Path) -> Iterator[Settings]:
     """The settings of an installation that is not there yet, with databases beside those of the tests."""
-    name = f"test_{uuid4().hex[:12]}"
-    names = (name, f"{name}_dagster")
-    url = workspace.database.named(name).libpq()
-    yield configuration.load(home=home, database_url=url, dagster_database=names[1])
-    engine = workspace.database.named("postgres").engine.execution_options(isolation_level="AUTOCOMMIT")
+    settings = beside(workspace.database, home, f"test_{uuid4().hex[:12]}")
+    yield settings
+    drop(settings)
+
+
+def beside(database: Database, home: Path, name: str) -> Settings:
+    """The settings of an installation with a database of that name on the same server."""
+    url = database.named(name).libpq()
+    return configuration.load(home=home, database_url=url, dagster_database=f"{name}_dagster")
+
+
+def drop(settings: Settings) -> None:
+    """Drops both databases of an installation, where they are there."""
+    database = databases(settings)
+    engine = database.named("postgres").engine.execution_options(isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        for each in names:
+        for each in (database.name, settings.dagster_database):
             connection.execute(sa.text(f"drop database if exists {each} with (force)"))
     engine.dispose()
+
+
+@contextmanager
+def filled_installation(server: Server, home: Path) -> Iterator[Workspace]:
+    """An installation that has seen three days of a desk, which goes on serving."""
+    settings = beside(Database.of(server.url("postgres")), home, f"test_{uuid4().hex[:12]}")
+    workspace = open_workspace(settings)
+    try:
+        with serving() as desk:
+            connect(workspace, desk)
+            fill(desk)
+            process(workspace, day(*DAYS))
+            yield workspace
+    finally:
+        workspace.database.engine.dispose()
+        drop(settings)
 
 
 def restored(settings: Settings, path: Path, **options: object) -> tuple[Restored, Workspace]:
@@ -90,10 +117,10 @@ def members(path: Path) -> list[tuple[tarfile.TarInfo, bytes]]:
         return [(info, tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
 
 
-def restore_and_die(path: str, point: str, times: int) -> None:
-    """A restore that is killed at the `times`-th call of a function."""
-    arm(point, times)
-    restore(configuration.load(), Path(path), nothing_to_settle)
+def restore_elsewhere(path: str, home: str, name: str) -> None:
+    """A restore beside the installation of the environment, which may arm a failpoint."""
+    workspace = open_workspace()
+    restore(beside(workspace.database, Path(home), name), Path(path), nothing_to_settle)
 
 
 def databases(settings: Settings) -> Database:

@@ -4,41 +4,50 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 
 import psycopg
 import pytest
 
+from bridge_pipeline import failpoints
 from bridge_pipeline.database import readers, registry
 from bridge_pipeline.database.embedded import DatabaseUnavailable
-from bridge_pipeline.database.engine import resolve
 from bridge_pipeline.database.sealing import open_sealer
 from bridge_pipeline.database.workspace import open_workspace
+from bridge_pipeline.naming import Home
 from bridge_pipeline.steps import archive
 from bridge_pipeline.steps.backup import BackupRefused, backup, last_backup
 from bridge_pipeline.steps.restore import NotEmpty, WrongKey, restore
 from tests.integration import backups
 from tests.integration.backups import DAYS, restored
 from tests.integration.desk import TOKEN
-from tests.integration.flow import NAME, content, day, ended, process, rows, start
+from tests.integration.flow import NAME, day, digest, ended, process, rows, start
+
+
+@pytest.fixture(scope="module")
+def filled(server, tmp_path_factory):
+    """An installation that has seen three days, which no test changes."""
+    with backups.filled_installation(server, tmp_path_factory.mktemp("filled") / "home") as workspace:
+        yield workspace
 
 
 @pytest.fixture
-def filled(workspace, desk):
-    """An installation that has seen three days."""
-    resolve(workspace.settings, workspace.home)
-    backups.fill(desk)
-    process(workspace, day(*DAYS))
-    return workspace
+def spoilable(filled, tmp_path):
+    """The same with files of its own."""
+    root = tmp_path / "spoilable"
+    shutil.copytree(filled.home.root, root)
+    Home(root).last_backup.unlink(missing_ok=True)
+    return replace(filled, home=Home(root))
+
+
+@pytest.fixture(scope="module")
+def made(filled, tmp_path_factory):
+    return backup(filled, tmp_path_factory.mktemp("made") / "made.backup")
 
 
 @pytest.fixture
-def made(filled, tmp_path):
-    return backup(filled, tmp_path / "made.backup")
-
-
-@pytest.fixture
-def target(workspace, tmp_path):
-    with backups.place(workspace, tmp_path / "restored") as settings:
+def target(filled, tmp_path):
+    with backups.place(filled, tmp_path / "restored") as settings:
         yield settings
 
 
@@ -46,22 +55,27 @@ def token(workspace):
     return registry.secrets(workspace.database.engine, workspace.sealer, NAME)["api_token"]
 
 
-def test_what_is_restored_is_what_was_there_and_nothing_is_loaded_twice(filled, made, target, desk):
+def test_what_is_restored_is_what_was_there(filled, made, target):
     done, copied = restored(target, made.path, sha256=made.sha256)
     assert done.problems == made.problems == []
     assert backups.state(copied) == backups.state(filled)
-    assert content(copied) == content(filled)
+    assert digest(copied) == digest(filled)
     assert backups.findings(copied) == []
     assert copied.home.chain_of("acme").read_bytes() == filled.home.chain_of("acme").read_bytes()
     assert copied.home.head_of("acme").read_bytes() == filled.home.head_of("acme").read_bytes()
     assert token(copied) == TOKEN
     assert backups.due(copied, *DAYS) == backups.due(filled, *DAYS) == []
+
+
+@pytest.mark.long
+def test_nothing_that_was_restored_is_loaded_twice(filled, made, target):
+    _, copied = restored(target, made.path)
     versions = rows(copied, "select count(*) from bridge.audit_files")
     for _, update, files in process(copied, day(*DAYS)).values():
         assert not any(file.added for file in files)
         assert not any(load.loaded for load in update.loads)
     assert rows(copied, "select count(*) from bridge.audit_files") == versions
-    assert content(copied)["tables"] == content(filled)["tables"]
+    assert digest(copied)["tables"] == digest(filled)["tables"]
 
 
 def test_the_journal_and_landing_come_back_to_the_byte(filled, made, target):
@@ -103,13 +117,13 @@ def test_a_backup_of_a_newer_bridge_is_refused(tmp_path, target):
 
 
 def test_an_installation_is_never_overwritten(filled, made, target):
-    before = content(filled), backups.state(filled)
+    before = digest(filled), backups.state(filled)
     with pytest.raises(NotEmpty, match="is not empty"):
         restore(filled.settings, made.path, backups.nothing_to_settle)
     elsewhere = target.model_copy(update={"database_url": filled.settings.database_url})
     with pytest.raises(NotEmpty, match="holds an installation"):
         restore(elsewhere, made.path, backups.nothing_to_settle)
-    assert (content(filled), backups.state(filled)) == before
+    assert (digest(filled), backups.state(filled)) == before
     assert restored(target, made.path)[0].problems == []
 
 
@@ -129,33 +143,34 @@ def test_without_any_key_the_data_comes_back_and_it_is_said_what_does_not(filled
     made = backup(filled, tmp_path, with_keys=False)
     done, copied = restored(target, made.path, without_keys=True)
     assert ["audit chains" in each for each in done.problems] == [True]
-    assert content(copied) == content(filled)
+    assert digest(copied) == digest(filled)
     assert backups.findings(copied) == []
 
 
-def test_what_is_damaged_in_the_original_is_told_and_copied(filled, tmp_path, target):
-    (landed,) = (filled.home.landing / "acme" / NAME / "tickets").rglob("*.parquet")
+def test_what_is_damaged_in_the_original_is_told_and_copied(spoilable, tmp_path, target):
+    home = spoilable.home
+    (landed,) = (home.landing / "acme" / NAME / "tickets").rglob("*.parquet")
     landed.unlink()
-    audited = next((filled.home.audit / "acme" / NAME / "users").rglob("*.csv"))
+    audited = next((home.audit / "acme" / NAME / "users").rglob("*.csv"))
     audited.write_bytes(audited.read_bytes() + b"x")
-    made = backup(filled, tmp_path / "made.backup")
-    assert [str(path.relative_to(filled.home.root)) in "".join(made.problems) for path in (landed, audited)]
+    made = backup(spoilable, tmp_path / "made.backup")
+    assert [str(path.relative_to(home.root)) in "".join(made.problems) for path in (landed, audited)]
     assert len(made.problems) == 2
     done, _ = restored(target, made.path)
     assert len(done.problems) == 3
     assert sum("audit: altered" in each for each in done.problems) == 1
 
 
-def test_no_backup_is_overwritten_and_a_killed_one_is_begun_anew(filled, tmp_path):
+def test_no_backup_is_overwritten_and_a_killed_one_is_begun_anew(spoilable, tmp_path):
     path = tmp_path / "twice.backup"
     (tmp_path / ".twice.backup.part").write_bytes(b"of a killed process" * 1_000_000)
-    assert last_backup(filled.home) is None
-    made = backup(filled, path)
-    assert archive.read(path).sha256 == made.sha256 == last_backup(filled.home)["sha256"]
+    assert last_backup(spoilable.home) is None
+    made = backup(spoilable, path)
+    assert archive.read(path).sha256 == made.sha256 == last_backup(spoilable.home)["sha256"]
     assert sorted(found.name for found in tmp_path.iterdir() if "twice" in found.name) == ["twice.backup"]
     assert path.stat().st_mode & 0o077 == 0
     with pytest.raises(BackupRefused, match="exists already"):
-        backup(filled, path)
+        backup(spoilable, path)
 
 
 def test_a_full_disk_leaves_nothing_behind(filled, tmp_path, monkeypatch):
@@ -169,46 +184,74 @@ def full_disk(_descriptor):
     raise OSError(28, "No space left on device")
 
 
-LONG_POINTS = [
-    "after bridge_pipeline.steps.archive:read",
-    "before bridge_pipeline.database.dump:load",
-    "after bridge_pipeline.database.dump:load",
-    "after bridge_pipeline.steps.restore:migrate",
-    "after bridge_pipeline.steps.chain:export_chain",
-    "before bridge_pipeline.steps.restore:shutil.rmtree",
-    "after bridge_pipeline.steps.restore:make_folders",
-]
-POINTS = [
-    "before bridge_pipeline.steps.restore:_put_in_place",
-    *(pytest.param(point, marks=pytest.mark.long) for point in LONG_POINTS),
-]
-
-
-@pytest.mark.parametrize("point", POINTS)
-def test_a_killed_restore_is_no_installation_and_is_begun_anew(filled, made, target, point, monkeypatch):
-    times = 2 if point.endswith(("load", "make_folders")) else 1
-    monkeypatch.setenv("BRIDGE_HOME", str(target.home))
-    monkeypatch.setenv("BRIDGE_DATABASE_URL", backups.databases(target).libpq())
-    monkeypatch.setenv("BRIDGE_DAGSTER_DATABASE", target.dagster_database)
-    assert ended(start(backups.restore_and_die, str(made.path), point, times)) == -signal.SIGKILL
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "plan",
+    [
+        "restore.begun=kill",
+        "restore.unpacked=kill",
+        "restore.loading=kill@2",
+        "restore.loaded=kill@2",
+        "restore.migrated=kill",
+        "restore.chains_written=kill",
+        "restore.placing=kill",
+        "restore.placing=kill@4",
+        "restore.opening=kill",
+    ],
+)
+def test_a_killed_restore_is_no_installation_and_is_begun_anew(filled, made, target, plan, monkeypatch):
+    assert killed(filled, made, target, plan, monkeypatch) == -signal.SIGKILL
     with pytest.raises(DatabaseUnavailable, match="bridge restore"):
         open_workspace(target)
     done, copied = restored(target, made.path)
     assert done.problems == []
     assert backups.state(copied) == backups.state(filled)
-    assert content(copied) == content(filled)
+    assert digest(copied) == digest(filled)
     assert not copied.home.restoring.exists()
 
 
-def test_a_killed_restore_does_not_allow_another_database_to_be_overwritten(filled, made, target, tmp_path):
+@pytest.mark.long
+def test_a_restore_that_was_killed_when_it_was_done_is_an_installation(filled, made, target, monkeypatch):
+    assert killed(filled, made, target, "restore.syncing=kill", monkeypatch) == -signal.SIGKILL
+    with pytest.raises(NotEmpty, match="is not empty"):
+        restore(target, made.path, backups.nothing_to_settle)
+    copied = open_workspace(target)
+    assert backups.state(copied) == backups.state(filled)
+    assert digest(copied) == digest(filled)
+
+
+def killed(filled, made, target, plan, monkeypatch):
+    """The exit code of a restore with a failpoint, which the installation beside it is made for."""
+    monkeypatch.setenv("BRIDGE_HOME", str(filled.home.root))
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", filled.database.libpq())
+    monkeypatch.setenv("BRIDGE_DAGSTER_DATABASE", filled.dagster_database.name)
+    name = backups.databases(target).name
+    arguments = str(made.path), str(target.home), name
+    return ended(start(backups.restore_elsewhere, *arguments, failpoint=plan))
+
+
+def test_a_restore_that_fails_when_it_is_done_leaves_the_installation(filled, made, target):
+    def fail(point):
+        if point == "restore.syncing":
+            raise OSError(5, "Input/output error")
+
+    with failpoints.listening(fail), pytest.raises(OSError, match="Input/output"):
+        restore(target, made.path, backups.nothing_to_settle)
+    assert digest(open_workspace(target)) == digest(filled)
+
+
+def test_a_killed_restore_does_not_allow_another_database_to_be_overwritten(filled, made, target):
     target.home.joinpath("restoring").mkdir(parents=True)
     marker = {"databases": ["postgresql://elsewhere/bridge", "postgresql://elsewhere/bridge_dagster"]}
     (target.home / "restoring" / "restoring.json").write_text(json.dumps(marker))
+    placed = target.home / "landing" / "placed"
+    placed.mkdir(parents=True)
     before = backups.state(filled)
     elsewhere = target.model_copy(update={"database_url": filled.settings.database_url})
     with pytest.raises(NotEmpty, match="holds an installation"):
         restore(elsewhere, made.path, backups.nothing_to_settle)
     assert backups.state(filled) == before
+    assert placed.exists()
 
 
 def test_the_logins_of_tenants_come_back_with_password_and_see_their_rows_alone(filled, tmp_path, target):
@@ -239,7 +282,15 @@ def test_the_logins_of_tenants_come_back_with_password_and_see_their_rows_alone(
             readers.drop_login(connection, login.role)
 
 
-def test_a_journal_that_is_gone_is_told(filled, tmp_path):
-    shutil.rmtree(filled.home.journal / "acme" / NAME / "accounts")
-    made = backup(filled, tmp_path)
+def test_a_journal_that_is_gone_is_told(spoilable, tmp_path):
+    shutil.rmtree(spoilable.home.journal / "acme" / NAME / "accounts")
+    made = backup(spoilable, tmp_path)
     assert ["the journal of batch" in each for each in made.problems] == [True]
+
+
+def test_a_link_is_not_left_out_in_silence(spoilable, tmp_path):
+    moved = spoilable.home.journal / "acme" / NAME / "accounts"
+    moved.rename(tmp_path / "moved")
+    moved.symlink_to(tmp_path / "moved")
+    made = backup(spoilable, tmp_path)
+    assert [f"journal/acme/{NAME}/accounts is a link" in each for each in made.problems] == [True]

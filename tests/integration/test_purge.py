@@ -5,12 +5,15 @@ import os
 import pytest
 import sqlalchemy as sa
 
+from bridge_pipeline import failpoints
 from bridge_pipeline.connector_kit.tokens import Token
 from bridge_pipeline.database import readers, registry, tokens
-from bridge_pipeline.database.engine import advisory_lock
+from bridge_pipeline.database.engine import advisory_lock, resolve
 from bridge_pipeline.database.purges import rows_of
 from bridge_pipeline.database.registry import BeingPurged, TenantInUse, UnknownConnection, UnknownTenant
 from bridge_pipeline.database.tokens import SharedTokens
+from bridge_pipeline.naming import BACKUP_LOCK
+from bridge_pipeline.steps.backup import backup
 from bridge_pipeline.steps.certify import certify
 from bridge_pipeline.steps.heads import known_heads
 from bridge_pipeline.steps.purge import ConnectionBusy, begin, carry_out, extent
@@ -175,6 +178,42 @@ def test_a_connection_at_work_is_not_purged(workspace, desk, lock):
         with pytest.raises(ConnectionBusy, match=NAME):
             begin(workspace, NAME, *WHO)
     assert registry.get(workspace.database.engine, NAME).removed_at is None
+
+
+def test_nothing_is_purged_while_a_backup_is_made(workspace, desk, tmp_path):
+    resolve(workspace.settings, workspace.home)
+    begun = begin(workspace, NAME, *WHO)
+    refused = []
+
+    def attempt(point):
+        if point == "backup.instant":
+            with pytest.raises(ConnectionBusy, match="backup"):
+                carry_out(workspace, begun)
+            refused.append(point)
+
+    with failpoints.listening(attempt):
+        backup(workspace, tmp_path)
+    assert refused == ["backup.instant"]
+    assert carry_out(workspace, begun).finished_at is not None
+
+
+def test_two_backups_do_not_wait_for_each_other_and_keep_purges_away(workspace, desk):
+    with workspace.database.engine.begin() as one, workspace.database.engine.begin() as other:
+        assert advisory_lock(one, BACKUP_LOCK, wait=False, shared=True)
+        assert advisory_lock(other, BACKUP_LOCK, wait=False, shared=True)
+        with pytest.raises(ConnectionBusy, match="backup"):
+            begin(workspace, NAME, *WHO)
+
+
+def test_raw_records_of_a_killed_extraction_go_too(workspace, desk):
+    left, other = (workspace.home.extraction_of(name, "tickets") for name in (NAME, OTHER))
+    for folder in (left, other):
+        folder.mkdir()
+        (folder / "census.sqlite").write_text("x")
+    assert extent(workspace, NAME)[1] == {"work": 1}
+    assert purge(workspace).files == {"work": 1}
+    assert not left.exists()
+    assert other.exists()
 
 
 def test_work_that_begins_meanwhile_stops_the_purge_and_not_for_good(workspace, desk):

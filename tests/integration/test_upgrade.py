@@ -136,6 +136,13 @@ def test_one_that_was_killed_is_never_taken_for_an_empty_home(old, home):
     check(home, wanted)
 
 
+def test_one_that_was_killed_before_the_data_was_put_aside_is_begun_anew(old, home):
+    version, wanted = old
+    (home.postgres / f"old-{version}" / "postgres").mkdir(parents=True)
+    upgrade.upgrade(home)
+    check(home, wanted)
+
+
 def test_without_the_old_programs_it_is_said_what_to_do(old, home, monkeypatch, tmp_path):
     monkeypatch.setattr(embedded, "programs", lambda _version: None)
     with pytest.raises(DatabaseUnavailable, match="--old-programs"):

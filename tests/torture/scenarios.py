@@ -6,6 +6,7 @@ the same.
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -14,18 +15,23 @@ from bridge_pipeline.database import outbox, registry
 from bridge_pipeline.database.ledger import NotBlocked
 from bridge_pipeline.database.sealing import open_sealer
 from bridge_pipeline.database.workspace import Workspace, open_workspace
+from bridge_pipeline.settings import Settings
 from bridge_pipeline.steps.accept import accept_batch
 from bridge_pipeline.steps.announce import Failure, tell_failed_run, tell_report, tell_test
 from bridge_pipeline.steps.audit import audit_window
+from bridge_pipeline.steps.backup import backup
 from bridge_pipeline.steps.certify import certify
 from bridge_pipeline.steps.chain import rotate_key
 from bridge_pipeline.steps.deliver import deliver
 from bridge_pipeline.steps.load import BatchBlocked, EquationBroken, load_window
+from bridge_pipeline.steps.purge import begin, carry_out
 from bridge_pipeline.steps.quarantine import Selection
 from bridge_pipeline.steps.replay import replay
 from bridge_pipeline.steps.report import write_report
+from bridge_pipeline.steps.restore import NotEmpty, restore
 from bridge_pipeline.steps.rotate import rotate
-from bridge_pipeline.steps.tenants import ReviewerDraft, TenantDraft, apply_tenants
+from bridge_pipeline.steps.tenants import ReviewerDraft, TenantDraft, apply_tenants, remove_tenant
+from tests.integration import backups
 from tests.integration.desk import TOKEN, Desk, ticket
 from tests.integration.flow import NAME, connect, day, digest, execute, land, process, rows
 from tests.integration.test_laws import fill_to_be_killed, raw
@@ -256,6 +262,49 @@ def registered(workspace: Workspace) -> object:
     return [rows(workspace, query), registry.list_tenants(workspace.database.engine)]
 
 
+def purging() -> None:
+    """The connection goes, and its tenant after it."""
+    workspace = open_workspace()
+    carry_out(workspace, begin(workspace, NAME, "jo@acme.example", "the contract ended"))
+    remove_tenant(workspace, "acme")
+
+
+def purged(workspace: Workspace) -> object:
+    """One finished record, and neither rows nor files nor a tenant."""
+    query = "select connection, rows, files, finished_at is not null as finished from bridge.purges"
+    connections = rows(workspace, "select name from bridge.connections")
+    folders = workspace.home.of_connection("acme", NAME, ENTITIES)
+    left = [kind for kind, folder in folders if folder.exists()]
+    tenants = registry.list_tenants(workspace.database.engine)
+    return [rows(workspace, query), connections, left, tenants]
+
+
+def backing_up() -> None:
+    """A backup, and an installation that is made of it; either only where it is not there yet."""
+    workspace = open_workspace()
+    settings = _restored(workspace)
+    path = settings.home.with_suffix(".backup")
+    if not path.exists():
+        backup(workspace, path)
+    with suppress(NotEmpty):
+        restore(settings, path, backups.nothing_to_settle)
+
+
+def _restored(workspace: Workspace) -> Settings:
+    database = workspace.database
+    return backups.beside(database, workspace.home.root / "restored", f"{database.name}_restored")
+
+
+def given_back(workspace: Workspace) -> object:
+    """What is in the installation that was made of the backup, and whether it is the same."""
+    settings = _restored(workspace)
+    copied = open_workspace(settings)
+    found = digest(copied)
+    copied.database.engine.dispose()
+    backups.drop(settings)
+    return [found, found == digest(workspace)]
+
+
 def nothing(*_: object) -> None:
     """Neither a state nor a source is needed."""
 
@@ -272,5 +321,7 @@ SCENARIOS = {
         Scenario("seal", nothing, nothing, sealing, sealed),
         Scenario("tell", extracted, nothing, telling, told),
         Scenario("register", nothing, nothing, registering, registered),
+        Scenario("purge", extracted, nothing, purging, purged),
+        Scenario("backup", extracted, nothing, backing_up, given_back),
     )
 }
