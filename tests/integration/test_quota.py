@@ -261,6 +261,8 @@ def test_the_least_limit_configured_for_a_credential_binds_all_connections_that_
     quota(name="third")
     assert admitted(workspace, name="third", requests=(1, None))[0] == 3
     assert shown_limit(workspace) == 3
+    # Nor does one that knows of a higher.
+    assert ask(workspace, name="first", requests=(1, 5)).lacking == REQUESTS
     execute(workspace, "update bridge.connections set removed_at = now() where name = 'second'")
     assert admitted(workspace, name="third", requests=(1, None))[0] == 2
     assert shown_limit(workspace) == 5
