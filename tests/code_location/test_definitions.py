@@ -142,6 +142,7 @@ CHECKS = {
         "status_present",
         "subject_length",
         "subject_present",
+        "type_known",
     },
     "quality/certificate": {"everything_explained"},
     "tables/accounts": LOADED,
