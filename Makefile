@@ -11,7 +11,7 @@ MANIFEST := dbt_project/target/manifest.json
 DBT_SOURCES := $(shell find dbt_project -path dbt_project/target -prune -o -path dbt_project/logs -prune \
 	-o -type f \( -name '*.sql' -o -name '*.yml' -o -name '*.md' \) -print)
 
-.PHONY: help install demo up down test torture figures bench check format lock clean
+.PHONY: help install demo up down test slow torture figures bench check format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
@@ -31,6 +31,9 @@ down: ## Stop the UI, the daemon and the embedded database
 # The dearest files first, or one of them is run alone at the end.
 test: install ## Run all tests
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+slow: install ## Run the tests that take more than some seconds each
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
 torture: install ## Run the long campaigns; BRIDGE_TORTURE_RUNS=1000 for their full form
 	$(BIN)/pytest -n 2 -m long

@@ -137,7 +137,7 @@ def test_a_run_prints_one_document_that_accounts_for_every_record(extracted: Any
         assert entry["loaded"] == entry["landed"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_running_the_same_days_again_changes_nothing(installation: Installation, extracted: Any) -> None:
     audit = {path: path.read_bytes() for path in (installation.home / "audit").rglob("*.*")}
     again = installation.bridge("run", NAME, "--from", DAYS[0], "--to", DAYS[1])["summary"]
@@ -145,6 +145,7 @@ def test_running_the_same_days_again_changes_nothing(installation: Installation,
     assert {path: path.read_bytes() for path in (installation.home / "audit").rglob("*.*")} == audit
 
 
+@pytest.mark.slow
 def test_the_database_url_of_status_opens_the_database(installation: Installation, extracted: Any) -> None:
     import psycopg
 
@@ -155,6 +156,7 @@ def test_the_database_url_of_status_opens_the_database(installation: Installatio
     assert found[0] == next(e["table_rows"] for e in extracted["entities"] if e["entity"] == "tickets")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [
@@ -178,6 +180,7 @@ def test_the_lineage_shows_every_layer(page: Any) -> None:
         page.get_by_text(layer, exact=True).first.wait_for()
 
 
+@pytest.mark.slow
 @needs_browser
 def test_an_asset_shows_owner_columns_and_rows(page: Any) -> None:
     page.goto("/assets/extracted/tickets?view=overview")
@@ -186,6 +189,7 @@ def test_an_asset_shows_owner_columns_and_rows(page: Any) -> None:
         page.get_by_text(text).first.wait_for()
 
 
+@pytest.mark.slow
 @needs_browser
 def test_checks_have_succeeded(page: Any) -> None:
     page.goto("/assets/extracted/tickets?view=checks")

@@ -98,7 +98,7 @@ def opened(browser: Any, path: Path, width: int, asked: list[str], **options: An
     return page
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_every_report_fits_every_width_asks_for_nothing_and_is_readable(
     browser: Any, reports: dict[str, Report]
 ) -> None:
@@ -146,6 +146,7 @@ def test_a_screen_reader_and_a_keyboard_get_everywhere(browser: Any, reports: di
     page.close()
 
 
+@pytest.mark.slow
 def test_a_verdict_is_told_without_colour_and_on_paper(browser: Any, reports: dict[str, Report]) -> None:
     for name, word in (("good", "Complete and good"), ("spoilt", "Do not rely"), ("missing", "Do not rely")):
         page = opened(browser, reports[name].html, 1280, [])

@@ -66,6 +66,7 @@ def messages(workspace: Workspace) -> list[tuple[str, str, int]]:
     return [tuple(row.values()) for row in rows(workspace, query)]
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_is_told_with_the_reason(told, desk: Desk, monkeypatch):
     desk.before = lambda request: Answer(401, b'{"error": "no"}')
     sensor = defs.get_repository_def().get_sensor_def("deliveries")
@@ -86,7 +87,7 @@ def test_a_run_that_failed_is_told_with_the_reason(told, desk: Desk, monkeypatch
     assert [mail["Subject"] for mail in post.mails] == [f"{NAME} {DAY}: run failed"] * 2
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_blocked_check_is_told_as_a_failed_run_only_to_who_is_not_told_of_blocks(told, desk: Desk):
     desk.page_size = 60
     desk.records["tickets"] = [
@@ -100,7 +101,7 @@ def test_a_blocked_check_is_told_as_a_failed_run_only_to_who_is_not_told_of_bloc
     assert (failed[0], failed[2]) == ("failed", 1)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_runs_of_the_command_line_are_told_too(told, desk: Desk, monkeypatch):
     desk.before = lambda request: Answer(401, b'{"error": "no"}')
     monkeypatch.setattr(automation, "keys_for", lambda *_: [dg.AssetKey(["extracted", "accounts"])])

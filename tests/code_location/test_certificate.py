@@ -55,7 +55,7 @@ def test_the_asset_writes_a_certificate_and_its_check_says_the_verdict(installat
     assert page.is_file()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_mass_disappearance_is_no_success(installation, extracted):
     del extracted.records["tickets"][:20]
     passed, said = verdict(certified())
@@ -64,7 +64,7 @@ def test_a_mass_disappearance_is_no_success(installation, extracted):
     assert all(row["deleted_at"] is None for row in table(installation, "tickets").values())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_schedule_asks_for_every_connection_that_was_read(installation, desk):
     schedule = defs.get_repository_def().get_schedule_def("certificates")
 
@@ -84,7 +84,7 @@ def test_the_schedule_asks_for_every_connection_that_was_read(installation, desk
     assert requested() == [NAME]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_command_accepts_deletions_on_record_and_the_audit_still_verifies(
     installation, extracted, capsys, monkeypatch
 ):

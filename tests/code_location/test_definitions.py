@@ -193,6 +193,7 @@ print(json.dumps({"slow": "great_expectations" in sys.modules, "keys": len(keys)
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.slow
 def test_the_library_does_not_import_dagster(tmp_path):
     code = f"""
 import importlib, pkgutil, sys

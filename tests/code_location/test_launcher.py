@@ -64,6 +64,7 @@ def test_a_run_whose_code_server_is_gone_is_not_healthy(instance):
     assert health(instance, tags) == WorkerStatus.FAILED
 
 
+@pytest.mark.slow
 def test_a_code_server_that_is_too_busy_to_answer_is_not_gone(instance, monkeypatch):
     monkeypatch.setattr(module, "_PATIENCE", 1)
     # It takes connections and says nothing.

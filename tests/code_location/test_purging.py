@@ -23,6 +23,7 @@ def partitions(instance):
     return instance.get_dynamic_partitions(naming.CONNECTION_DIMENSION)
 
 
+@pytest.mark.slow
 def test_partition_and_runs_go_and_those_of_others_stay(installation, desk):
     desk.records["accounts"] = [account(1, f"{DAY}T10:00:00Z")]
     connect(installation, desk, "acme-other")
@@ -47,6 +48,7 @@ def test_partition_and_runs_go_and_those_of_others_stay(installation, desk):
     assert instance.get_run_by_id(stays.run_id) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag", [CONNECTION_TAG, "dagster/partition/connection"])
 def test_a_run_that_is_not_over_stops_it(installation, desk, tag):
     add_partition(installation, NAME)

@@ -201,7 +201,7 @@ def test_what_a_reviewer_said_is_masked_in_the_ui(installation, desk):
     assert (shown_by, reason) == ("Ann Lee", "see a…@…, +…")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_an_entity_that_the_connection_does_not_have_is_skipped(installation, desk, instance):
     fill(desk)
     connect(installation, desk, entities=("accounts", "tickets"))
@@ -211,6 +211,7 @@ def test_an_entity_that_the_connection_does_not_have_is_skipped(installation, de
     assert desk.lists("users") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["../../etc", "UPPER", "a b", "x" * 42])
 def test_a_partition_that_is_no_connection_name_fails_before_anything_is_touched(
     installation, desk, instance, name
@@ -291,7 +292,7 @@ def test_the_schedule_requests_exactly_the_settled_days_that_the_ledger_lacks(in
     assert tick(instance) == []
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_day_extracted_before_it_settled_is_requested_again(installation, desk, instance):
     connect(installation, desk, first_day=date(2024, 3, 4))
     process(installation, day("2024-03-04", "2024-03-05"))
@@ -319,7 +320,7 @@ def test_nothing_is_requested_while_a_run_of_the_connection_is_active_and_again_
     assert again.run_key != request.run_key
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_request_of_the_schedule_can_be_run_and_then_is_complete(installation, desk, instance):
     fill(desk)
     connect(installation, desk, first_day=date(2024, 3, 5), entities=("accounts", "tickets"))

@@ -71,6 +71,7 @@ def test_what_is_written_passes_the_checks_of_the_code(tmp_path, entities):
         assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_the_kit_says_what_is_to_be_written_and_where(tmp_path):
     write_connector(NAME, tmp_path, ["accounts", "users", "tickets"])
     code, said = kit(tmp_path, SPECIFICATION)

@@ -86,6 +86,7 @@ def run(workspace, window=DAY) -> AuditFile:
     return process(workspace, window, ["tickets"])["tickets"][2][0]
 
 
+@pytest.mark.slow
 def test_the_exact_values_come_back_and_cells_that_would_run_are_guarded(workspace, desk):
     desk.page_size = 40
     texts = [*RUNS_IN_A_SPREADSHEET, *HARMLESS]
@@ -119,6 +120,7 @@ def test_null_is_an_empty_cell_without_quotes_and_an_empty_text_has_them(workspa
     assert line.startswith('"1","",,"New"')
 
 
+@pytest.mark.slow
 def test_a_day_without_records_has_a_file_with_its_header(workspace, desk):
     file = run(workspace)
     assert (file.rows, cells(file)) == (0, [])
@@ -170,6 +172,7 @@ def test_a_version_is_added_only_where_rows_changed_and_none_is_rewritten(worksp
         assert_true(workspace, file)
 
 
+@pytest.mark.slow
 def test_the_order_of_rows_does_not_depend_on_the_listing(workspace, desk):
     numbers = [9, 10, 2**53 + 1, 1, 100, 20, 2]
     desk.records["tickets"] = [ticket(number, NOON) for number in numbers]
@@ -179,6 +182,7 @@ def test_the_order_of_rows_does_not_depend_on_the_listing(workspace, desk):
     assert not run(workspace).added
 
 
+@pytest.mark.slow
 def test_ids_that_left_a_day_are_named_with_the_reason(workspace, desk):
     window = day("2024-03-01", "2024-03-03")
     desk.records["tickets"] = [ticket(number, NOON) for number in (1, 2, 3, 4)]
@@ -201,6 +205,7 @@ def test_ids_that_left_a_day_are_named_with_the_reason(workspace, desk):
     assert_true(workspace, first)
 
 
+@pytest.mark.slow
 def test_a_batch_fetched_earlier_never_replaces_the_current_file(workspace, desk):
     desk.records["tickets"] = [ticket(1, NOON)]
     wide = land(workspace, "tickets", day("2024-03-01", "2024-03-02"))
@@ -214,6 +219,7 @@ def test_a_batch_fetched_earlier_never_replaces_the_current_file(workspace, desk
     assert sorted(path.name for path in current.path.parent.iterdir()) == ["v0001.csv", "v0001.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [False, True])
 def test_files_that_the_ledger_does_not_list_are_removed(workspace, desk, changed):
     desk.records["tickets"] = [ticket(1, NOON)]
@@ -227,6 +233,7 @@ def test_files_that_the_ledger_does_not_list_are_removed(workspace, desk, change
     assert_true(workspace, file)
 
 
+@pytest.mark.slow
 def test_every_day_of_a_window_has_the_records_of_that_day_in_utc(workspace, desk):
     desk.records["tickets"] = [
         ticket(1, "2024-03-01T23:59:59.999999Z"),
@@ -244,6 +251,7 @@ def test_every_day_of_a_window_has_the_records_of_that_day_in_utc(workspace, des
     ]
 
 
+@pytest.mark.slow
 def test_the_manifest_names_what_was_excluded_and_when_it_was_fetched(workspace, desk):
     desk.records["tickets"] = [ticket(1, NOON, cf_password="hunter2")]
     execute(workspace, """update bridge.connections set exclude = '["tickets.*_password"]'""")

@@ -165,6 +165,7 @@ def test_an_unchanged_source_is_complete_and_nothing_is_asked_one_by_one(workspa
     assert all("select=id,updated_at" in r.target for r in loaded.lists("tickets") if "count" not in r.target)
 
 
+@pytest.mark.slow
 def test_what_is_gone_is_looked_up_marked_and_kept_with_its_reason(workspace, loaded):
     drop(loaded, 7, 8)
     certificate = certify(workspace, NAME)
@@ -186,6 +187,7 @@ def test_a_window_never_deletes(workspace, loaded):
     assert deleted(workspace) == set()
 
 
+@pytest.mark.slow
 def test_what_reappears_is_restored_though_nothing_of_it_changed(workspace, loaded):
     kept = loaded.records["tickets"]
     drop(loaded, 7)
@@ -200,6 +202,7 @@ def test_what_reappears_is_restored_though_nothing_of_it_changed(workspace, load
     assert len(rows(workspace, "select * from bridge.deletions")) == 1
 
 
+@pytest.mark.slow
 def test_an_extraction_restores_it_too(workspace, loaded):
     kept = loaded.records["tickets"]
     drop(loaded, 7)
@@ -209,6 +212,7 @@ def test_an_extraction_restores_it_too(workspace, loaded):
     assert deleted(workspace) == set()
 
 
+@pytest.mark.slow
 def test_hidden_and_forbidden_records_are_told_apart_from_deleted_ones(workspace, loaded):
     loaded.unlisted, loaded.forbidden = {3, 4}, {5}
     drop(loaded, 6)
@@ -220,6 +224,7 @@ def test_hidden_and_forbidden_records_are_told_apart_from_deleted_ones(workspace
     assert deleted(workspace) == {"6"}
 
 
+@pytest.mark.slow
 def test_a_listing_that_hides_most_of_what_lookups_give_deletes_nothing(workspace, loaded):
     loaded.unlisted = set(range(1, 31))
     certificate = certify(workspace, NAME)
@@ -227,6 +232,7 @@ def test_a_listing_that_hides_most_of_what_lookups_give_deletes_nothing(workspac
     assert deleted(workspace) == set()
 
 
+@pytest.mark.slow
 def test_what_was_never_loaded_is_fetched_once_and_then_explained(workspace, loaded):
     # The filter of an earlier reading hid them, and one is not what it should be.
     loaded.records["tickets"] += [
@@ -252,7 +258,7 @@ def test_a_newer_version_that_never_came_is_fetched(workspace, loaded):
     assert table(workspace, "tickets")["9"]["subject"] == "changed"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_stays_unexplained_is_named_and_fails(workspace, loaded):
     loaded.records["tickets"].append(ticket(50, "2024-03-02T11:00:00Z"))
 
@@ -279,6 +285,7 @@ def test_what_stays_unexplained_is_named_and_fails(workspace, loaded):
     assert named(certificate, "unexplained") == {"60": "not_loaded"}
 
 
+@pytest.mark.slow
 def test_records_without_an_id_are_found_by_their_bytes(workspace, loaded):
     loaded.records["tickets"].append(b'{"_type":"Ticket","subject":"nameless","updated_at":null}')
     certificate = certify(workspace, NAME)
@@ -290,6 +297,7 @@ def test_records_without_an_id_are_found_by_their_bytes(workspace, loaded):
     assert list(quarantined(workspace, "tickets").values()) == ["id_missing"]
 
 
+@pytest.mark.slow
 def test_a_mass_disappearance_is_held_until_it_is_accepted(workspace, loaded):
     drop(loaded, *range(1, 6))
     certificate = certify(workspace, NAME)
@@ -307,7 +315,7 @@ def test_a_mass_disappearance_is_held_until_it_is_accepted(workspace, loaded):
     assert row == {"accepted_by": "Ann Lee"}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_few_of_few_are_held_and_slices_count_together(workspace, loaded):
     drop(loaded, 3, 6, 9)  # of 13 on that day
     certificate = certify(workspace, NAME, day(FIRST), ("tickets",))
@@ -326,6 +334,7 @@ def test_few_of_few_are_held_and_slices_count_together(workspace, loaded):
     assert certify(workspace, NAME, entities=("tickets",)).verdict == "complete"
 
 
+@pytest.mark.slow
 def test_what_a_blocked_batch_holds_back_is_not_carried_past_its_check(workspace, loaded):
     strict = without_tolerance(workspace)
     new = [ticket(n, "2024-03-04T10:00:00Z") for n in (50, 51)]
@@ -345,6 +354,7 @@ def test_what_a_blocked_batch_holds_back_is_not_carried_past_its_check(workspace
     assert "50" in table(workspace, "tickets")
 
 
+@pytest.mark.slow
 def test_a_later_reading_that_passes_holds_nothing_back(workspace, loaded):
     strict = without_tolerance(workspace)
     loaded.records["tickets"] += [
@@ -359,6 +369,7 @@ def test_a_later_reading_that_passes_holds_nothing_back(workspace, loaded):
     assert explained(certificate)["awaited"] == 1  # it passed, and is to be loaded yet
 
 
+@pytest.mark.slow
 def test_a_hidden_record_is_loaded_only_if_its_newest_version_is(workspace, loaded):
     loaded.unlisted = {29}
     loaded.find("tickets", 29).update(updated_at="2024-03-03T23:00:00Z", subject=17)
@@ -422,6 +433,7 @@ def test_an_entity_of_which_nothing_is_left_is_held(workspace, loaded):
     assert deleted(workspace, "accounts") == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [404, 403])
 def test_lookups_that_deny_what_is_listed_are_not_believed(workspace, loaded, status):
     drop(loaded, 7)
@@ -476,12 +488,14 @@ def test_records_of_days_that_were_never_extracted_are_awaited(workspace, loaded
     assert explained(certificate) == {"loaded": 39, "awaited": 3}
 
 
+@pytest.mark.slow
 def test_a_day_that_was_left_out_between_others_is_noticed(workspace, loaded):
     process(workspace, day("2024-03-05"), ["tickets"])
     loaded.records["tickets"].append(ticket(60, "2024-03-04T10:00:00Z"))
     assert explained(certify(workspace, NAME)) == {"loaded": 41}
 
 
+@pytest.mark.slow
 def test_days_are_judged_alone(workspace, loaded):
     drop(loaded, 6, 7)  # of the first and of the second day
     loaded.records["tickets"].append(ticket(60, "2024-03-01T12:00:00Z"))
@@ -494,6 +508,7 @@ def test_days_are_judged_alone(workspace, loaded):
     )
 
 
+@pytest.mark.slow
 def test_placeholders_are_ignored(workspace, loaded):
     loaded.find("tickets", 9)["account"] = {"id": 999, "_type": "Account"}
     loaded.find("tickets", 9)["updated_at"] = "2024-03-03T12:00:00Z"
@@ -514,6 +529,7 @@ def telling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connectors, "get", lambda name: replace(helpdesk, streams=streams))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("telling")
 def test_archived_records_stay_and_are_called_so(workspace, loaded):
     loaded.find("tickets", 9)["cf_state"] = "archived"
@@ -532,6 +548,7 @@ CONFIRMING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("answer", "expected"), CONFIRMING.values(), ids=CONFIRMING)
 @pytest.mark.usefixtures("telling")
 def test_what_the_source_lists_as_deleted_is_confirmed_by_its_id(workspace, loaded, answer, expected):
@@ -622,6 +639,7 @@ def test_killed_anywhere_nothing_is_half_marked_and_it_heals(workspace, loaded, 
     assert "60" in audited(workspace, "2024-03-02")
 
 
+@pytest.mark.slow
 def test_two_at_once_make_two_certificates_one_after_the_other(workspace, loaded):
     drop(loaded, 7)
     together = flow.barrier(2)

@@ -82,6 +82,7 @@ def tickets_of(workspace, window=WINDOW, name=NAME) -> list[AuditFile]:
 # --- Entries --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_version_is_one_entry_and_nothing_new_is_none(workspace, desk):
     tickets_of(workspace)
     assert [entry["kind"] for entry in entries_of(workspace)] == ["begin", "audit", "audit"]
@@ -101,6 +102,7 @@ def test_every_version_is_one_entry_and_nothing_new_is_none(workspace, desk):
     assert (known.sequence, known.sha256) == (4, verified(workspace).chains[0].sha256)
 
 
+@pytest.mark.slow
 def test_each_tenant_has_a_chain_that_is_verified_alone(workspace, desk, tmp_path):
     tickets_of(workspace)
     with serving() as other:
@@ -198,7 +200,7 @@ def test_a_chain_file_that_is_not_what_was_committed_is_left_and_named(workspace
     assert_whole(workspace, 3)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_connections_of_one_tenant_audited_at_once_share_one_chain(workspace, desk):
     names = ["one", "two", "three"]
     for name in names:
@@ -230,6 +232,7 @@ def test_processes_that_make_the_signing_key_at_once_agree(tmp_path):
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
+@pytest.mark.slow
 def test_a_new_key_is_named_by_the_old_one_and_the_chain_goes_on(workspace, desk, capsys):
     tickets_of(workspace)
     (old,) = key_ids(workspace.home)
@@ -356,6 +359,7 @@ def test_deleted_records_become_tombstones_in_a_new_version_of_their_day(workspa
     assert [file.added for file in delete(workspace, "2", "3")] == [False, False]
 
 
+@pytest.mark.slow
 def test_a_tombstone_stays_while_the_record_is_gone_and_goes_when_it_is_seen_again(workspace, desk):
     tickets_of(workspace)
     execute(workspace, "update desk.tickets set deleted_at = now() where id = '2'")
@@ -387,6 +391,7 @@ def test_tombstones_that_are_rolled_back_leave_nothing_that_a_run_does_not_remov
 # --- Many days ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_year_is_chained_at_once(workspace, desk, monkeypatch):
     first = date(2023, 1, 1)
     desk.page_size = 1_000

@@ -148,6 +148,7 @@ def test_a_batch_whose_checks_have_not_run_is_not_read(workspace, desk):
     assert len(bring_up_to_date(workspace, NAME, "tickets", DAY).loads) == 1
 
 
+@pytest.mark.slow
 def test_a_blocked_batch_keeps_what_was_loaded_and_a_good_extraction_takes_its_place(workspace, desk):
     fill(desk, 95, 0)
     process(workspace, DAY, ["tickets"])
@@ -162,6 +163,7 @@ def test_a_blocked_batch_keeps_what_was_loaded_and_a_good_extraction_takes_its_p
     assert not rows(workspace, "select 1 from bridge.loads where batch_id = :id", id=blocked.id)
 
 
+@pytest.mark.slow
 def test_parents_fetched_by_id_do_not_hide_that_a_batch_is_blocked(workspace, desk):
     connect(workspace, desk, entities=("users", "tickets"))
     fill(desk, 94, 6, "users")
@@ -172,6 +174,7 @@ def test_parents_fetched_by_id_do_not_hide_that_a_batch_is_blocked(workspace, de
     refused(workspace, "users")
 
 
+@pytest.mark.slow
 def test_warnings_never_block_and_their_examples_are_masked(workspace, desk):
     secret = "Wilhelmina Murray"
     desk.records["users"] = [
@@ -218,6 +221,7 @@ def no_fire(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(connectors.all_connectors(), "helpdesk", changed)
 
 
+@pytest.mark.slow
 def test_rows_that_an_expectation_rejects_go_to_quarantine_with_their_exact_bytes(workspace, desk, no_fire):
     desk.page_size = 2
     calm = [ticket(number, NOON, subject="Printer hums") for number in range(1, 7)]

@@ -151,6 +151,7 @@ def test_null_and_empty_differ_in_the_audit_file(unhurried, desk):
     assert '"Printer 2 is on fire",,' in null
 
 
+@pytest.mark.slow
 def test_the_same_id_twice_keeps_the_newest_and_counts_both(unhurried, desk):
     connect(unhurried, desk, entities=("tickets",))
     desk.page_size = 3
@@ -170,6 +171,7 @@ def test_the_same_id_twice_keeps_the_newest_and_counts_both(unhurried, desk):
     }
 
 
+@pytest.mark.slow
 def test_the_same_bytes_are_kept_once_for_each_connection_and_entity(unhurried, desk):
     bad = b'{"id":null,"updated_at":"2024-03-01T12:00:00Z"}'
     desk.records = {"accounts": [bad, bad], "users": [bad], "tickets": [bad]}

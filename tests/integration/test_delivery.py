@@ -126,6 +126,7 @@ def heal(desk: Desk) -> None:
 # --- What is told -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_block_is_told_once_with_its_report_and_so_is_its_end(workspace, desk, post, reviewers):
     reviewers(maria=["blocked"], otto=["failed", "daily"])
     block(desk)
@@ -190,6 +191,7 @@ def test_an_accepted_batch_ends_its_alarm(workspace, desk, post, reviewers):
     assert "Grace" not in post.mails[1].as_string()
 
 
+@pytest.mark.slow
 def test_single_records_that_come_do_not_end_a_block(workspace, desk, reviewers):
     reviewers(maria=["blocked", "weekly"])
     execute(workspace, "update bridge.reviewers set created_at = '2024-03-01'")
@@ -212,6 +214,7 @@ def test_single_records_that_come_do_not_end_a_block(workspace, desk, reviewers)
     assert f"- batch 1: accounts of {NAME}, {DAY}" in digest["body"]
 
 
+@pytest.mark.slow
 def test_a_load_that_does_not_add_up_is_told_and_so_is_the_next_block_after_its_end(
     workspace, desk, post, reviewers
 ):
@@ -234,7 +237,7 @@ def test_a_load_that_does_not_add_up_is_told_and_so_is_the_next_block_after_its_
     ]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_certificate_that_is_not_complete_is_told_to_who_is_told_of_blocks(workspace, desk, reviewers):
     reviewers(maria=["blocked"], otto=["daily"])
     heal(desk)
@@ -260,6 +263,7 @@ def test_a_verdict_and_its_alarm_are_written_together_or_not_at_all(workspace, d
     assert statuses(workspace) == []
 
 
+@pytest.mark.slow
 def test_only_the_newest_settled_day_is_told_and_once(workspace, desk, post, reviewers):
     reviewers(maria=["daily"])
     desk.records["accounts"] = [account(1, f"{DAY}T10:00:00Z")]
@@ -309,6 +313,7 @@ def test_a_failed_run_is_told_once_in_words_without_values(workspace, desk, post
     assert "Ann" not in text
 
 
+@pytest.mark.slow
 def test_the_weekly_digest_is_told_once_when_its_week_is_over(workspace, desk, post, reviewers):
     reviewers(maria=["weekly"])
     execute(workspace, "update bridge.reviewers set created_at = '2024-03-01'")
@@ -338,7 +343,7 @@ def test_the_weekly_digest_is_told_once_when_its_week_is_over(workspace, desk, p
     ]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_digest_says_of_a_day_what_its_report_says(workspace, desk, reviewers):
     reviewers(maria=["weekly"])
     execute(workspace, "update bridge.reviewers set created_at = '2024-03-01'")
@@ -358,6 +363,7 @@ def test_the_digest_says_of_a_day_what_its_report_says(workspace, desk, reviewer
 # --- Sending ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_or_sent_twice_while_the_mail_server_is_down_for_an_hour(workspace, post, reviewers):
     reviewers(maria=["failed"], otto=["failed"])
     post.stop()
@@ -382,6 +388,7 @@ def sender(fate: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=PROJECT_ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_two_that_send_at_once_send_each_message_once(workspace, post, reviewers):
     reviewers(maria=["failed"])
     tell(workspace, *(f"run {number}" for number in range(8)))
@@ -406,6 +413,7 @@ def test_a_delivery_that_is_being_sent_is_taken_by_nobody_else(workspace, post, 
     assert len(post.mails) == 1
 
 
+@pytest.mark.slow
 def test_a_crash_between_sending_and_noting_sends_the_very_same_mail_again_later(workspace, post, reviewers):
     reviewers(maria=["failed"])
     tell(workspace, "run 1")
@@ -429,6 +437,7 @@ def test_a_mail_that_is_refused_for_good_is_given_up_at_once(workspace, post, re
     assert deliver(workspace, at(100)) == Delivered()
 
 
+@pytest.mark.slow
 def test_what_was_given_up_is_told_loudly_and_can_be_tried_again(workspace, post, reviewers, logged, capsys):
     reviewers(maria=["failed"])
     tell(workspace, "run 1")

@@ -98,6 +98,7 @@ def test_any_path_will_do(folder, name):
     assert embedded.ensure_running(home).socket_dir == server.socket_dir
 
 
+@pytest.mark.slow
 def test_two_homes_do_not_meet(folder):
     homes = [Home(folder / ("x" * 120) / name) for name in ("one", "two")]
     one, two = (embedded.ensure_running(home) for home in homes)
@@ -134,6 +135,7 @@ def test_it_is_set_up_for_the_work(home):
     assert query(server, "select lower('ÄÖ'), 'b' < 'ä', 'B' < 'a'") == ("äö", True, True)
 
 
+@pytest.mark.slow
 def test_only_the_owner_reaches_socket_and_data(home):
     server = embedded.ensure_running(home)
     for path in (server.socket_dir, home.postgres / "data", server.socket_dir / ".s.PGSQL.5432"):
@@ -186,6 +188,7 @@ def test_it_comes_back_after_it_was_killed(home, number):
     assert query(after, "select n from kept") == (7,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pid", ["1", "{own}", "999999999", "", "not a number"])
 def test_a_stale_pid_file_heals(home, pid):
     server = embedded.ensure_running(home)
@@ -208,6 +211,7 @@ def test_an_interrupted_creation_is_begun_anew(home):
     assert not draft.exists()
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_shows_the_log_and_what_to_do(home):
     embedded.ensure_running(home)
     embedded.stop(home)
@@ -217,6 +221,7 @@ def test_a_start_that_fails_shows_the_log_and_what_to_do(home):
         embedded.ensure_running(home)
 
 
+@pytest.mark.slow
 def test_data_of_another_version_is_left_alone(home):
     embedded.ensure_running(home)
     embedded.stop(home)
@@ -266,6 +271,7 @@ def test_an_ordinary_user_runs_it_as_itself(folder):
     assert done.stdout.split() == [str(nobody.pw_uid), "0o700", "True"]
 
 
+@pytest.mark.slow
 @as_root
 def test_root_takes_over_the_server_of_a_user_and_the_user_gets_it_back(folder):
     nobody = pwd.getpwnam("nobody")
@@ -277,6 +283,7 @@ def test_root_takes_over_the_server_of_a_user_and_the_user_gets_it_back(folder):
     assert python(*arguments, "stop").stdout.split() == [str(nobody.pw_uid), "0o700", "True"]
 
 
+@pytest.mark.slow
 @as_root
 def test_the_home_of_another_user_is_refused_with_clear_words(home):
     embedded.ensure_running(home)
@@ -308,6 +315,7 @@ def test_data_that_root_restored_is_given_back(home):
     assert query(embedded.ensure_running(home), "select 1") == (1,)
 
 
+@pytest.mark.slow
 @as_root
 def test_an_installation_under_a_strict_umask_is_opened_for_the_server(folder):
     package = embedded.binary("postgres").parents[2]

@@ -185,6 +185,7 @@ def empty_home():
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_processes_that_open_an_empty_home_at_once_find_the_same(empty_home):
     environment = dict(os.environ) | {"BRIDGE_HOME": str(empty_home.root)}
     children = [

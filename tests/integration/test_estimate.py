@@ -60,6 +60,7 @@ def test_of_what_was_never_read_the_source_is_asked_for_its_count(busy, capsys):
     assert [request.entity for request in busy.requests[asked:]] == ["users"]
 
 
+@pytest.mark.slow
 def test_a_source_that_cannot_be_asked_leaves_the_estimate_incomplete(busy, capsys):
     busy.before = lambda request: Answer(403, b"{}")
     code, found = dry_run(capsys, DAYS[0], DAYS[0], "--entities", "users,tickets")
@@ -67,6 +68,7 @@ def test_a_source_that_cannot_be_asked_leaves_the_estimate_incomplete(busy, caps
     assert [each["calls"] is None for each in found["entities"]] == [True, False]
 
 
+@pytest.mark.slow
 def test_calls_follow_the_records_of_earlier_extractions(busy, workspace, capsys):
     _, one = dry_run(capsys, DAYS[5], DAYS[5], "--entities", "tickets")
     _, whole = dry_run(capsys, DAYS[0], DAYS[6], "--entities", "tickets")
@@ -131,6 +133,7 @@ def test_people_read_an_estimate_too(busy, workspace, capsys):
     assert "3 earlier extractions" in shown
 
 
+@pytest.mark.slow
 def test_status_shows_what_is_left_to_those_who_share_a_credential(busy, workspace, capsys):
     connect(workspace, busy, "umbrella-desk", "umbrella", requests_per_minute=10_000)
     extract(workspace, "umbrella-desk", "tickets", day(DAYS[0]))
@@ -148,6 +151,7 @@ def test_status_shows_what_is_left_to_those_who_share_a_credential(busy, workspa
     assert TOKEN not in shown + str(found)
 
 
+@pytest.mark.slow
 def test_a_batch_knows_what_it_took_and_how_long_it_waited(workspace, desk):
     done = process(workspace, day(DAYS[0]))
     for batch, _, _ in done.values():

@@ -233,6 +233,7 @@ def test_a_day_with_far_fewer_tickets_than_usual_warns_and_names_itself(workspac
     assert not any(found[name].judged for name in ("newest_day_filled", "declared_fields", "other_fields"))
 
 
+@pytest.mark.slow
 def test_an_empty_newest_day_blocks_only_the_first_read_of_the_schedule(workspace, desk):
     write(workspace, "expectations: {tickets: {newest_day_filled: {weekdays: 1}}}")
     now = datetime.now(UTC)
@@ -259,6 +260,7 @@ def test_an_empty_newest_day_blocks_only_the_first_read_of_the_schedule(workspac
     assert check(workspace, first.id).batch.verdict == "blocked"
 
 
+@pytest.mark.slow
 def test_a_declared_field_that_vanished_blocks_until_it_is_accepted(workspace, desk):
     desk.records["tickets"] = [ticket(n, NOON) for n in range(1, 31)]
     process(workspace, DAY, ["tickets"])
@@ -279,6 +281,7 @@ def test_a_declared_field_that_vanished_blocks_until_it_is_accepted(workspace, d
     assert land(workspace, "tickets", DAY).verdict == "passed"
 
 
+@pytest.mark.slow
 def test_a_load_that_does_not_add_up_is_undone_recorded_and_blocked(workspace, desk):
     desk.records["tickets"] = [ticket(n, NOON) for n in range(1, 6)]
     batch = land(workspace, "tickets", DAY)
@@ -303,6 +306,7 @@ def test_a_load_that_does_not_add_up_is_undone_recorded_and_blocked(workspace, d
     assert better.verdict == "passed"
 
 
+@pytest.mark.slow
 def test_every_term_of_the_equation_is_counted(workspace, desk):
     desk.filtering = "ignored"
     desk.records["tickets"] = [
@@ -325,6 +329,7 @@ def test_every_term_of_the_equation_is_counted(workspace, desk):
 # --- What stays out, and what heals -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_blocked_day_stops_a_range_until_it_is_read_better(workspace, desk):
     days = [f"2024-03-0{n}" for n in (1, 2, 3)]
     desk.records["tickets"] = [ticket(n, f"{each}T12:00:00Z") for n, each in enumerate(days, start=1)]
@@ -360,6 +365,7 @@ def test_a_listing_read_without_its_refused_filter_is_a_whole_listing(workspace,
 # --- The tables ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_references_are_told_apart_and_owners_without_address_are_found(workspace, desk):
     connect(workspace, desk)
     desk.records["accounts"] = [account(1, NOON)]
@@ -384,6 +390,7 @@ def test_references_are_told_apart_and_owners_without_address_are_found(workspac
     assert (found["accounts_known"].passed, found["accounts_exist"].passed) == (False, True)
 
 
+@pytest.mark.slow
 def test_neither_old_days_nor_lookups_make_a_desk_look_fresh(workspace, desk):
     connect(workspace, desk)
     write(workspace, "expectations: {accounts: {freshness: {max_quiet_hours: 48}}}")

@@ -110,7 +110,7 @@ def plans(draw: st.DrawFn) -> list[tuple[date, date]]:
 # --- L1 complete --------------------------------------------------------------------------------
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_every_record_is_accounted_for_however_days_are_cut_into_windows(workspace, desk):
     fill(desk)
     numbers = itertools.count()
@@ -203,6 +203,7 @@ NOT_A_LIST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", NOT_A_LIST.values(), ids=NOT_A_LIST)
 @pytest.mark.parametrize("page", [1, 2])
 def test_what_is_no_list_is_never_read_as_no_records(workspace, desk, bad, page):
@@ -215,6 +216,7 @@ def test_what_is_no_list_is_never_read_as_no_records(workspace, desk, bad, page)
     assert not list(workspace.home.landing.rglob("*.parquet"))
 
 
+@pytest.mark.slow
 def test_reference_entities_are_read_whole_once_and_undated_ones_load(workspace, desk):
     desk.records["accounts"] = [
         account(1, "2024-03-01T10:00:00Z"),
@@ -230,7 +232,7 @@ def test_reference_entities_are_read_whole_once_and_undated_ones_load(workspace,
     assert arrived(workspace, "accounts") == {"1", "2", "3", "5"}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_missing_parents_are_fetched_by_id_and_absent_ones_not_asked_for_again_at_once(workspace, desk):
     process(workspace, day("2024-03-01"))
     desk.records["accounts"] = [account(7, "2012-01-01T00:00:00Z")]
@@ -257,6 +259,7 @@ def test_missing_parents_are_fetched_by_id_and_absent_ones_not_asked_for_again_a
     assert update.placeholders == {"accounts": 0, "users": 2}
 
 
+@pytest.mark.slow
 def test_a_source_without_single_records_leaves_placeholders(workspace, desk):
     desk.by_id = False
     desk.records["tickets"] = [ticket(1, "2024-03-02T10:00:00Z")]
@@ -352,6 +355,7 @@ def fill_to_be_killed(desk: Desk) -> None:
     desk.before = arrive
 
 
+@pytest.mark.slow
 def test_a_killed_extraction_does_not_ask_again_for_what_is_journalled(workspace, desk):
     fill_to_be_killed(desk)
     days = ("2024-03-01", "2024-03-02", ("tickets",))
@@ -412,7 +416,7 @@ def test_two_runs_of_one_window_at_once_lose_and_double_nothing(workspace, desk)
     assert digest(workspace) == digest(workspace, "undisturbed")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_loads_and_audits_of_one_batch_at_once_double_nothing(workspace, desk):
     fill(desk)
     batch = land(workspace, "tickets", day("2024-03-01", "2024-03-05"))
@@ -536,7 +540,7 @@ def peaks(workspace, size: int) -> dict[str, float]:
     return peak
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_records(workspace):
     small, large = peaks(workspace, 20_000), peaks(workspace, 60_000)
     assert large["audit"] < 600, large

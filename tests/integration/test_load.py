@@ -72,6 +72,7 @@ def test_versions_seen_while_a_listing_changes_are_counted_and_the_newest_is_loa
     assert table(workspace, "tickets")["1"]["subject"] == "changed"
 
 
+@pytest.mark.slow
 def test_the_people_of_a_ticket_are_replaced_with_each_version(workspace, desk):
     desk.records["tickets"] = [
         ticket(1, NOON, assignee=person(5), user_watchers=[person(6), person(7)]),
@@ -89,6 +90,7 @@ def test_the_people_of_a_ticket_are_replaced_with_each_version(workspace, desk):
     assert links(workspace) == {("1", "7", "watcher"), ("2", "1", "requester"), ("2", "1", "creator")}
 
 
+@pytest.mark.slow
 def test_a_placeholder_becomes_the_record_when_it_arrives(workspace, desk):
     desk.by_id = False
     process(workspace, day("2024-02-28"), ["accounts"])
@@ -110,6 +112,7 @@ def test_seeing_a_record_again_clears_its_deletion(workspace, desk):
     assert table(workspace, "tickets")["1"]["deleted_at"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [NOON, "2024-03-01T13:00:00Z"], ids=["same version", "newer version"])
 def test_a_page_fetched_before_a_deletion_was_observed_does_not_clear_it(workspace, desk, changed):
     desk.records["tickets"] = [ticket(1, NOON)]
@@ -146,7 +149,7 @@ TEXTS = [
 ]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_texts_are_exact_and_null_is_not_empty(workspace, desk):
     desk.page_size = 4
     desk.records["tickets"] = [
@@ -161,6 +164,7 @@ def test_texts_are_exact_and_null_is_not_empty(workspace, desk):
         assert values == (text, text, [text], text), repr(text)[:80]
 
 
+@pytest.mark.slow
 def test_custom_fields_keep_all_keys_and_exact_numbers(workspace, desk):
     numbers = {"one": 10**30, "two": -(2**70), "three": 2**64 - 1, "four": 2**63 - 1, "five": 1, "six": 0.1}
     many = {f"cf_{number}": {"id": number, "name": f"Choice {number}"} for number in range(2_000)}
@@ -174,6 +178,7 @@ def test_custom_fields_keep_all_keys_and_exact_numbers(workspace, desk):
     assert text["two"] == str(-(2**70))
 
 
+@pytest.mark.slow
 def test_deep_nesting_is_kept(workspace, desk):
     deep: Any = "bottom"
     for _ in range(200):
@@ -183,6 +188,7 @@ def test_deep_nesting_is_kept(workspace, desk):
     assert table(workspace, "tickets")["1"]["custom_fields"]["cf_deep"] == deep
 
 
+@pytest.mark.slow
 def test_every_batch_that_touches_the_window_is_loaded_oldest_first(workspace, desk):
     desk.records["tickets"] = [ticket(1, NOON), ticket(2, "2024-03-02T12:00:00Z")]
     wide = land(workspace, "tickets", day("2024-03-01", "2024-03-02"))
@@ -193,6 +199,7 @@ def test_every_batch_that_touches_the_window_is_loaded_oldest_first(workspace, d
     assert bring_up_to_date(workspace, NAME, "tickets", day("2024-03-02")).loads == []
 
 
+@pytest.mark.slow
 def test_a_record_that_reappears_in_an_older_version_is_no_longer_deleted_and_keeps_its_newest(
     workspace, desk
 ):

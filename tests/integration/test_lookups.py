@@ -22,6 +22,7 @@ def lookup(workspace, *ids: int):
     return extract_ids(workspace, NAME, "accounts", [str(number) for number in ids], DAY)
 
 
+@pytest.mark.slow
 def test_an_answer_with_another_id_is_never_taken_for_the_record(workspace, desk):
     other = json.dumps({"data": account(2, "2012-01-01T00:00:00Z")}).encode()
     desk.before = lambda request: Answer(200, other) if request.id == "1" else None

@@ -121,6 +121,7 @@ def test_an_address_whose_port_there_cannot_be_has_a_credential_too():
     assert whose(base_url="https://acme.zendesk.com:99999") == whose(base_url="https://acme.zendesk.com:port")
 
 
+@pytest.mark.slow
 def test_one_credential_in_two_tenants_is_one_quota_that_names_neither(workspace):
     options = SimulatorOptions(tickets=20, users=10, accounts=5, faults="calm")
     with zendesk.serving(options) as simulator:

@@ -119,7 +119,7 @@ def test_every_table_with_rows_of_connections_is_purged(database):
     assert {table.fullname for table in rows_of(NAME)} == wanted - {"bridge.connections", "bridge.purges"}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_nothing_is_left_but_the_record(filled):
     before = dump(filled)
     counted, files = extent(filled, NAME)
@@ -154,6 +154,7 @@ def test_a_file_that_comes_back_after_the_purge_is_found(workspace, desk):
     assert [finding.what for finding in verified(workspace).findings] == ["inserted"]
 
 
+@pytest.mark.slow
 def test_a_purged_name_can_be_used_anew(workspace, desk):
     for _ in range(2):
         connect(workspace, desk)

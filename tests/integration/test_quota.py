@@ -468,6 +468,7 @@ def test_a_process_that_dies_keeps_its_units_only_for_its_lease(start, quota):
         assert time.monotonic() - taken >= 0.3 + WINDOW
 
 
+@pytest.mark.slow
 def test_nothing_is_sent_during_a_hold_by_any_process(start, quota):
     child = start(2, None)
     assert child.stdout.readline() == "ready\n"
@@ -540,6 +541,7 @@ def test_many_threads_that_begin_at_once_share_what_there_is(quota):
     assert busiest(requests) <= 4
 
 
+@pytest.mark.slow
 def test_those_that_begin_at_once_never_stand_in_each_others_way(quota):
     together = threading.Barrier(8)
 

@@ -107,7 +107,7 @@ def batches(workspace) -> list[dict]:
     return rows(workspace, "select * from bridge.batches where kind = 'replay' order by id")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_mended_mapping_gives_what_a_sound_record_would_have_given(workspace, desk, monkeypatch):
     desk.records["tickets"] = [ticket(1, NOON), spoilt(2), spoilt(3, "2024-03-02T10:00:00"), ticket(4, NOON)]
     process(workspace, day(DAY, NEXT), ["tickets"])
@@ -132,7 +132,7 @@ def test_a_mended_mapping_gives_what_a_sound_record_would_have_given(workspace, 
     assert replay(workspace, ALL) == []
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_equation_of_a_replay_holds_with_records_that_say_the_same(workspace, desk, monkeypatch):
     desk.records["tickets"] = [spoilt(1), b" " + spoilt(1).replace(b'"id"', b' "id"'), spoilt(2, "never")]
     process(workspace, day(DAY), ["tickets"])
@@ -147,7 +147,7 @@ def test_the_equation_of_a_replay_holds_with_records_that_say_the_same(workspace
     assert arrived(workspace, "tickets") == {"1"}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_is_refused_again_stays_and_says_why(workspace, desk, monkeypatch):
     desk.records["tickets"] = [spoilt(1, subject=5), spoilt(2)]
     process(workspace, day(DAY), ["tickets"])
@@ -162,7 +162,7 @@ def test_what_is_refused_again_stays_and_says_why(workspace, desk, monkeypatch):
     assert other.replayed_at is not None
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_report_says_what_a_replay_brought_and_why_the_rest_waits_now(workspace, desk, monkeypatch):
     desk.records["tickets"] = [ticket(1, NOON), spoilt(2), spoilt(3, subject="damn printer")]
     process(workspace, day(DAY), ["tickets"])
@@ -189,7 +189,7 @@ def test_the_report_says_what_a_replay_brought_and_why_the_rest_waits_now(worksp
     assert [(each.terms["quarantined"], each.holds) for each in part.equations] == [(2, True)]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("regex", ["damn", "x"], ids=["again", "no more"])
 def test_a_replay_goes_through_the_same_expectations(workspace, desk, monkeypatch, regex):
     polite = dataclasses.replace(helpdesk.CONNECTOR, expectations={"tickets": (LIKES_NONE,)})
@@ -210,7 +210,7 @@ def test_a_replay_goes_through_the_same_expectations(workspace, desk, monkeypatc
     assert done.batch.verdict == "passed"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_newest_version_wins_by_mark_and_by_the_time_of_its_page(workspace, desk, monkeypatch):
     desk.records["tickets"] = [spoilt(1, subject="rejected"), spoilt(2, subject="rejected")]
     process(workspace, day(DAY), ["tickets"])
@@ -230,7 +230,7 @@ def test_the_newest_version_wins_by_mark_and_by_the_time_of_its_page(workspace, 
     assert not any(file.added for file in done.files), "the day was read again since"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_record_of_a_day_that_was_never_extracted_is_loaded_without_audit(workspace, desk, monkeypatch):
     desk.records["tickets"] = [spoilt(1, "2019-07-07T10:00:00"), ticket(2, NOON)]
     process(workspace, day(DAY), ["tickets"])
@@ -242,7 +242,7 @@ def test_a_record_of_a_day_that_was_never_extracted_is_loaded_without_audit(work
     assert set(audited(workspace, "2019-07-07")) == {"1"}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_is_rejected_again_by_a_later_extraction_is_back_in_quarantine(workspace, desk, monkeypatch):
     desk.records["tickets"] = [spoilt(1)]
     process(workspace, day(DAY), ["tickets"])
@@ -254,7 +254,7 @@ def test_what_is_rejected_again_by_a_later_extraction_is_back_in_quarantine(work
     assert (found.replayed_at, found.replay_batch, found.times_seen) == (None, None, 2)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_only_what_is_selected_is_replayed(workspace, desk, monkeypatch):
     desk.records["tickets"] = [spoilt(1), spoilt(2), spoilt(3), spoilt(4, "x")]
     process(workspace, day(DAY), ["tickets"])
@@ -277,6 +277,7 @@ def test_only_what_is_selected_is_replayed(workspace, desk, monkeypatch):
         Selection(digests=("%",))
 
 
+@pytest.mark.slow
 def test_what_is_excluded_by_now_is_not_loaded(workspace, desk, monkeypatch):
     desk.records["tickets"] = [spoilt(1, cf_password="hunter2", cf_kept=1)]
     process(workspace, day(DAY), ["tickets"])
@@ -295,6 +296,7 @@ def test_a_removed_connection_takes_no_records(workspace, desk):
     assert replay(workspace, Selection()) == []
 
 
+@pytest.mark.slow
 def test_a_blocked_replay_stays_out_until_it_is_accepted(workspace, desk, monkeypatch):
     desk.records["tickets"] = [spoilt(1)]
     process(workspace, day(DAY), ["tickets"])
@@ -325,6 +327,7 @@ def spoil(desk) -> None:
     desk.records["tickets"] = [ticket(1, NOON), spoilt(2), spoilt(3, "2024-03-02T10:00:00"), spoilt(4, "x")]
 
 
+@pytest.mark.slow
 def test_two_replays_at_once_take_no_record_twice(workspace, desk):
     spoil(desk)
     process(workspace, day(DAY, NEXT), ["tickets"])
@@ -354,6 +357,7 @@ def command(monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_the_command_tells_what_changed_and_what_stays(workspace, desk, monkeypatch, command):
     spoil(desk)
     process(workspace, day(DAY, NEXT), ["tickets"])
@@ -396,6 +400,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("raw", HOSTILE, ids=["escapes", "no UTF-8", "large"])
 def test_bytes_are_shown_without_steering_the_terminal_and_written_exactly(
     workspace, desk, command, tmp_path, raw

@@ -76,7 +76,7 @@ def texts(page: str) -> str:
     return " ".join(plain.replace("&#34;", '"').replace("&#39;", "'").split())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_report_of_a_spoilt_day_names_every_fault_in_words(spoilt):
     report = write_report(spoilt, NAME, day(FIRST).start.date())
     said = texts(report.html.read_text())
@@ -110,7 +110,7 @@ def test_the_report_of_a_spoilt_day_names_every_fault_in_words(spoilt):
     assert "an invisible NUL character" in report.markdown
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_no_form_of_the_report_shows_a_person_or_asks_anything_of_elsewhere(spoilt, desk):
     redaction.remember(TOKEN)
     report = write_report(spoilt, NAME, day(FIRST).start.date())
@@ -139,7 +139,7 @@ def without_facts(page: str) -> list[str]:
     return kept
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_same_data_gives_the_same_report_but_for_the_run_facts(workspace, desk):
     spoil(desk)
     desk.records["tickets"] = desk.records["tickets"][90:102]
@@ -247,6 +247,7 @@ def test_the_trend_is_that_of_the_audit_files(planted):
     assert "lowest 7, highest 30, this day 12; 27 of 30 days without data" in said
 
 
+@pytest.mark.slow
 def test_a_certificate_that_is_not_complete_is_not_contradicted_above_it(desk, workspace):
     connect(workspace, desk, entities=("tickets",))
     at = f"{FIRST}T01:00:00Z"
@@ -296,7 +297,7 @@ def test_a_certificate_of_other_days_says_nothing_of_this_one(planted):
     assert write_report(planted, NAME, window.start.date()).verdict.level == "bad"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_report_names_the_newest_certificate_and_the_head_of_the_chain(desk, workspace):
     at = f"{FIRST}T01:00:00Z"
     desk.records["accounts"], desk.records["users"] = [account(1, at)], [user(1, at)]

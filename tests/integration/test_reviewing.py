@@ -45,6 +45,7 @@ def by_name(summary):
     return {each.entity: each for each in summary.entities}
 
 
+@pytest.mark.slow
 def test_a_summary_accounts_for_every_record(filled):
     summary = summarise_connection(filled, NAME)
     tickets = by_name(summary)["tickets"]
@@ -65,7 +66,7 @@ def test_a_summary_accounts_for_every_record(filled):
     assert json.dumps(summary.document(), default=str)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_check_that_could_not_be_judged_is_no_pass_in_the_summary_as_in_the_report(filled):
     summary = summarise_connection(filled, NAME)
     record = registry.get(filled.database.engine, NAME)
@@ -82,6 +83,7 @@ def test_a_check_that_could_not_be_judged_is_no_pass_in_the_summary_as_in_the_re
     assert {each["outcome"] for each in found} == {"warned"}
 
 
+@pytest.mark.slow
 def test_a_batch_that_waits_for_a_reviewer_is_shown_as_waiting(filled):
     batch = land(filled, "tickets", day(DAY))
     execute(filled, "update bridge.batches set verdict = 'blocked' where id = :id", id=batch.id)
@@ -106,6 +108,7 @@ def test_what_was_never_extracted_cannot_be_summed_up(workspace, desk):
         last_day_read(workspace, NAME)
 
 
+@pytest.mark.slow
 def test_a_record_is_shown_with_its_versions_and_their_batches(filled, desk):
     desk.find("tickets", 1)["subject"] = "Put out"
     desk.find("tickets", 1)["updated_at"] = f"{DAY}T05:00:00Z"
@@ -118,12 +121,14 @@ def test_a_record_is_shown_with_its_versions_and_their_batches(filled, desk):
     assert found.versions[0].batch < found.versions[1].batch
 
 
+@pytest.mark.slow
 def test_a_record_in_quarantine_is_found_by_its_id(filled):
     found = find_record(filled, NAME, "tickets", "7")
     assert (found.row, found.versions) == (None, ())
     assert [each["reason"] for each in found.quarantined] == ["nul_character"]
 
 
+@pytest.mark.slow
 def test_what_nobody_knows_is_said_so(filled):
     with pytest.raises(UnknownRecord):
         find_record(filled, NAME, "tickets", "999")
@@ -131,6 +136,7 @@ def test_what_nobody_knows_is_said_so(filled):
         find_record(filled, NAME, "dogs", "1")
 
 
+@pytest.mark.slow
 def test_quarantined_bytes_come_back_exactly(filled):
     (listed,) = list_quarantined(filled, Selection(NAME, reason="nul_character"))
     assert list_quarantined(filled, Selection(NAME, reason="other_reason")) == []
@@ -144,6 +150,7 @@ def test_quarantined_bytes_come_back_exactly(filled):
             find_quarantined(filled, prefix)
 
 
+@pytest.mark.slow
 def test_the_commands_answer_with_one_document_and_steer_no_terminal(filled, capsys, monkeypatch):
     monkeypatch.setattr("bridge_pipeline.logs.configure", lambda *_: None)
     digest = list_quarantined(filled, Selection(NAME))[0].sha256
@@ -162,6 +169,7 @@ def test_the_commands_answer_with_one_document_and_steer_no_terminal(filled, cap
         assert "\x1b" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_accepting_what_is_not_blocked_is_wrong_usage(filled, capsys, monkeypatch):
     monkeypatch.setattr("bridge_pipeline.logs.configure", lambda *_: None)
     batch = land(filled, "tickets", day(DAY))

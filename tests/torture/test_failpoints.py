@@ -17,8 +17,8 @@ ONLY = os.environ.get("BRIDGE_TORTURE_CASES", "")
 # Points that cases in a row can share a workspace: each re-run comes further than the one before. Where
 # one that was cut off has done its work, there is nothing left to pass for the next.
 IN_A_ROW = {"flow": 12, "certify": 4, "rotate": 8, "replay": 4}
-# What every run of the tests does; `make torture` does the others.
-ALWAYS = ("flow",)
+# What the tests of every machine do; `make torture` does the others.
+ALWAYS = ("seal", pytest.param("flow", marks=pytest.mark.slow))
 
 
 def own_points(target: Range, scenario: Scenario) -> list[str]:

@@ -64,6 +64,7 @@ sightings = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(st.lists(st.none() | st.lists(sightings, max_size=6), max_size=12))
 def test_any_reading_is_counted_as_by_plain_sets(tmp_path_factory, steps):

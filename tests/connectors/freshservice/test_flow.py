@@ -76,7 +76,7 @@ def test_the_flow_brings_the_truth_and_doing_it_again_changes_nothing(workspace,
     assert all(update.total("loaded") == 0 for _, update, _ in again.values())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_day_read_again_is_whole_and_costs_the_details_of_what_changed(workspace, account):
     first, _ = take(workspace, DAY)
     before = len(account.simulator.requests)
@@ -135,7 +135,7 @@ def test_a_certificate_finds_what_was_trashed_called_spam_erased_and_merged(work
     assert str(tickets[0].id) in held(workspace, "tickets")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_day_without_tickets_does_not_look_as_if_fields_had_vanished(workspace, account):
     for row in account.world.rows["tickets"]:
         if DAY.start.timestamp() <= row.updated < DAY.end.timestamp():

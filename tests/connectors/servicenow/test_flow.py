@@ -94,6 +94,7 @@ def test_a_hostile_instance_arrives_with_the_parents_of_its_records(workspace: W
             assert not path.is_file() or secret.encode() not in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_certificate_tells_hidden_rows_from_deleted_ones(workspace: Workspace) -> None:
     days = {"first_day": date(2025, 1, 1), "last_day": date(2025, 1, 4)}
     window = Window.of_days(date(2025, 1, 1), date(2025, 1, 5))

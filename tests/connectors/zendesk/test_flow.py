@@ -77,7 +77,7 @@ def test_the_flow_brings_the_truth_and_doing_it_again_changes_nothing(workspace,
     assert all(update.total("loaded") == 0 for _, update, _ in again.values())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_is_deleted_later_never_overwrites_the_good_row(workspace, account):
     process(workspace, WEEK, "tickets")
     good = flow.table(workspace, "tickets", NAME)
@@ -106,6 +106,7 @@ def test_what_is_deleted_later_never_overwrites_the_good_row(workspace, account)
     assert flow.rows(workspace, "select distinct reason from bridge.deletions") == [{"reason": "lookup"}]
 
 
+@pytest.mark.slow
 def test_parents_that_no_listing_brought_are_fetched_by_id(workspace, account):
     process(workspace, WEEK, "tickets")
     query = "select distinct user_id from desk.ticket_users where connection = :name"

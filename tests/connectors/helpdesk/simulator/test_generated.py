@@ -4,6 +4,7 @@ from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 
 import httpx
+import pytest
 
 from bridge_pipeline.connector_kit.simulator import SimulatorOptions
 from bridge_pipeline.connectors.helpdesk.simulator import serving
@@ -41,6 +42,7 @@ def test_tickets_are_as_varied_as_recorded_ones(tickets: list[Record]) -> None:
     assert {t["status"]["closed"] for t in tickets} == {True, False}
 
 
+@pytest.mark.slow
 def test_some_tickets_refer_to_records_that_no_listing_holds() -> None:
     with serving(SimulatorOptions(tickets=12_000, faults="calm", page_size=1_000)) as simulator:
         known = {entity: set(ids(every(simulator, entity))) for entity in ("accounts", "users")}

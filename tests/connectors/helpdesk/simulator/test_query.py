@@ -181,6 +181,7 @@ def test_any_combination_of_conditions_means_what_it_says(
     assert ids(page["data"]) == matching[:100]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=60).filter(lambda text: text.strip()))
 def test_no_filter_text_brings_the_server_down(calm: RunningSimulator, text: str) -> None:

@@ -76,7 +76,7 @@ def rows_before(file: Path, clock: datetime) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(lines) if (log_time(row["sys_updated_at"]) or clock) < clock]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(not LOG.exists(), reason=f"the incident log is not at {LOG}; set BRIDGE_SHARED")
 @pytest.mark.parametrize("clock", [datetime(2016, 3, 7, 9, 30), datetime(2016, 4, 20, tzinfo=UTC)])
 def test_a_replayed_log_is_the_log_as_it_stood_at_the_clock(clock: datetime) -> None:

@@ -78,7 +78,7 @@ def test_no_request_fails_three_times_in_a_row(faults: str) -> None:
     assert longest == 2
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_faults_look_as_they_do_on_a_real_network() -> None:
     with serving(SimulatorOptions(tickets=40, faults="hostile")) as simulator:
         seen = [poke(simulator, "/api/v1/tickets.json", page=n, select="subject") for n in range(1_000)]
@@ -149,6 +149,7 @@ def test_every_request_is_logged_at_once_and_without_its_credential(tmp_path: Pa
     assert times == sorted(times)
 
 
+@pytest.mark.slow
 def test_a_dropped_connection_is_logged_without_a_status() -> None:
     with serving(SimulatorOptions(tickets=5, faults="hostile")) as simulator:
         for number in range(150):
@@ -161,6 +162,7 @@ def test_a_dropped_connection_is_logged_without_a_status() -> None:
 # --- Serving ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_says_when_it_is_ready_and_ends_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     code = (
