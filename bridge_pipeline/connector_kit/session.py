@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -466,8 +467,9 @@ def journalled_together(
         if found := journal.find(key):
             entry, body = found
             return lambda: (entry.number, _stored(sessions[0], key, body, decode), entry.fetched_at, False)
-        asked = pool.submit(ask, question)
-        return lambda: _write(sessions[0], journal, key, asked.result(), decode, prepare, count, keep)
+        # One alone is asked when its turn comes: after a refusal none is asked any more.
+        asked = pool.submit(ask, question).result if len(sessions) > 1 else partial(ask, question)
+        return lambda: _write(sessions[0], journal, key, asked(), decode, prepare, count, keep)
 
     pool = ThreadPoolExecutor(len(sessions), thread_name_prefix="ask")
     waiting: deque[Callable[[], Journalled[T]]] = deque()

@@ -115,16 +115,21 @@ def page(installation: Installation, extracted: Any) -> Iterator[Any]:
         port = free.getsockname()[1]
     quiet = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
     with installation.start("up", "--port", str(port)) as up, sync_playwright() as playwright:
-        assert up.stdout is not None
-        assert f"http://127.0.0.1:{port}" in up.stdout.readline()
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=list(quiet))
-        opened = browser.new_page(
-            viewport={"width": 1600, "height": 1000}, base_url=f"http://127.0.0.1:{port}"
-        )
-        opened.set_default_timeout(60_000)
-        yield opened
-        browser.close()
-        up.terminate()
+        try:
+            assert up.stdout is not None
+            assert any(f"http://127.0.0.1:{port}" in line for line in up.stdout), (
+                "it never said where it serves"
+            )
+            browser = playwright.chromium.launch(executable_path=BROWSER, args=list(quiet))
+            opened = browser.new_page(
+                viewport={"width": 1600, "height": 1000}, base_url=f"http://127.0.0.1:{port}"
+            )
+            opened.set_default_timeout(60_000)
+            yield opened
+            browser.close()
+        finally:
+            # Or leaving the block would wait for it for ever.
+            up.terminate()
         assert up.wait(timeout=60) == 0
 
 
