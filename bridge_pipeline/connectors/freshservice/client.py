@@ -14,6 +14,7 @@ from bridge_pipeline.connector_kit import pages
 from bridge_pipeline.connector_kit.connector import Page, Reading, Stream
 from bridge_pipeline.connector_kit.fields import Refused, from_microseconds
 from bridge_pipeline.connector_kit.journal import Journal
+from bridge_pipeline.connector_kit.listing import NeverWhole
 from bridge_pipeline.connector_kit.pages import PageContent
 from bridge_pipeline.connector_kit.session import (
     Contradictory,
@@ -26,7 +27,7 @@ from bridge_pipeline.connector_kit.session import (
     journalled_together,
 )
 from bridge_pipeline.connectors.freshservice.config import FreshserviceConfig, credentials_of
-from bridge_pipeline.connectors.freshservice.paging import EPOCH, Walk, links_on, written
+from bridge_pipeline.connectors.freshservice.paging import EPOCH, Repeats, Walk, links_on, written
 from bridge_pipeline.connectors.freshservice.streams import STREAMS
 
 # The lists of an entity, one after the other: people are in two, with one space of ids. A requester
@@ -121,7 +122,11 @@ class FreshserviceClient:
         for number in count(1):
             census.begin_sweep()
             sweep = _Sweep(f"s{number}")
-            yield from self._sweep(reading, sweep, since, details)
+            try:
+                yield from self._sweep(reading, sweep, since, details)
+            except NeverWhole as error:
+                name = f"{self._context.connection}: {reading.stream.entity.name}"
+                raise Contradictory(f"{name}: {error}") from None
             asked, live_sweeps = asked + sweep.asked, live_sweeps + sweep.live
             proof |= {"method": "by change" if since else "whole listing", "sweeps": number}
             if reading.stream.entity.name == _BY_DETAIL and details:
@@ -168,7 +173,7 @@ class FreshserviceClient:
                 sweep.listed += len(page.content.records)
                 yield from self._records(reading, sweep, key, page, details)
                 marks = [mark for record in page.content.records if (mark := _mark(_listed(stream), record))]
-                walk.take(len(page.content.records), marks, linked)
+                walk.take(page.content.records, marks, linked)
                 if walk.ordered and since and self._beyond(reading, marks):
                     break
             self._ordered &= walk.ordered
@@ -290,7 +295,7 @@ class FreshserviceClient:
             for record in page.content.records
             if (record_id := _id(_TICKETS, record)) and self._may_speak(reading, record)
         }
-        seen = dict.fromkeys(tickets, 0)
+        seen, repeats = dict.fromkeys(tickets, 0), {record_id: Repeats() for record_id in tickets}
         for number in count(1):
             further = {}
             for record_id, answer in self._spoken(reading, tickets, number):
@@ -300,6 +305,7 @@ class FreshserviceClient:
                 entry, content, fetched_at, _ = answer
                 yield Page(entry, content, fetched_at)
                 seen[record_id] += len(content.records)
+                repeats[record_id].see(content.records)
                 linked = links_on(reading.journal.headers(entry).get("link", ""))
                 if content.records and (linked or _more(content, seen[record_id], self._config.page_size)):
                     further[record_id] = tickets[record_id]

@@ -6,8 +6,11 @@ that a ticket which changes meanwhile moves behind the reader and is met again.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from bridge_pipeline.connector_kit.listing import NeverWhole
 
 MOST_ROWS = 100
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -15,6 +18,29 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OVERLAP = timedelta(seconds=1)
 # How many empty pages are believed to be followed by others.
 _EMPTY = 3
+# A source that serves the same rows so often in a row serves them for ever.
+_SAME = 10
+
+
+class Repeats:
+    """Notices a list that serves one page for ever, whatever is asked of it."""
+
+    def __init__(self) -> None:
+        self._last: Sequence[Any] = ()
+        self._times = 0
+
+    def see(self, rows: Sequence[Any]) -> None:
+        """Looks at the rows of the next page.
+
+        Raises:
+            NeverWhole: they have come too often in a row.
+        """
+        self._times = self._times + 1 if rows and rows == self._last else 0
+        self._last = rows
+        if self._times == _SAME:
+            raise NeverWhole(
+                f"{_SAME + 1} pages in a row bring the same records, and still there is a next one"
+            )
 
 
 @dataclass
@@ -31,6 +57,7 @@ class Walk:
     number: int = 1
     ended: bool = False
     _empty: int = 0
+    _repeats: Repeats = field(default_factory=Repeats)
 
     def __post_init__(self) -> None:
         self._start = self.since
@@ -45,13 +72,17 @@ class Walk:
                 params |= {"order_by": "updated_at", "order_type": "asc"}
         return params
 
-    def take(self, rows: int, marks: Sequence[datetime], linked: bool) -> None:
-        """Takes the answer in: how many rows, the readable change times, and whether it links a next page.
+    def take(self, rows: Sequence[Any], marks: Sequence[datetime], linked: bool) -> None:
+        """Takes the answer in: its rows, the readable change times, and whether it links a next page.
 
         The last page has no `Link`; a full page without one may have lost it, and is followed.
+
+        Raises:
+            NeverWhole: the same rows come for ever.
         """
+        self._repeats.see(rows)
         self._empty = 0 if rows else self._empty + 1
-        if (not linked and rows < self.size) or self._empty == _EMPTY:
+        if (not linked and len(rows) < self.size) or self._empty == _EMPTY:
             self.ended = True
         elif self.since is None or not self.ordered:
             self.number += 1

@@ -1,12 +1,22 @@
 """Where the next page is, decided by what an answer holds and whether it links another."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import count
 
 import pytest
 
+from bridge_pipeline.connector_kit.listing import NeverWhole
 from bridge_pipeline.connectors.freshservice.paging import Walk, links_on
 
 AT = datetime(2025, 1, 10, tzinfo=UTC)
+
+
+NUMBERS = count()
+
+
+def full():
+    """The rows of a full page, as no other page has them."""
+    return [{"id": next(NUMBERS)} for _ in range(100)]
 
 
 def seconds(*offsets):
@@ -27,7 +37,7 @@ def seconds(*offsets):
 )
 def test_a_list_ends_with_the_page_that_neither_links_another_nor_is_full(rows, linked, ended):
     walk = Walk()
-    walk.take(rows, [], linked)
+    walk.take([{}] * rows, [], linked)
     assert walk.ended is ended
     assert walk.params == {"page": str(1 if ended else 2), "per_page": "100"}
 
@@ -36,7 +46,7 @@ def test_empty_pages_are_not_followed_for_ever_whatever_they_link():
     walk = Walk()
     for _ in range(3):
         assert not walk.ended
-        walk.take(0, [], linked=True)
+        walk.take([], [], linked=True)
     assert walk.ended
 
 
@@ -49,27 +59,27 @@ def test_a_page_of_tickets_begins_a_second_before_the_end_of_the_one_before():
         "order_by": "updated_at",
         "order_type": "asc",
     }
-    walk.take(100, seconds(0, 7, 60), linked=True)
+    walk.take(full(), seconds(0, 7, 60), linked=True)
     assert walk.params["updated_since"] == "2025-01-10T00:00:59Z"
     assert walk.number == 1
 
 
 def test_a_second_with_more_tickets_than_a_page_is_read_by_numbers():
     walk = Walk(AT)
-    walk.take(100, seconds(0, 0, 1), linked=True)
+    walk.take(full(), seconds(0, 0, 1), linked=True)
     assert (walk.since, walk.number) == (AT, 2)
-    walk.take(100, seconds(1, 1, 9), linked=True)
+    walk.take(full(), seconds(1, 1, 9), linked=True)
     assert (walk.since, walk.number) == (AT + timedelta(seconds=8), 1)
 
 
 @pytest.mark.parametrize("marks", [(5, 3), (-5, 3)], ids=["not in order", "before what was asked for"])
 def test_an_account_that_does_not_sort_is_read_by_numbers_from_the_beginning(marks):
     walk = Walk(AT)
-    walk.take(100, seconds(0, 90), linked=True)
-    walk.take(100, [walk.since + timedelta(seconds=offset) for offset in marks], linked=True)
+    walk.take(full(), seconds(0, 90), linked=True)
+    walk.take(full(), [walk.since + timedelta(seconds=offset) for offset in marks], linked=True)
     assert not walk.ordered
     assert walk.params == {"page": "1", "per_page": "100", "updated_since": "2025-01-10T00:00:00Z"}
-    walk.take(100, seconds(5, 3), linked=True)
+    walk.take(full(), seconds(5, 3), linked=True)
     assert walk.number == 2
 
 
@@ -84,3 +94,16 @@ def test_an_account_that_does_not_sort_is_read_by_numbers_from_the_beginning(mar
 )
 def test_only_a_link_called_next_is_one(header, linked):
     assert links_on(header) is linked
+
+
+@pytest.mark.parametrize("since", [None, AT])
+def test_one_page_for_ever_is_an_error_and_others_of_the_same_second_are_none(since):
+    walk = Walk(since)
+    for _ in range(50):
+        walk.take(full(), [AT] * 100, linked=True)
+    page = full()
+    for _ in range(10):
+        walk.take(page, [AT] * 100, linked=True)
+    with pytest.raises(NeverWhole, match="the same records"):
+        walk.take(page, [AT] * 100, linked=True)
+    assert not walk.ended
