@@ -36,7 +36,7 @@ slow: install ## Run the tests that take more than some seconds each
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
 torture: install ## Run the long campaigns; BRIDGE_TORTURE_RUNS=1000 for their full form
-	$(BIN)/pytest -n 2 -m long
+	$(BIN)/pytest -n 2 -m long --timeout 0
 
 figures: install ## Write what the last campaigns came to into docs/guarantees.md
 	@$(BIN)/python -m tests.torture.table
