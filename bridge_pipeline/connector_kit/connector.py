@@ -6,7 +6,7 @@ A connector is one folder that exports `CONNECTOR`; nothing else knows its name.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pydantic import BaseModel
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from bridge_pipeline.connector_kit.simulator import SimulatorOptions
 
 
-@dataclass(frozen=True)
-class Person:
+class Person(NamedTuple):
     """A user that takes part in a ticket: as requester, creator, assignee or watcher."""
 
     user: str

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -27,12 +27,13 @@ _REPORT = """
 insert into gone values (?, ?, ?, ?, ?) on conflict (id) do update
 set changed = excluded.changed, seen = excluded.seen, page = excluded.page, position = excluded.position
 """
+# Of each id, for each version: whether it lies in the window, and the sweep that saw it last.
+_Versions = dict[str, dict[str, tuple[bool, int]]]
 # SQLite allows 32,766 variables in a statement.
 _AT_ONCE = 30_000
 
 
-@dataclass(frozen=True)
-class Sighting:
+class Sighting(NamedTuple):
     """One record of a page: its id (`sha256:…` for a rejected one), version, and window."""
 
     id: str
@@ -111,34 +112,53 @@ class DiskCensus:
 
     def enter(self, page: list[Sighting]) -> list[bool]:
         """Enters the records of a page, in order; says of each whether this version is new."""
-        known = self._known({sighting.id for sighting in page})
-        fresh, self._repeated = [], 0
-        for sighting in page:
-            versions = known.setdefault(sighting.id, {})
-            swept = any(sweep == self._sweep for _, sweep in versions.values())
-            self._repeated += swept
-            if sighting.inside:
-                counted = any(inside for inside, _ in versions.values())
-                self._unseen += not counted
-                if not sighting.rejected:
-                    self._in_window += not counted
-                    self._swept += not any(i and s == self._sweep for i, s in versions.values())
-            fresh.append(sighting.version not in versions)
-            versions[sighting.version] = (sighting.inside, self._sweep)
-        rows = {(s.id, s.version): (s.id, s.version, s.inside, self._sweep) for s in page}
+        ids = {sighting.id for sighting in page}
+        known = self._known(ids)
+        fresh = self._compare(page, known) if known or len(ids) < len(page) else self._add(page)
+        rows = [(record_id, version, inside, self._sweep) for record_id, version, inside, _ in page]
         with self._transaction():
-            self._db.executemany("insert or replace into seen values (?, ?, ?, ?)", rows.values())
+            self._db.executemany("insert or replace into seen values (?, ?, ?, ?)", rows)
         return fresh
 
-    def keep_page(self, digest: bytes, sightings: list[Sighting]) -> None:
+    def _add(self, page: list[Sighting]) -> list[bool]:
+        """Counts records of which none was seen before."""
+        inside = sum(sighting.inside for sighting in page)
+        counted = sum(sighting.inside and not sighting.rejected for sighting in page)
+        self._unseen += inside
+        self._in_window += counted
+        self._swept += counted
+        self._repeated = 0
+        return [True] * len(page)
+
+    def _compare(self, page: list[Sighting], known: _Versions) -> list[bool]:
+        """Counts records of which some were seen before, on this page or on others."""
+        fresh, self._repeated = [], 0
+        for record_id, version, inside, rejected in page:
+            versions = known.setdefault(record_id, {})
+            repeated = counted = swept = False
+            for was_inside, sweep in versions.values():
+                repeated |= sweep == self._sweep
+                counted |= was_inside
+                swept |= was_inside and sweep == self._sweep
+            self._repeated += repeated
+            if inside:
+                self._unseen += not counted
+                if not rejected:
+                    self._in_window += not counted
+                    self._swept += not swept
+            fresh.append(version not in versions)
+            versions[version] = (inside, self._sweep)
+        return fresh
+
+    def keep_page(self, digest: bytes, ids: list[str], versions: list[str], inside: list[bool]) -> None:
         """Keeps what a page held, none of it rejected, under the SHA-256 of its bytes."""
-        rows = [(sighting.id, sighting.version, sighting.inside) for sighting in sightings]
-        self._db.execute("insert or ignore into pages values (?, ?)", (digest, orjson.dumps(rows)))
+        held = orjson.dumps([ids, versions, inside])
+        self._db.execute("insert or ignore into pages values (?, ?)", (digest, held))
 
     def page(self, digest: bytes) -> list[Sighting]:
         """What was kept of the page with these bytes; empty if nothing."""
         row = self._db.execute("select sightings from pages where digest = ?", (digest,)).fetchone()
-        return [Sighting(*sighting) for sighting in orjson.loads(row[0])] if row else []
+        return list(map(Sighting, *orjson.loads(row[0]))) if row else []
 
     def reject(self, records: list[RejectedRecord]) -> None:
         """Spools rejected records; one already spooled is kept once."""
@@ -166,8 +186,8 @@ class DiskCensus:
         """Closes the scratch file."""
         self._db.close()
 
-    def _known(self, ids: set[str]) -> dict[str, dict[str, tuple[bool, int]]]:
-        known: dict[str, dict[str, tuple[bool, int]]] = {}
+    def _known(self, ids: set[str]) -> _Versions:
+        known: _Versions = {}
         wanted = list(ids)
         for start in range(0, len(wanted), _AT_ONCE):
             part = wanted[start : start + _AT_ONCE]

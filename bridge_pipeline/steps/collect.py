@@ -1,9 +1,10 @@
 """From pages to landing tables: parse, sort out, count.
 
 Every record of every page ends in exactly one of `landed`, `outside`, `duplicate` and
-`quarantined`; memory holds one page and one chunk of rows. A record that the source lists as
-deleted is `outside`: it has no version to land, and would overwrite the last good one. It is
-reported, for a lookup to confirm (rule 19).
+`quarantined`; memory holds one page and one chunk of rows. Pages are taken column by column.
+
+A record that the source lists as deleted is `outside`: it has no version to land, and would
+overwrite the last good one. It is reported, for a lookup to confirm (rule 19).
 """
 
 import hashlib
@@ -12,13 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import compress, repeat
 from typing import Any
 
 import orjson
 import pyarrow as pa
 
 from bridge_pipeline.connector_kit.connector import Page, Stream
-from bridge_pipeline.connector_kit.fields import Refused, from_microseconds, microseconds
+from bridge_pipeline.connector_kit.fields import Refused, microseconds
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.pages import Rejected
 from bridge_pipeline.connector_kit.reckoning import state_of
@@ -27,7 +29,7 @@ from bridge_pipeline.model import Window
 from bridge_pipeline.model.entity import TIMESTAMP
 from bridge_pipeline.steps.census import DiskCensus, GoneReport, RejectedRecord, Sighting
 from bridge_pipeline.steps.inventory import FieldInventory
-from bridge_pipeline.steps.parse import RecordParser, Row
+from bridge_pipeline.steps.parse import RecordParser, Rows
 
 # A source whose clock runs ahead by more than this does not tell the time.
 _AHEAD = timedelta(hours=24)
@@ -72,8 +74,10 @@ class Collector:
         self._chunk = chunk
         self._parser = RecordParser(stream)
         self._schema = stream.entity.landing_schema
-        self._changed_at = stream.fields[stream.entity.column_names.index("updated_at")].read
-        self._rows: list[tuple[Any, ...]] = []
+        self._changed = stream.entity.column_names.index("updated_at")
+        self._changed_at = stream.fields[self._changed].read
+        self._span = (_micros(window.start), _micros(window.end)) if window else None
+        self._batches: list[pa.RecordBatch] = []
         self._bytes = 0
         self._exact_page, self._exact_slices = -1, list[bytes]()
 
@@ -82,9 +86,10 @@ class Collector:
         where they are large."""
         for page in source:
             self._take(page)
-            if len(self._rows) >= self._chunk or self._bytes >= _MOST_BYTES:
+            rows = sum(batch.num_rows for batch in self._batches)
+            if rows >= self._chunk or self._bytes >= _MOST_BYTES:
                 yield self._flush()
-        if self._rows:
+        if self._batches:
             yield self._flush()
 
     def _take(self, page: Page) -> None:
@@ -103,54 +108,110 @@ class Collector:
 
     def _sort_out(self, page: Page) -> None:
         """Enters a page of new bytes into the census, and says what becomes of each record."""
-        counts, digest = self.counts, page.content.digest
+        digest, records = page.content.digest, page.content.records
+        gone = {position for position, record in enumerate(records) if self._is_gone(record)}
         # Of a deleted record the source may show no more than its id.
-        self.inventory.add([record for record in page.content.records if not self._is_gone(record)])
+        self.inventory.add([r for i, r in enumerate(records) if i not in gone] if gone else records)
         latest = _micros(page.fetched_at + _AHEAD)
-        parsed = [self._parse(page, position, latest) for position in range(len(page.content.records))]
-        inside = [self._inside(item, latest) for item in parsed]
-        sightings = [_sighting(*pair) for pair in zip(parsed, inside, strict=True)]
-        fresh = self._census.enter(sightings)
+        accepted, rejected = self._parsed(page, latest)
+        inside = [self._within(moment) for moment in self._changes(accepted)]
+        refused_inside = [self._rejected_within(item, latest) for _, item in rejected]
+        fresh = self._census.enter(
+            [
+                *map(Sighting, accepted.rows.ids, accepted.rows.content_hash, inside),
+                *(
+                    _unaccepted(item, within)
+                    for (_, item), within in zip(rejected, refused_inside, strict=True)
+                ),
+            ]
+        )
         # What is rejected may be accepted later: a change time in the future comes.
-        if digest is not None and not any(sighting.rejected for sighting in sightings):
-            self._census.keep_page(digest, sightings)
-        refused: list[RejectedRecord] = []
-        gone: list[GoneReport] = []
-        for position, (item, within, new) in enumerate(zip(parsed, inside, fresh, strict=True)):
-            if not new:
-                counts.duplicate += 1
-            elif isinstance(item, Rejected):
-                counts.quarantined += 1
-                counts.elsewhere += within is False
-                counts.undated += within is None
-                refused.append(_rejected(item, page, position))
-            elif self._is_gone(page.content.records[position]):
-                counts.outside += 1
-                gone.append(_gone(item, page, position))
-            elif not within:
-                counts.outside += 1
-            else:
-                self._rows.append(self._landing_row(item, page, position))
-                counts.landed += 1
-        if refused:
-            self._census.reject(refused)
-        if gone:
-            self._census.report_gone(gone)
-            counts.gone += len(gone)
+        if digest is not None and not rejected:
+            self._census.keep_page(digest, accepted.rows.ids, accepted.rows.content_hash, inside)
+        self.counts.duplicate += fresh.count(False)
+        new, new_rejected = fresh[: len(inside)], fresh[len(inside) :]
+        self._keep_accepted(page, accepted, inside, new, gone)
+        self._keep_rejected(page, rejected, refused_inside, new_rejected)
 
-    def _parse(self, page: Page, position: int, latest: int) -> Row | Rejected:
+    def _keep_accepted(
+        self, page: Page, accepted: "_Accepted", inside: list[bool], new: list[bool], gone: set[int]
+    ) -> None:
+        reported = [new and position in gone for position, new in zip(accepted.positions, new, strict=True)]
+        landing = [
+            new and within and not left for new, within, left in zip(new, inside, reported, strict=True)
+        ]
+        self.counts.outside += sum(new) - sum(landing)
+        if any(reported):
+            self._report_gone(page, accepted.of(reported))
+        if any(landing):
+            self._land(page, accepted if all(landing) else accepted.of(landing))
+
+    def _report_gone(self, page: Page, accepted: "_Accepted") -> None:
+        seen = _micros(page.fetched_at)
+        told = zip(accepted.rows.ids, self._changes(accepted), accepted.positions, strict=True)
+        reports = [GoneReport(name, changed, seen, page.number, position) for name, changed, position in told]
+        self._census.report_gone(reports)
+        self.counts.gone += len(reports)
+
+    def _keep_rejected(
+        self,
+        page: Page,
+        rejected: "list[tuple[int, Rejected]]",
+        inside: list[bool | None],
+        new: list[bool],
+    ) -> None:
+        found = [each for each, is_new in zip(zip(rejected, inside, strict=True), new, strict=True) if is_new]
+        if not found:
+            return
+        self.counts.quarantined += len(found)
+        self.counts.elsewhere += sum(within is False for _, within in found)
+        self.counts.undated += sum(within is None for _, within in found)
+        self._census.reject([_rejected(item, page, position) for (position, item), _ in found])
+
+    def _parsed(self, page: Page, latest: int) -> "tuple[_Accepted, list[tuple[int, Rejected]]]":
+        """The records of a page that can be accepted, and the others with their positions."""
+        records = page.content.records
+        rejected = self._no_objects(page)
+        unsound = {position for position, _ in rejected}
+        parts: list[_Accepted] = []
+        pending = [[position for position in range(len(records)) if position not in unsound]]
+        while pending:
+            positions = pending.pop()
+            try:
+                parts.append(
+                    _Accepted(positions, self._parser.parse([records[i] for i in positions], latest))
+                )
+            except Refused as refused:
+                if len(positions) == 1:
+                    rejected.append((positions[0], self._refused(page, positions[0], refused)))
+                else:
+                    # It is one of many, and a half without it is parsed at once.
+                    half = len(positions) // 2
+                    pending += [positions[half:], positions[:half]]
+        if not parts:
+            parts.append(_Accepted([], self._parser.parse([], latest)))
+        return _Accepted.joined(parts), sorted(rejected, key=lambda each: each[0])
+
+    def _no_objects(self, page: Page) -> list[tuple[int, Rejected]]:
+        """What stands among the records of a page and is no JSON object, or could not be read as one."""
+        found: list[tuple[int, Rejected]] = []
+        for position, record in enumerate(page.content.records):
+            if isinstance(record, Rejected):
+                found.append((position, record))
+            elif type(record) is not dict:
+                refused = Refused("not_an_object", "", f"a JSON {type(record).__name__}")
+                found.append((position, self._refused(page, position, refused)))
+        return found
+
+    def _refused(self, page: Page, position: int, refused: Refused) -> Rejected:
         record = page.content.records[position]
-        if isinstance(record, Rejected):
-            return record
-        try:
-            if not isinstance(record, dict):
-                raise Refused("not_an_object", "", f"a JSON {type(record).__name__}")
-            return self._parser.parse(record, latest)
-        except Refused as refused:
-            found = record.get("id") if isinstance(record, dict) else None
-            record_id = str(found)[:60] if isinstance(found, str | int | float | Decimal) else None
-            raw = self._exact(page, position)
-            return Rejected(raw, refused.reason, refused.pointer, refused.detail, record_id)
+        found = record.get("id") if isinstance(record, dict) else None
+        record_id = str(found)[:60] if isinstance(found, str | int | float | Decimal) else None
+        raw = self._exact(page, position)
+        return Rejected(raw, refused.reason, refused.pointer, refused.detail, record_id)
+
+    def _changes(self, accepted: "_Accepted") -> list[int | None]:
+        return accepted.rows.columns[self._changed]
 
     def _is_gone(self, record: Any) -> bool:
         return state_of(self._stream, record) == "deleted"
@@ -166,68 +227,79 @@ class Collector:
             self._exact_page, self._exact_slices = page.number, self._stream.exact_records(body)
         return self._exact_slices[position]
 
-    def _inside(self, item: Row | Rejected, latest: int) -> bool | None:
-        """Whether a record changed within the window; None of a rejected one that does not say when."""
-        if self._window is None:
+    def _within(self, moment: int | None) -> bool:
+        """Whether a record that changed then belongs to the window; one without a time belongs to any."""
+        return self._span is None or moment is None or self._span[0] <= moment < self._span[1]
+
+    def _rejected_within(self, item: Rejected, latest: int) -> bool | None:
+        """Whether a rejected record changed within the window; None where it does not say when."""
+        if self._span is None:
             return True
-        if isinstance(item, Row):
-            return item.changed_at is None or self._window.contains(from_microseconds(item.changed_at))
         try:
             moment = self._changed_at(json.loads(item.raw))
         except (ValueError, RecursionError, TypeError, AttributeError):
             return None
-        if moment is None or moment > latest:
-            return None
-        return self._window.contains(from_microseconds(moment))
+        return None if moment is None or moment > latest else self._within(moment)
 
-    def _landing_row(self, row: Row, page: Page, position: int) -> tuple[Any, ...]:
-        exact = page.content.exact
-        raw = exact[position] if exact else orjson.dumps(page.content.records[position])
-        self._bytes += len(raw)
-        people = (row.people,) if self._stream.entity.people else ()
-        return (
-            self.counts.landed,
-            *row.values,
-            *people,
-            row.custom_fields,
-            row.content_hash,
-            _micros(page.fetched_at),
-            page.number,
-            position,
-            raw.decode(),
-        )
+    def _land(self, page: Page, accepted: "_Accepted") -> None:
+        """Adds rows to the next table."""
+        count = len(accepted.positions)
+        records, exact = page.content.records, page.content.exact
+        raw = [exact[i] if exact else orjson.dumps(records[i]) for i in accepted.positions]
+        columns = [
+            range(self.counts.landed, self.counts.landed + count),
+            *accepted.rows.columns,
+            repeat(_micros(page.fetched_at), count),
+            repeat(page.number, count),
+            accepted.positions,
+            raw,
+        ]
+        arrays = [
+            _array(list(values), field.type) for values, field in zip(columns, self._schema, strict=True)
+        ]
+        self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        self._bytes += sum(map(len, raw))
+        self.counts.landed += count
 
     def _flush(self) -> pa.Table:
         reach("land.table")
-        columns = zip(*self._rows, strict=True)
-        arrays = [_array(values, field.type) for values, field in zip(columns, self._schema, strict=True)]
-        self._rows, self._bytes = [], 0
-        return pa.Table.from_arrays(arrays, schema=self._schema)
+        table = pa.Table.from_batches(self._batches, schema=self._schema)
+        self._batches, self._bytes = [], 0
+        return table
 
 
-def _sighting(item: Row | Rejected, inside: bool | None) -> Sighting:
-    if isinstance(item, Row):
-        return Sighting(item.id, item.content_hash, inside is True)
+@dataclass(frozen=True)
+class _Accepted:
+    """Rows of a page, and where on it their records stand."""
+
+    positions: list[int]
+    rows: Rows
+
+    @classmethod
+    def joined(cls, parts: "list[_Accepted]") -> "_Accepted":
+        positions = [position for part in parts for position in part.positions]
+        return cls(positions, Rows.joined([part.rows for part in parts]))
+
+    def of(self, wanted: list[bool]) -> "_Accepted":
+        """Those that are wanted."""
+        return _Accepted(list(compress(self.positions, wanted)), self.rows.of(wanted))
+
+
+def _unaccepted(item: Rejected, inside: bool | None) -> Sighting:
     # Of a record that cannot be accepted nothing but its bytes is certain; one that clearly changed
     # elsewhere does not keep the listing from being whole.
     digest = hashlib.sha256(item.raw).hexdigest()
     return Sighting(f"sha256:{digest}", digest, inside is not False, rejected=True)
 
 
-def _array(values: tuple[Any, ...], kind: pa.DataType) -> pa.Array:
-    if kind == TIMESTAMP:
-        return pa.array(values, pa.int64()).cast(TIMESTAMP)
-    return pa.array(values, kind)
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    return pa.array(values, pa.int64()).cast(TIMESTAMP) if kind == TIMESTAMP else pa.array(values, kind)
 
 
 def _micros(moment: datetime) -> int:
     result = microseconds(moment.isoformat(), "")
     assert result is not None
     return result
-
-
-def _gone(item: Row, page: Page, position: int) -> GoneReport:
-    return GoneReport(item.id, item.changed_at, _micros(page.fetched_at), page.number, position)
 
 
 def _rejected(item: Rejected, page: Page, position: int) -> RejectedRecord:

@@ -5,6 +5,7 @@ lists the batch at its end: two extractions cannot overlap, and one whose lock w
 cannot become visible.
 """
 
+import gc
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
@@ -44,6 +45,8 @@ from bridge_pipeline.steps.metering import shared_quota
 
 log = structlog.get_logger(__name__)
 _QUARANTINE_CHUNK = 200
+# As many as some large pages have.
+_CONTAINERS = 200_000
 _WHY = ("reason", "pointer", "detail", "record_id")
 # After so many refusals in a row the source gives no single records.
 _LOOKUP_FAILURES = 5
@@ -180,6 +183,17 @@ def _extracting(workspace: Workspace, name: str, entity: str) -> Iterator[tuple[
         yield source, connection
 
 
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Records are trees: to look for cycles among those of each page costs as much as to parse them."""
+    usual = gc.get_threshold()
+    gc.set_threshold(_CONTAINERS, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+
+
 class _Extraction:
     """One extraction under its lock."""
 
@@ -223,7 +237,8 @@ class _Extraction:
         try:
             collector = self._collector(census, journal)
             pages = self._reported(self._pages(connection, census, journal), collector)
-            files = land(entity, lambda: collector.tables(pages), folder, work / "dlt")
+            with _few_collections():
+                files = land(entity, lambda: collector.tables(pages), folder, work / "dlt")
             batch = self._batch(batch_id, number, collector, journal, files)
             batch = replace(batch, first_read_of=self._first_read(connection, batch))
             if batch.fetched or self._kind != "lookup":

@@ -1,19 +1,22 @@
-"""From a source's record to a row of landing: canonical values, custom fields, hash.
+"""From a source's records to rows of landing: canonical values, custom fields, hash.
 
-One record at a time and in memory only; what happens to rows is decided in `collect`.
+In memory only; what happens to rows is decided in `collect`. A page is parsed column by column where
+all of its records can be accepted, else record by record.
 """
 
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import chain, compress
 from typing import Any
 
 import orjson
 
 from bridge_pipeline.connector_kit.connector import Stream
-from bridge_pipeline.connector_kit.fields import Record, Refused
+from bridge_pipeline.connector_kit.fields import Record, Refused, under
 from bridge_pipeline.model import Kind
 
 # A time finer than microseconds, which no column holds whole.
@@ -22,15 +25,34 @@ _COARSE = len("2024-03-01T12:00:00.123456Z")
 
 
 @dataclass(frozen=True)
-class Row:
-    """A parsed record. `values` are the canonical ones in order, times in µs since 1970 (UTC)."""
+class Rows:
+    """Parsed records, column by column.
 
-    id: str
-    changed_at: int | None
-    values: tuple[Any, ...]
-    people: str | None
-    custom_fields: str
-    content_hash: str
+    `columns` are those of landing that a record's content fills, in order: the canonical values (times in
+    µs since 1970, UTC), people where the entity has them, custom fields, content hash; all of one length.
+    """
+
+    columns: list[list[Any]]
+
+    @property
+    def ids(self) -> list[str]:
+        """The records' ids."""
+        return self.columns[0]
+
+    @property
+    def content_hash(self) -> list[str]:
+        """What tells versions of a record apart."""
+        return self.columns[-1]
+
+    @classmethod
+    def joined(cls, parts: Sequence["Rows"]) -> "Rows":
+        """The rows of all parts, of which there is at least one."""
+        columns = zip(*(part.columns for part in parts), strict=True)
+        return cls([list(chain.from_iterable(column)) for column in columns])
+
+    def of(self, wanted: Sequence[bool]) -> "Rows":
+        """Those rows that are wanted."""
+        return Rows([list(compress(column, wanted)) for column in self.columns])
 
 
 class RecordParser:
@@ -39,62 +61,67 @@ class RecordParser:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._consumed = {key for field in stream.fields for key in field.consumes}
+        columns = list(zip(stream.entity.columns, stream.fields, strict=True))
         self._changed = stream.entity.column_names.index("updated_at")
-        self._json = [c.kind is Kind.JSON for c in stream.entity.columns]
-        self._times = [
-            key
-            for column, field in zip(stream.entity.columns, stream.fields, strict=True)
-            if column.kind is Kind.TIMESTAMP
-            for key in field.consumes
-        ]
+        self._json = [index for index, (column, _) in enumerate(columns) if column.kind is Kind.JSON]
+        self._times = [key for c, field in columns if c.kind is Kind.TIMESTAMP for key in field.consumes]
 
-    def parse(self, record: Record, latest: int) -> Row:
-        """The row of a record.
+    def parse(self, records: Sequence[Record], latest: int) -> Rows:
+        """The rows of records, in order.
 
         Args:
             latest: µs since 1970 after which no change time can be true.
 
         Raises:
-            Refused: it cannot be accepted; with reason and JSON pointer.
+            Refused: one of them cannot be accepted; where there is only one, with reason and JSON pointer.
         """
-        values = [field.read(record) for field in self._stream.fields]
-        changed_at = values[self._changed]
-        if changed_at is None and not self._stream.entity.reference:
-            raise Refused("change_time_missing", "/updated_at")
-        if changed_at is not None and changed_at > latest:
-            raise Refused("change_time_in_future", "/updated_at", str(record.get("updated_at"))[:60])
-        for index, is_json in enumerate(self._json):
-            if is_json and values[index] is not None:
-                values[index] = to_json(values[index])
-        people = self._people(record)
-        custom = to_json(self._custom(record))
-        content = to_json([*values, people, custom])
-        digest = hashlib.sha256(content.encode()).hexdigest()
-        return Row(values[0], changed_at, tuple(values), people, custom, digest)
+        values = [field.values(records) for field in self._stream.fields]
+        self._refuse_times(records, values[self._changed], latest)
+        for index in self._json:
+            values[index] = [None if value is None else to_json(value) for value in values[index]]
+        people = self._people(records)
+        custom = [to_json(each) for each in self._custom(records)]
+        content = zip(*values, people, custom, strict=True)
+        hashes = [hashlib.sha256(_dumped(each)).hexdigest() for each in content]
+        return Rows([*values, *([people] if self._stream.entity.people else []), custom, hashes])
 
-    def _custom(self, record: Record) -> dict[str, Any]:
+    def _refuse_times(self, records: Sequence[Record], changed: list[int | None], latest: int) -> None:
+        if not self._stream.entity.reference and None in changed:
+            raise Refused("change_time_missing", "/updated_at")
+        for record, moment in zip(records, changed, strict=True):
+            if moment is not None and moment > latest:
+                raise Refused("change_time_in_future", "/updated_at", str(record.get("updated_at"))[:60])
+
+    def _custom(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         """All that no column holds whole."""
-        custom = {key: value for key, value in record.items() if key not in self._consumed}
+        consumed = self._consumed
+        custom = [{key: value for key, value in record.items() if key not in consumed} for record in records]
         for key in self._times:
-            value = record.get(key)
-            if value is not None and len(value) > _COARSE and _FINER.search(value):
-                custom[key] = value
+            for own, value in zip(custom, under(records, key), strict=True):
+                if value is not None and len(value) > _COARSE and _FINER.search(value):
+                    own[key] = value
         return custom
 
-    def _people(self, record: Record) -> str | None:
-        if self._stream.people is None:
-            return None
-        found = {(person.user, person.part) for person in self._stream.people(record)}
-        return to_json([{"user_id": user, "part": part} for user, part in sorted(found)])
+    def _people(self, records: Sequence[Record]) -> list[str | None]:
+        if (read := self._stream.people) is None:
+            return [None] * len(records)
+        return [
+            to_json([{"user_id": user, "part": part} for user, part in sorted(set(read(record)))])
+            for record in records
+        ]
 
 
 def to_json(value: Any) -> str:
     """Canonical JSON: keys in order, no blanks, every number exact."""
+    return _dumped(value).decode()
+
+
+def _dumped(value: Any) -> bytes:
     try:
-        return orjson.dumps(value, _as_sent, orjson.OPT_SORT_KEYS).decode()
+        return orjson.dumps(value, _as_sent, orjson.OPT_SORT_KEYS)
     except TypeError:
         # Integers beyond 64 bits and deep nesting are beyond orjson.
-        return _written(value)
+        return _written(value).encode()
 
 
 def _as_sent(value: Any) -> orjson.Fragment:

@@ -3,11 +3,12 @@
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge_pipeline.connector_kit import fields
 from bridge_pipeline.connector_kit.fields import Refused, from_microseconds, integer_id, microseconds
+from bridge_pipeline.connectors.helpdesk.streams import stub_id, stub_name
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -149,3 +150,116 @@ def test_a_field_may_have_another_name_at_the_source():
     field = fields.text("subject", "short_description")
     assert (field.column, field.consumes) == ("subject", ("short_description",))
     assert field.read({"short_description": "x", "subject": 5}) == "x"
+
+
+# --- Whole columns --------------------------------------------------------------------------------
+
+OBJECTS = {
+    "stub_name": stub_name("x"),
+    "stub_id": stub_id("x", "x", "y"),
+    "text": fields.text("x"),
+    "boolean": fields.boolean("x"),
+    "array": fields.array("x"),
+    "identity": fields.identity(key="x"),
+    "reference": fields.reference("x"),
+    "instant": fields.instant("x"),
+}
+digits = st.integers(0, 99).map("{:02}".format)
+times = st.one_of(
+    st.datetimes(datetime(1, 1, 1)).map(lambda moment: moment.isoformat() + "Z"),
+    st.builds(
+        "{:04}-{}-{}{}{}:{}:{}{}{}".format,
+        st.sampled_from([0, 1, 2, 1969, 1970, 2024, 9998, 9999]),
+        st.sampled_from(["01", "02", "12", "13", "00"]),
+        st.sampled_from(["01", "28", "29", "30", "31", "32"]),
+        st.sampled_from(["T", "T", "T", " ", "t"]),
+        st.one_of(st.sampled_from(["00", "23", "24"]), digits),
+        digits,
+        st.one_of(st.sampled_from(["59", "60", "61"]), digits),
+        st.sampled_from(["", "", ".5", ".123456", ".1234567", ",5", "."]),
+        st.sampled_from(
+            [
+                "Z",
+                "Z",
+                "Z",
+                "+00:00",
+                "-00:00",
+                "+14:00",
+                "-23:59",
+                "+24:00",
+                "+01:60",
+                "+0100",
+                "+01",
+                "z",
+                "",
+                "Z\n",
+            ]
+        ),
+    ),
+)
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-1, 3),
+    st.sampled_from([2**63 - 1, 2**63, 2**64, 10**30]),
+    st.floats(),
+    st.text(max_size=3),
+    times,
+    st.lists(st.integers(), max_size=1),
+)
+held = st.one_of(
+    scalars,
+    st.dictionaries(st.sampled_from(["id", "name"]), st.one_of(st.none(), st.integers(0, 2), st.just("n"))),
+)
+plain = st.sampled_from(
+    [
+        ["a", None, "b"],
+        [1, 2**63 - 1],
+        [None, 3],
+        [True, None],
+        [["a"], []],
+        [{"id": 1}, {"id": None, "name": "n"}],
+    ]
+)
+columns = st.one_of(st.lists(held, max_size=4), st.lists(times | st.none(), max_size=4), plain)
+
+
+def one_by_one(field, records):
+    """The values, or why the first record that is refused is."""
+    try:
+        return [field.read(record) for record in records]
+    except Refused as refused:
+        return refused.reason, refused.pointer, refused.detail
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+@settings(max_examples=200, deadline=None)
+@given(values=columns, missing=st.booleans())
+def test_a_column_is_read_as_its_values_are_one_by_one(name, values, missing):
+    field = OBJECTS[name]
+    records = [{"x": value} for value in values] + ([{}] if missing else [])
+    expected = one_by_one(field, records)
+    found = field.read_all(records)
+    assert found is None or repr(found) == repr(expected)
+    if isinstance(expected, list):
+        assert repr(field.values(records)) == repr(expected)
+    else:
+        with pytest.raises(Refused) as caught:
+            field.values(records)
+        assert (caught.value.reason, caught.value.pointer, caught.value.detail) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("instant", ["2024-01-01T00:00:00Z", None, "2024-01-01T00:00:00.5+02:00"]),
+        ("instant", [None, None]),
+        ("text", ["a", None]),
+        ("identity", [1, 2]),
+        ("stub_name", [{"name": "New"}, {"id": 1}]),
+        ("stub_id", [{"id": 1}, {"name": "x"}]),
+    ],
+)
+def test_what_is_plain_is_read_at_once(name, values):
+    records = [{"x": value} for value in values]
+    assert OBJECTS[name].read_all(records) == one_by_one(OBJECTS[name], records)

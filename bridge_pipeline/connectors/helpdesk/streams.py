@@ -15,7 +15,12 @@ from bridge_pipeline.model import ACCOUNTS, TICKETS, USERS
 
 def stub_name(column: str) -> Field:
     """The `name` of a stub, or the text itself where the source sends a plain one."""
-    return Field(column, lambda record: _name(record.get(column), f"/{column}"), reads=(column,))
+
+    def read(record: Record) -> str | None:
+        return _name(record.get(column), f"/{column}")
+
+    names = fields.within(column, fields.plain("name", str))
+    return Field(column, read, reads=(column,), read_all=names)
 
 
 def stub_id(column: str, key: str, plain: str) -> Field:
@@ -29,7 +34,7 @@ def stub_id(column: str, key: str, plain: str) -> Field:
             return fields.integer_id(value, f"/{key}")
         return fields.integer_id(record.get(plain), f"/{plain}")
 
-    return Field(column, read, reads=(key, plain))
+    return Field(column, read, reads=(key, plain), read_all=fields.within(key, fields.ids("id")))
 
 
 def _name(value: Any, pointer: str) -> str | None:
@@ -66,31 +71,32 @@ def _status_of_user(record: Record) -> str | None:
 def _people(record: Record) -> list[Person]:
     """Who takes part in a ticket. A role as assignee makes no user (vendor-apis A.3)."""
     requester = "requester" if record.get("customer_user") is None else "customer_user"
+    slots = [(requester, "requester"), ("created_by_user", "creator"), ("assignee", "assignee")]
     found = [
-        *_users(record.get(requester), f"/{requester}", "requester"),
-        *_users(record.get("created_by_user"), "/created_by_user", "creator"),
-        *_users(record.get("assignee"), "/assignee", "assignee"),
+        Person(user, part)
+        for key, part in slots
+        if (value := record.get(key)) is not None and (user := _user(value, f"/{key}"))
     ]
-    if isinstance(watchers := record.get("user_watchers"), list):
-        for index, watcher in enumerate(watchers):
-            found += _users(watcher, f"/user_watchers/{index}", "watcher")
+    watchers = record.get("user_watchers")
+    for index, watcher in enumerate(watchers if isinstance(watchers, list) else ()):
+        if user := _user(watcher, f"/user_watchers/{index}"):
+            found.append(Person(user, "watcher"))
     return found
 
 
-def _users(value: Any, pointer: str, part: str) -> list[Person]:
-    if isinstance(value, str) and value.startswith("User:"):
+def _user(value: Any, pointer: str) -> str | None:
+    """The user that a slot names: as a stub, by its number, or as `User:123`; None for a role."""
+    if isinstance(value, str):
         # The form in which an assignee is written back: `User:123`, `Role:12744`. Twenty digits are too
         # many for an id, and refused as such.
         number = value[5:25]
-        value = {"id": int(number)} if number.isascii() and number.isdigit() else None
+        is_user = value.startswith("User:") and number.isascii() and number.isdigit()
+        return fields.integer_id(int(number), f"{pointer}/id") if is_user else None
     if isinstance(value, dict):
         if value.get("_type", "User") != "User":
-            return []
+            return None
         value, pointer = value.get("id"), f"{pointer}/id"
-    elif isinstance(value, str):
-        return []
-    user = fields.integer_id(value, pointer)
-    return [Person(user, part)] if user else []
+    return fields.integer_id(value, pointer)
 
 
 def _stream(
@@ -145,7 +151,12 @@ STREAMS = (
             fields.instant("resolved_at"),
             fields.instant("responded_at"),
             fields.instant("closed_at"),
-            Field("is_closed", _is_closed, reads=("status", "is_closed")),
+            Field(
+                "is_closed",
+                _is_closed,
+                reads=("status", "is_closed"),
+                read_all=fields.within("status", fields.plain("closed", bool)),
+            ),
         ),
         _people,
     ),

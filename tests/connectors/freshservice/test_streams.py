@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from bridge_pipeline.connector_kit.fields import Refused, from_microseconds, microseconds
+from bridge_pipeline.connector_kit.fields import Refused
 from bridge_pipeline.connectors.freshservice import CONNECTOR
 from bridge_pipeline.connectors.freshservice.simulator.records import Records
 from bridge_pipeline.connectors.freshservice.streams import ticket_records
-from bridge_pipeline.steps.parse import RecordParser
+from tests.connectors import parsed
 from tests.connectors.freshservice.account import Account
 
-LATEST = microseconds("2030-01-01T00:00:00Z", "")
 FIXTURES = Path(__file__).resolve().parents[4] / "shared/reference/fixtures/freshservice/demisto-test-data"
 recorded_only = pytest.mark.skipif(
     not FIXTURES.is_dir(), reason="the vendors' recorded payloads are not here"
@@ -58,24 +57,15 @@ def stream(entity):
 
 
 def columns(entity, record):
-    """The canonical values of a record by column, times and JSON in Python's form."""
-    row, found = RecordParser(stream(entity)).parse(record, LATEST), {}
-    for column, value in zip(stream(entity).entity.columns, row.values, strict=True):
-        if value is not None and column.kind.name == "TIMESTAMP":
-            value = from_microseconds(value)
-        if value is not None and column.kind.name == "JSON":
-            value = json.loads(value)
-        found[column.name] = value
-    return found
+    return parsed.columns(stream(entity), record)
 
 
 def custom(entity, record):
-    return json.loads(RecordParser(stream(entity)).parse(record, LATEST).custom_fields)
+    return json.loads(parsed.parsed(stream(entity), record)["custom_fields"])
 
 
 def people(record):
-    found = json.loads(RecordParser(stream("tickets")).parse(record, LATEST).people or "[]")
-    return {(person["user_id"], person["part"]) for person in found}
+    return parsed.people(stream("tickets"), record)
 
 
 # --- Columns ---------------------------------------------------------------------------------------

@@ -10,11 +10,10 @@ from bridge_pipeline.connector_kit.fields import Refused, from_microseconds
 from bridge_pipeline.connectors.servicenow import CONNECTOR
 from bridge_pipeline.connectors.servicenow.simulator.schema import COLUMNS
 from bridge_pipeline.settings import PROJECT_ROOT
-from bridge_pipeline.steps.parse import RecordParser
+from tests.connectors.parsed import parsed
 
 SHARED = Path(os.environ.get("BRIDGE_SHARED", PROJECT_ROOT.parent / "shared"))
 FIXTURES = SHARED / "reference" / "fixtures" / "servicenow"
-LATER = 2**62
 KEY, OTHER = "1c741bd70b2322007518478d83673af3", "681ccaf9c0a8016400b98a06818d57c7"
 ROW = {"sys_id": KEY, "sys_created_on": "2016-12-12 15:19:57", "sys_updated_on": "2016-12-14 02:46:44"}
 # Fixture → entity.
@@ -150,7 +149,7 @@ def test_people_of_an_incident():
 
 def test_the_original_choices_and_references_stay_beside():
     row = {**ROW, "state": "7", "priority": "3", "company": {"value": OTHER, "link": "x"}, "u_own": "kept"}
-    custom = json.loads(RecordParser(CONNECTOR.stream("tickets")).parse(row, LATER).custom_fields)
+    custom = json.loads(parsed(CONNECTOR.stream("tickets"), row)["custom_fields"])
     assert custom == {k: row[k] for k in ("state", "priority", "company", "u_own")}
 
 
@@ -160,7 +159,7 @@ def test_recorded_rows_are_read_and_their_fields_are_served(name, entity):
     stream = CONNECTOR.stream(entity)
     table = stream.path.rpartition("/")[2]
     for row in recorded(name):
-        parsed = RecordParser(stream).parse(row, LATER)
-        assert parsed.id == row["sys_id"]
-        assert from_microseconds(parsed.changed_at).strftime("%Y-%m-%d %H:%M:%S") == row["sys_updated_on"]
+        found = parsed(stream, row)
+        assert found["id"] == row["sys_id"]
+        assert from_microseconds(found["updated_at"]).strftime("%Y-%m-%d %H:%M:%S") == row["sys_updated_on"]
         assert set(row) <= set(COLUMNS[table])

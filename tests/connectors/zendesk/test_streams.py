@@ -9,15 +9,14 @@ import orjson
 import pytest
 
 from bridge_pipeline.connector_kit import pages
-from bridge_pipeline.connector_kit.fields import Refused, from_microseconds, microseconds
+from bridge_pipeline.connector_kit.fields import Refused
 from bridge_pipeline.connectors.zendesk import CONNECTOR
 from bridge_pipeline.connectors.zendesk.simulator.records import Records
 from bridge_pipeline.connectors.zendesk.simulator.world import DELETED, SCRUBBED
 from bridge_pipeline.connectors.zendesk.streams import comment_page
-from bridge_pipeline.steps.parse import RecordParser
+from tests.connectors import parsed
 from tests.connectors.zendesk.account import Account
 
-LATEST = microseconds("2030-01-01T00:00:00Z", "")
 FIXTURES = Path(__file__).resolve().parents[4] / "shared/reference/fixtures/zendesk"
 recorded_only = pytest.mark.skipif(
     not FIXTURES.is_dir(), reason="the vendors' recorded payloads are not here"
@@ -64,25 +63,16 @@ def stream(entity):
     return CONNECTOR.stream(entity)
 
 
-def columns(entity, record) -> dict[str, Any]:
-    """The canonical values of a record by column, times and JSON in Python's form."""
-    row, found = RecordParser(stream(entity)).parse(record, LATEST), {}
-    for column, value in zip(stream(entity).entity.columns, row.values, strict=True):
-        if value is not None and column.kind.name == "TIMESTAMP":
-            value = from_microseconds(value)
-        if value is not None and column.kind.name == "JSON":
-            value = json.loads(value)
-        found[column.name] = value
-    return found
+def columns(entity, record):
+    return parsed.columns(stream(entity), record)
 
 
 def custom(entity, record):
-    return json.loads(RecordParser(stream(entity)).parse(record, LATEST).custom_fields)
+    return json.loads(parsed.parsed(stream(entity), record)["custom_fields"])
 
 
 def people(record):
-    found = json.loads(RecordParser(stream("tickets")).parse(record, LATEST).people or "[]")
-    return {(person["user_id"], person["part"]) for person in found}
+    return parsed.people(stream("tickets"), record)
 
 
 def at(*parts):
@@ -290,10 +280,10 @@ def recorded(file, name) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(("entity", "file", "name"), RECORDED)
 def test_recorded_records_are_accepted(entity, file, name):
     for record in recorded(file, name):
-        row = RecordParser(stream(entity)).parse(record, LATEST)
-        assert row.id == str(record["id"])
+        row = parsed.parsed(stream(entity), record)
+        assert row["id"] == str(record["id"])
         kept = {
-            *json.loads(row.custom_fields),
+            *json.loads(row["custom_fields"]),
             *(f for field in stream(entity).fields for f in field.consumes),
         }
         assert set(record) <= kept

@@ -1,0 +1,34 @@
+"""How a stream parses one record: what it comes to in the columns of landing."""
+
+import json
+from typing import Any
+
+from bridge_pipeline.connector_kit.connector import Stream
+from bridge_pipeline.connector_kit.fields import from_microseconds, microseconds
+from bridge_pipeline.model import Kind
+from bridge_pipeline.steps.parse import RecordParser
+
+LATEST = microseconds("2030-01-01T00:00:00Z", "")
+
+
+def parsed(stream: Stream, record: dict[str, Any]) -> dict[str, Any]:
+    """The record's row by column, with its content hash; times in µs, JSON as text."""
+    names = (*stream.entity.content_names, "content_hash")
+    columns = RecordParser(stream).parse([record], LATEST).columns
+    return {name: value for name, (value,) in zip(names, columns, strict=True)}
+
+
+def columns(stream: Stream, record: dict[str, Any]) -> dict[str, Any]:
+    """The canonical values of a record by column, times and JSON in Python's form."""
+    row, found = parsed(stream, record), {}
+    for column in stream.entity.columns:
+        value = row[column.name]
+        if value is not None and column.kind is Kind.TIMESTAMP:
+            value = from_microseconds(value)
+        found[column.name] = json.loads(value) if value is not None and column.kind is Kind.JSON else value
+    return found
+
+
+def people(stream: Stream, record: dict[str, Any]) -> set[tuple[str, str]]:
+    """The users of a record, each with the part."""
+    return {(each["user_id"], each["part"]) for each in json.loads(parsed(stream, record)["people"])}
