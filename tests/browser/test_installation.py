@@ -2,14 +2,19 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from queue import Queue
+from threading import Thread
+from typing import IO, Any
 
 import pytest
 import zstandard
@@ -19,6 +24,8 @@ from bridge_pipeline.settings import PROJECT_ROOT
 TOKEN = "73519-canaryCanary_canary-CANARYcanary_Q"
 NAME, DAYS = "acme-helpdesk", ("2025-02-01", "2025-02-03")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+# Seconds that a command may take until it serves, on a machine that does much else.
+SERVES_WITHIN = 240
 
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is installed")
 
@@ -53,16 +60,36 @@ class Installation:
         assert done.returncode == status, done.stderr
         return json.loads(done.stdout)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Starts a command that goes on; its output is readable."""
-        return subprocess.Popen(
-            [PROJECT_ROOT / ".venv/bin/bridge", *arguments],
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=self.home.parent,
-        )
+    @contextmanager
+    def serving(self, *arguments: str, ended: int = 0) -> Iterator[str]:
+        """The address that a command which goes on says it serves at.
+
+        With the block the command is asked to end, and must do so with the given status.
+        """
+        command = [PROJECT_ROOT / ".venv/bin/bridge", *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        process = subprocess.Popen(command, env=self.environment, cwd=self.home.parent, **pipes)
+        addresses: Queue[str | None] = Queue()
+        # Read to its end, or the command would wait for ever once the pipe is full.
+        reader = Thread(target=self._read, args=(process.stdout, addresses))
+        reader.start()
+        try:
+            address = addresses.get(timeout=SERVES_WITHIN)
+            assert address is not None, f"it ended without serving: {self.printed[-5:]}"
+            yield address
+            process.terminate()
+            assert process.wait(timeout=60) == ended
+        finally:
+            process.kill()
+            process.wait(timeout=60)
+            reader.join(timeout=60)
+
+    def _read(self, output: IO[str], addresses: "Queue[str | None]") -> None:
+        for line in output:
+            self.printed.append(line)
+            for address in re.findall(r"http://127\.0\.0\.1:\d+", line):
+                addresses.put(address)
+        addresses.put(None)
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +108,9 @@ def desk(installation: Installation) -> Iterator[str]:
     """The address of a simulated helpdesk that knows one token."""
     days = ("--from", "2025-01-20", "--to", "2025-02-10")
     sizes = ("--tickets", "400", "--faults", "calm", "--token", TOKEN)
-    with installation.start("simulate", "helpdesk", "--port", "0", *days, *sizes) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().split()[-1]
-        process.terminate()
+    simulate = ("simulate", "helpdesk", "--port", "0", *days, *sizes)
+    with installation.serving(*simulate, ended=-signal.SIGTERM) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -104,33 +130,35 @@ def extracted(installation: Installation, desk: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def page(installation: Installation, extracted: Any) -> Iterator[Any]:
-    """A page of a browser beside a running `bridge up`; requests to elsewhere are refused and kept."""
+def ui(installation: Installation, extracted: Any) -> Iterator[str]:
+    """The address of a running `bridge up`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with installation.serving("up", "--port", str(port)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
     if BROWSER is None:
         pytest.skip("neither chromium nor google-chrome is installed")
     from playwright.sync_api import sync_playwright
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     quiet = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
-    with installation.start("up", "--port", str(port)) as up, sync_playwright() as playwright:
-        try:
-            assert up.stdout is not None
-            assert any(f"http://127.0.0.1:{port}" in line for line in up.stdout), (
-                "it never said where it serves"
-            )
-            browser = playwright.chromium.launch(executable_path=BROWSER, args=list(quiet))
-            opened = browser.new_page(
-                viewport={"width": 1600, "height": 1000}, base_url=f"http://127.0.0.1:{port}"
-            )
-            opened.set_default_timeout(60_000)
-            yield opened
-            browser.close()
-        finally:
-            # Or leaving the block would wait for it for ever.
-            up.terminate()
-        assert up.wait(timeout=60) == 0
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=BROWSER, args=list(quiet))
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Any, ui: str) -> Iterator[Any]:
+    """A page of the UI that shares nothing with another test's."""
+    opened = browser.new_page(viewport={"width": 1600, "height": 1000}, base_url=ui)
+    opened.set_default_timeout(60_000)
+    yield opened
+    opened.close()
 
 
 def test_a_run_prints_one_document_that_accounts_for_every_record(extracted: Any) -> None:
@@ -204,14 +232,17 @@ def test_checks_have_succeeded(page: Any) -> None:
 
 @needs_browser
 @pytest.mark.parametrize("width", [390, 800, 1400])
-def test_the_report_opens_offline_and_fits(installation: Installation, page: Any, width: int) -> None:
+def test_the_report_opens_offline_and_fits(
+    installation: Installation, extracted: Any, browser: Any, width: int
+) -> None:
     asked: list[str] = []
+    page = browser.new_page(viewport={"width": width, "height": 900})
     page.on("request", lambda request: asked.append(request.url))
     report = installation.home / "reports" / "acme" / NAME / f"{DAYS[1]}.html"
-    page.set_viewport_size({"width": width, "height": 900})
     page.goto(report.as_uri())
     assert page.get_by_role("heading", level=1).inner_text() == NAME
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
     assert [url for url in asked if not url.startswith("file:")] == []
 
 
