@@ -31,7 +31,10 @@ class Quota(Protocol):
         ...
 
     def hold(self, seconds: float) -> None:
-        """No request of this credential, from whatever process, for that long: `request` waits."""
+        """No request of this credential, from whatever process, for that long: `request` waits.
+
+        Where the answer that asked for it named the buckets that are used up, only those are held.
+        """
         ...
 
 
@@ -66,9 +69,11 @@ class Metering:
 
     `buckets` gives the published limits of a connection's config (its plan). `cost` gives the units
     that a request takes from each bucket by name. `observed` reads the limits out of an answer's
-    headers, whose names are in lower case.
+    headers, whose names are in lower case. `per_account` says that all who use one account, by its
+    address, share its limits, whoever logs in.
     """
 
     buckets: Callable[[Any], tuple[Bucket, ...]]
     cost: Callable[[str, Mapping[str, str]], Mapping[str, int]]
     observed: Callable[[Mapping[str, str]], tuple[Observed, ...]] = lambda headers: ()
+    per_account: bool = False

@@ -9,7 +9,7 @@ import random
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -93,12 +93,12 @@ class Credentials(Protocol):
 class Landed(Protocol):
     """What earlier extractions of a connection brought."""
 
-    def newest(self, entity: str, ids: Collection[str]) -> Mapping[str, bytes]:
+    def newest(self, entity: str, shown: Mapping[str, datetime | None]) -> Mapping[str, bytes]:
         """The payloads, as the source sent them, of the versions that the entity's table holds.
 
         Args:
-            ids: of which records. Those that are not held, or were read without other fields than now
-                (`exclude`), are missing from the answer.
+            shown: by id, the change times that the source shows. Records that are not held with just
+                these, or were read without other fields than now (`exclude`), are missing from the answer.
         """
         ...
 
@@ -106,7 +106,7 @@ class Landed(Protocol):
 class NothingLanded:
     """A connection of which nothing was read before."""
 
-    def newest(self, entity: str, ids: Collection[str]) -> Mapping[str, bytes]:
+    def newest(self, entity: str, shown: Mapping[str, datetime | None]) -> Mapping[str, bytes]:
         """None of them."""
         return {}
 

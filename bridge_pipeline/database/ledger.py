@@ -483,7 +483,7 @@ def load_counts(connection: sa.Connection, batch_id: int) -> dict[str, int] | No
 
 
 def still_quarantined(connection: sa.Connection, batch_ids: Sequence[int]) -> list[SetAside]:
-    """The records in quarantine that any of the batches saw, each once, by the reason they are there for now.
+    """The records in quarantine that any of the batches saw, each once, by the reason that holds them there.
 
     What a replay has loaded since is not among them.
     """

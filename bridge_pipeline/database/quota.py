@@ -66,8 +66,14 @@ _LEVELS = sa.text(
 )
 _HOLD = sa.text(
     """
+    -- The row that is the lock comes first, here as in the functions.
+    with locked as (
+        select from bridge.quota_buckets as b
+        where b.credential = :credential and b.bucket = 'requests' for update
+    )
     insert into bridge.quota_buckets as b (credential, bucket, seconds, held_until)
-    values (:credential, 'requests', :minute, clock_timestamp() + make_interval(secs => :seconds))
+    select :credential, named.bucket, :minute, clock_timestamp() + make_interval(secs => :seconds)
+    from (select count(*) from locked) as first, unnest(cast(:buckets as text[])) as named (bucket)
     on conflict (credential, bucket) do update
     set held_until = greatest(b.held_until, excluded.held_until)
     """
@@ -181,6 +187,8 @@ class SharedQuota:
         # By shape of path, buckets that only answers told of.
         self._learned: dict[str, set[str]] = defaultdict(set)
         self._lock = threading.Lock()
+        # By thread, the buckets that its last answer named as used up when it asked for patience.
+        self._emptied = threading.local()
         self._spent: dict[str, Spent] = defaultdict(Spent)
         self._begin()
 
@@ -202,9 +210,13 @@ class SharedQuota:
 
         def settle(headers: Mapping[str, str]) -> None:
             nonlocal answered
-            self._settle(use, self._observed(path, costs, headers))
+            told = self._observed(path, costs, headers)
+            self._settle(use, told)
+            if "retry-after" in headers:
+                self._emptied.buckets = [each["bucket"] for each in told if each["left"] == 0]
             answered = True
 
+        self._emptied.buckets = []
         try:
             yield settle
         finally:
@@ -212,8 +224,13 @@ class SharedQuota:
                 self._settle(use, [])
 
     def hold(self, seconds: float) -> None:
-        """No request of this credential, from whatever process, for that long; shortens no longer hold."""
-        self._run(_HOLD, seconds=seconds, minute=MINUTE)
+        """No request of this credential, from whatever process, for that long; shortens no longer hold.
+
+        Where this thread's last answer asked for it and named the buckets that are used up, none of theirs.
+        """
+        buckets = getattr(self._emptied, "buckets", []) or [REQUESTS]
+        self._emptied.buckets = []
+        self._run(_HOLD, seconds=seconds, minute=MINUTE, buckets=buckets)
 
     def register(self) -> None:
         """Says that the connection, which must be stored, uses the credential, and what limits it knows.

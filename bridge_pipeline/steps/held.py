@@ -1,12 +1,20 @@
 """What a connection's tables hold, as its source sent it: read out of the landed batches.
 
-A reader that pays for every single record asks here first; see `connector_kit.session.Landed`.
+A reader that pays for every single record asks here first, a page of a list at a time; see
+`connector_kit.session.Landed`. Where a payload lies is looked up, not searched for: the ids of a batch
+are read once into a scratch database, and of the payloads only the row groups that are wanted.
 """
 
-from collections.abc import Collection, Mapping
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 
-import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from bridge_pipeline.database import tables as t
@@ -14,39 +22,87 @@ from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import ENTITIES
 
+# Lists show records in the order in which they were landed, or nearly: these row groups serve many pages.
+_GROUPS_AT_HAND = 4
+_PLACES = """
+create table places (batch integer, id text, content_hash text, path text, row_group integer, place integer,
+    primary key (batch, id, content_hash)) without rowid
+"""
+
 
 class LandedRecords:
-    """See `connector_kit.session.Landed`; a batch whose files are gone holds nothing any more."""
+    """See `connector_kit.session.Landed`; a batch whose files are gone holds nothing any more.
+
+    For one thread.
+    """
 
     def __init__(self, workspace: Workspace, record: ConnectionRecord) -> None:
         self._workspace = workspace
         self._record = record
+        self._payloads = lru_cache(_GROUPS_AT_HAND)(_payloads)
+        self._known = set[int]()
+        # On disk as soon as it grows, and gone with this object.
+        self._places = sqlite3.connect("", isolation_level=None)
+        self._places.execute(_PLACES)
 
-    def newest(self, entity: str, ids: Collection[str]) -> Mapping[str, bytes]:
+    def newest(self, entity: str, shown: Mapping[str, datetime | None]) -> Mapping[str, bytes]:
         """The payloads of the versions that the entity's table holds."""
-        held = self._rows(entity, ids)
-        paths = [str(path) for batch in {row.batch_id for row in held} for path in self._files(entity, batch)]
-        if not paths:
-            return {}
-        wanted = {(row.id, row.content_hash) for row in held}
-        query = "select id, content_hash, raw from read_parquet(?) where list_contains(?, id) order by seq"
-        with duckdb.connect(config={"memory_limit": "256MB", "threads": 2}) as db:
-            found = db.execute(query, [paths, [row.id for row in held]]).fetchall()
-        return {key: raw.encode() for key, digest, raw in found if (key, digest) in wanted}
+        found: dict[str, bytes] = {}
+        for batch, held in groupby(self._rows(entity, shown), key=lambda row: row.batch_id):
+            if files := self._files(entity, batch):
+                self._learn(batch, files)
+                found |= self._of_batch(batch, {(row.id, row.content_hash) for row in held})
+        return found
 
-    def _rows(self, entity: str, ids: Collection[str]) -> list[sa.Row]:
-        """Id, hash and batch of the rows that were read without the fields that are left out now."""
+    def _of_batch(self, batch: int, wanted: set[tuple[str, str]]) -> Iterator[tuple[str, bytes]]:
+        ids = json.dumps([key for key, _ in wanted])
+        query = (
+            "select path, row_group, place, id, content_hash from places"
+            " where batch = ? and id in (select value from json_each(?)) order by path, row_group, place"
+        )
+        for path, group, place, key, digest in self._places.execute(query, (batch, ids)):
+            if (key, digest) in wanted:
+                yield key, self._payloads(path, group)[place].as_py().encode()
+
+    def _learn(self, batch: int, files: list[Path]) -> None:
+        """Enters where each version of a batch lies; of the same one twice, either."""
+        if batch in self._known:
+            return
+        self._places.execute("begin")
+        for path in files:
+            with pq.ParquetFile(path) as parquet:
+                for group in range(parquet.num_row_groups):
+                    table = parquet.read_row_group(group, columns=["id", "content_hash"])
+                    versions = zip(*(column.to_pylist() for column in table.columns), strict=True)
+                    self._places.executemany(
+                        "insert or replace into places values (?, ?, ?, ?, ?, ?)",
+                        ((batch, *each, str(path), group, place) for place, each in enumerate(versions)),
+                    )
+        self._places.execute("commit")
+        self._known.add(batch)
+
+    def _rows(self, entity: str, shown: Mapping[str, datetime | None]) -> list[sa.Row]:
+        """Id, hash and batch, by batch, of the rows that are as old as the source shows them, and were read
+        without the fields that are left out now."""
         table, b = t.desk_table(ENTITIES[entity]), t.batches
         query = (
-            sa.select(table.c.id, table.c.content_hash, table.c.batch_id, b.c.excluded)
+            sa.select(table.c.id, table.c.content_hash, table.c.batch_id, table.c.updated_at, b.c.excluded)
             .join(b, b.c.id == table.c.batch_id)
-            .where(table.c.connection == self._record.name, table.c.id.in_(ids), ~table.c.placeholder)
+            .where(table.c.connection == self._record.name, table.c.id.in_(shown), ~table.c.placeholder)
+            .order_by(table.c.batch_id)
         )
         with self._workspace.database.engine.connect() as connection:
             found = connection.execute(query).all()
-        return [row for row in found if list(row.excluded) == list(self._record.exclude)]
+        exclude = list(self._record.exclude)
+        return [row for row in found if row.updated_at == shown[row.id] and list(row.excluded) == exclude]
 
     def _files(self, entity: str, batch: int) -> list[Path]:
         record = self._record
         folder = self._workspace.home.landing_of(record.tenant, record.name, entity) / str(batch)
         return sorted(folder.glob(f"{entity}.*.parquet"))
+
+
+def _payloads(path: str, group: int) -> pa.ChunkedArray:
+    """The payloads of a row group."""
+    with pq.ParquetFile(path) as parquet:
+        return parquet.read_row_group(group, columns=["raw"]).column("raw")

@@ -96,14 +96,16 @@ def known_buckets(record: ConnectionRecord, connector: Connector, config: BaseMo
 def identity(record: ConnectionRecord, connector: Connector, secrets: Mapping[str, str]) -> str:
     """All that makes a credential this one: connector, origin, login and secrets. Only for a fingerprint.
 
-    Case of addresses and logins does not count: taking two for one keeps both within the limit.
+    Of a source that counts by account, connector and origin are all. Case of addresses and logins does
+    not count: taking two for one keeps both within the limit.
     """
     address = urlsplit(str(record.config.get("base_url", "")).casefold())
     port = _port(address) or {"http": 80, "https": 443}.get(address.scheme)
+    account = [connector.name, address.scheme, address.hostname, port]
+    if connector.metering and connector.metering.per_account:
+        return json.dumps(account)
     login = [str(record.config.get(name) or "").casefold() for name in connector.logins]
-    return json.dumps(
-        [connector.name, address.scheme, address.hostname, port, login, sorted(secrets.items())]
-    )
+    return json.dumps([*account, login, sorted(secrets.items())])
 
 
 def _port(address: SplitResult) -> int | None:

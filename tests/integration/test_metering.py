@@ -77,27 +77,27 @@ def refused(simulator):
 
 def whose(**changes):
     given = {
-        "connector": "zendesk",
-        "base_url": "https://acme.zendesk.com",
-        "email": "a@acme.example",
-        "token": "t",
+        "connector": "servicenow",
+        "base_url": "https://acme.example.com",
+        "user": "a@acme.example",
+        "secret": "t",
         "tenant": "acme",
-        "plan": "team",
+        "page_size": 10,
     } | changes
-    config = {name: given[name] for name in ("base_url", "email", "plan")}
+    config = {name: given[name] for name in ("base_url", "user", "page_size")}
     record = ConnectionRecord(f"{given['tenant']}-desk", given["tenant"], given["connector"], config, ())
-    return identity(record, connectors.get(given["connector"]), {"api_token": given["token"]})
+    return identity(record, connectors.get(given["connector"]), {"password": given["secret"]})
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"email": "b@acme.example"},
-        {"token": "other"},
-        {"base_url": "https://umbrella.zendesk.com"},
-        {"base_url": "http://acme.zendesk.com"},
-        {"base_url": "https://acme.zendesk.com:8443"},
-        {"connector": "servicenow"},
+        {"user": "b@acme.example"},
+        {"secret": "other"},
+        {"base_url": "https://umbrella.example.com"},
+        {"base_url": "http://acme.example.com"},
+        {"base_url": "https://acme.example.com:8443"},
+        {"connector": "helpdesk"},
     ],
 )
 def test_another_login_secret_origin_or_connector_is_another_credential(changes):
@@ -108,17 +108,24 @@ def test_another_login_secret_origin_or_connector_is_another_credential(changes)
     "changes",
     [
         {"tenant": "umbrella"},
-        {"plan": "enterprise"},
-        {"email": "A@Acme.example"},
-        {"base_url": "https://ACME.zendesk.com:443/"},
+        {"page_size": 500},
+        {"user": "A@Acme.example"},
+        {"base_url": "https://ACME.example.com:443/"},
     ],
 )
-def test_tenant_plan_and_spelling_make_no_other_credential(changes):
+def test_tenant_settings_and_spelling_make_no_other_credential(changes):
     assert whose(**changes) == whose()
 
 
+@pytest.mark.parametrize("connector", ["zendesk", "freshservice"])
+def test_a_source_that_counts_by_account_has_one_quota_for_all_logins_of_its_address(connector):
+    one = whose(connector=connector)
+    assert whose(connector=connector, user="b@acme.example", secret="other") == one
+    assert whose(connector=connector, base_url="https://umbrella.example.com") != one
+
+
 def test_an_address_whose_port_there_cannot_be_has_a_credential_too():
-    assert whose(base_url="https://acme.zendesk.com:99999") == whose(base_url="https://acme.zendesk.com:port")
+    assert whose(base_url="https://acme.example.com:99999") == whose(base_url="https://acme.example.com:port")
 
 
 @pytest.mark.slow
@@ -198,8 +205,8 @@ def test_servicenow_tells_the_rule_of_an_instance_with_its_answers(workspace):
     assert rule["used"] == len(simulator.requests)
 
 
-def test_two_keys_of_a_freshservice_account_are_each_others_others(workspace):
-    """The limit of lists of tickets is told without its name, and is the account's, not the key's."""
+def test_two_keys_of_a_freshservice_account_take_from_one_ledger(workspace):
+    """Freshservice counts by account (vendor-apis B.6), whatever key a request is sent with."""
     options = SimulatorOptions(tickets=20, users=10, accounts=5, faults="calm")
     used = {}
     with freshservice.serving(Freshservice(options, Behaviour(plan="starter"))) as simulator:
@@ -209,10 +216,40 @@ def test_two_keys_of_a_freshservice_account_are_each_others_others(workspace):
                 for _ in range(times):
                     source.client.check(source.connector.stream("tickets"))
                 used[name] = source.quota.spent["list-tickets"].used
-    own, account = (bucket_of(workspace, "second", name) for name in ("list-tickets", "account"))
-    assert (own["told_units"], own["used"], own["others"]) == (40, used["second"], used["first"])
+    assert len({row["credential"] for row in rows(workspace, "select * from bridge.quota_buckets")}) == 1
+    own, account = buckets(workspace)["list-tickets"], buckets(workspace)["account"]
+    assert (own["told_units"], own["used"], own["others"]) == (40, sum(used.values()), 0)
+    assert own["used"] == account["used"] > used["second"] > 0
     # Nothing was said of the account's.
     assert (account["units"], account["told_units"], account["others"]) == (100, None, 0)
+
+
+def test_a_plea_for_patience_holds_the_bucket_that_the_answer_names_as_used_up(workspace):
+    """Where an answer names none that is used up, all requests are held."""
+    told = {
+        "exports": {"zendesk-ratelimit-incremental-exports": "total=10; remaining=0; resets=40"},
+        "nothing": {"ratelimit-limit": "200", "ratelimit-remaining": "30"},
+    }
+    held = {}
+    connect(workspace, "zendesk", "http://127.0.0.1:1")
+    for case, headers in told.items():
+        flow.execute(workspace, "update bridge.quota_buckets set held_until = null")
+        with open_source(workspace, "acme-desk") as source:
+            with source.quota.request("/api/v2/incremental/organizations", {}) as answered:
+                answered(headers | {"retry-after": "40"})
+            source.quota.hold(40)
+        held[case] = {name for name, bucket in buckets(workspace).items() if bucket["held_until"]}
+    assert held == {"exports": {"incremental-exports"}, "nothing": {"requests"}}
+
+
+def test_units_that_end_without_a_plea_for_patience_narrow_no_later_one(workspace):
+    """A token request, which has no bucket, may be the next to be told to wait."""
+    connect(workspace, "zendesk", "http://127.0.0.1:1")
+    with open_source(workspace, "acme-desk") as source:
+        with source.quota.request("/api/v2/tickets", {}) as answered:
+            answered({"zendesk-ratelimit-tickets-index": "total=100; remaining=0; resets=9"})
+        source.quota.hold(40)
+    assert [name for name, bucket in buckets(workspace).items() if bucket["held_until"]] == ["requests"]
 
 
 def test_a_configured_limit_holds_back_before_the_source_would_refuse(workspace):

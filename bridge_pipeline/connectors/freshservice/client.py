@@ -248,7 +248,8 @@ class FreshserviceClient:
                 for record in wanted
                 if (record_id := _id(stream, record)) and _key("d", record) not in journal
             }
-            held = self._context.landed.newest(_BY_DETAIL, listed) if listed else {}
+            shown = {record_id: _mark(stream, record) for record_id, record in listed.items()}
+            held = self._context.landed.newest(_BY_DETAIL, shown) if shown else {}
             same = [raw for record_id, raw in held.items() if _shows_the_same(listed[record_id], raw)]
             if not same:
                 return None

@@ -5,7 +5,6 @@ Enumerations are numbers: translated by the tables below, with the number itself
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from bridge_pipeline.connector_kit import fields, pages
 from bridge_pipeline.connector_kit.connector import Person, Stream
@@ -45,11 +44,6 @@ def chosen(column: str, table: Mapping[int, str], key: str | None = None) -> Fie
     return Field(column, read, reads=(name,))
 
 
-def reference(column: str, key: str) -> Field:
-    """The id of another record."""
-    return Field(column, lambda record: fields.integer_id(record.get(key), f"/{key}"), reads=(key,))
-
-
 def _closed(closed: int, table: Mapping[int, str]) -> Field:
     """Whether it is closed; not known of a status that the desk added itself."""
 
@@ -75,13 +69,6 @@ def _stat(column: str, *choices: tuple[str, tuple[int, ...]]) -> Field:
         return None
 
     return Field(column, read, reads=("stats",))
-
-
-def _tags(record: Record) -> list[Any] | None:
-    tags = record.get("tags")
-    if tags is None or isinstance(tags, list):
-        return tags
-    raise Refused("wrong_type", "/tags", f"expected a list, got {type(tags).__name__}")
 
 
 _PARTS = (("requester_id", "requester"), ("requested_for_id", "watcher"), ("responder_id", "assignee"))
@@ -214,8 +201,8 @@ STREAMS = (
             *_SUBJECT,
             chosen("status", STATUSES),
             chosen("priority", PRIORITIES),
-            Field("tags", _tags, ("tags",)),
-            reference("account_id", "department_id"),
+            fields.array("tags"),
+            fields.reference("account_id", "department_id"),
             *_TIMES,
             _stat("resolved_at", ("resolved_at", (_RESOLVED, _CLOSED)), ("closed_at", (_CLOSED,))),
             _stat("responded_at", ("first_responded_at", ())),
@@ -234,8 +221,8 @@ STREAMS = (
         ("conversation",),
         (
             fields.identity(),
-            reference("ticket_id", "ticket_id"),
-            reference("author_id", "user_id"),
+            fields.reference("ticket_id"),
+            fields.reference("author_id", "user_id"),
             fields.text("body"),
             Field("is_public", _is_public, reads=("private",)),
             *_TIMES,
@@ -254,8 +241,8 @@ STREAMS = (
             Field("type", _asset_type, reads=("asset_type_id",)),
             _type_field("status", "asset_state"),
             _type_field("serial_number", "serial_number"),
-            reference("account_id", "department_id"),
-            reference("user_id", "user_id"),
+            fields.reference("account_id", "department_id"),
+            fields.reference("user_id"),
             *_TIMES,
         ),
     ),
@@ -270,7 +257,7 @@ STREAMS = (
             *_SUBJECT,
             chosen("status", PROBLEM_STATUSES),
             chosen("priority", PRIORITIES),
-            reference("account_id", "department_id"),
+            fields.reference("account_id", "department_id"),
             *_TIMES,
             # Problems say when they were closed nowhere.
             Field("resolved_at", lambda _: None),
@@ -292,7 +279,7 @@ STREAMS = (
             chosen("priority", PRIORITIES),
             chosen("type", CHANGE_TYPES, "change_type"),
             chosen("risk", RISKS),
-            reference("account_id", "department_id"),
+            fields.reference("account_id", "department_id"),
             fields.instant("planned_start_at", "planned_start_date"),
             fields.instant("planned_end_at", "planned_end_date"),
             *_TIMES,

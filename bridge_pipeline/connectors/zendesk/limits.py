@@ -85,4 +85,4 @@ def _number(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() else None
 
 
-METERING = Metering(buckets, cost, observed)
+METERING = Metering(buckets, cost, observed, per_account=True)

@@ -1,6 +1,6 @@
 """How the tests of Freshservice set up an account and read it: by client, journal and collector."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -56,8 +56,8 @@ class Held:
 
     raw: dict[str, bytes] = field(default_factory=dict)
 
-    def newest(self, entity: str, ids: Collection[str]) -> Mapping[str, bytes]:
-        return {key: self.raw[key] for key in ids if key in self.raw}
+    def newest(self, entity: str, shown: Mapping[str, datetime | None]) -> Mapping[str, bytes]:
+        return {key: self.raw[key] for key in shown if key in self.raw}
 
 
 @dataclass

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime, timedelta
 
+import pyarrow.parquet as pq
 import pytest
 
 from bridge_pipeline.connectors.freshservice.simulator.world import ERASED, LIVE, SPAM, TRASHED
@@ -98,18 +99,46 @@ def test_a_day_read_again_is_whole_and_costs_the_details_of_what_changed(workspa
 def test_what_is_held_is_what_the_table_shows(workspace, account):
     take(workspace, DAY)
     record = registry.get(workspace.database.engine, NAME)
-    ids = list(held(workspace, "tickets"))
+    shown = {key: datetime.fromisoformat(mark) for key, mark in held(workspace, "tickets").items()}
     landed = LandedRecords(workspace, record)
-    found = landed.newest("tickets", [*ids, "999", "x'y"])
-    assert set(found) == set(ids)
+    found = landed.newest("tickets", shown | {"999": None, "x'y": DAY.start})
+    assert set(found) == set(shown)
     assert all(f'"id":{key},'.encode() in raw for key, raw in found.items())
-    assert landed.newest("tickets", []) == {}
-    assert LandedRecords(workspace, replace(record, exclude=("tickets.tags",))).newest("tickets", ids) == {}
+    assert landed.newest("tickets", {}) == {}
+    # What the source shows in another version is not of use.
+    changed, *same = shown
+    later = shown | {changed: shown[changed] + timedelta(seconds=1)}
+    assert set(landed.newest("tickets", later)) == set(same)
+    assert LandedRecords(workspace, replace(record, exclude=("tickets.tags",))).newest("tickets", shown) == {}
     # Neither another connection nor files that are gone bring anything.
-    assert LandedRecords(workspace, replace(record, name="other")).newest("tickets", ids) == {}
+    assert LandedRecords(workspace, replace(record, name="other")).newest("tickets", shown) == {}
     for path in workspace.home.landing.rglob("*.parquet"):
         path.unlink()
-    assert landed.newest("tickets", ids) == {}
+    assert landed.newest("tickets", shown) == {}
+
+
+def test_looking_up_page_after_page_reads_what_is_held_once(workspace, account, monkeypatch):
+    take(workspace, DAY)
+    shown = {key: datetime.fromisoformat(mark) for key, mark in held(workspace, "tickets").items()}
+    (path,) = workspace.home.landing_of("acme", NAME, "tickets").rglob("tickets.*.parquet")
+    landed_rows = pq.read_table(path)
+    pq.write_table(landed_rows, path, row_group_size=2)
+    groups, listed = -(-len(landed_rows) // 2), landed_rows.column("id").to_pylist()
+    read = []
+    group = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "read_row_group",
+        lambda file, number, columns: read.append((number, *columns)) or group(file, number, columns=columns),
+    )
+    landed = LandedRecords(workspace, registry.get(workspace.database.engine, NAME))
+    assert len(listed) == len(shown)
+    assert groups > 1
+    assert landed.newest("tickets", {key: mark + timedelta(seconds=1) for key, mark in shown.items()}) == {}
+    assert read == []
+    for key in listed:
+        assert set(landed.newest("tickets", {key: shown[key]})) == {key}
+    assert len(read) == len(set(read)) == 2 * groups
 
 
 @pytest.mark.long
