@@ -544,7 +544,8 @@ def _desk(entity: Entity) -> sa.Table:
         entity.name,
         metadata,
         _text("tenant"),
-        sa.Column("connection", sa.ForeignKey(connections.c.name), nullable=False),
+        # That of the batch, which has the foreign key: one check per load and not per row.
+        _text("connection"),
         *canonical,
         sa.Column("custom_fields", JSONB, nullable=False, server_default="{}"),
         # A parent that a record refers to and that has not arrived: only its id is known.
@@ -573,6 +574,7 @@ def _desk(entity: Entity) -> sa.Table:
 for _entity in ENTITIES.values():
     _desk(_entity)
 
+# Without foreign keys: a load writes the ticket and the users before it links them (decision 24).
 ticket_users = sa.Table(
     "ticket_users",
     metadata,
@@ -582,17 +584,6 @@ ticket_users = sa.Table(
     _text("user_id"),
     _text("part", comment="What the user is to the ticket: requester, creator, assignee or watcher."),
     sa.PrimaryKeyConstraint("connection", "ticket_id", "user_id", "part"),
-    sa.ForeignKeyConstraint(
-        ["connection", "ticket_id"],
-        [f"{naming.DESK_SCHEMA}.tickets.connection", f"{naming.DESK_SCHEMA}.tickets.id"],
-        name="ticket_users_ticket_id_fkey",
-    ),
-    sa.ForeignKeyConstraint(
-        ["connection", "user_id"],
-        [f"{naming.DESK_SCHEMA}.users.connection", f"{naming.DESK_SCHEMA}.users.id"],
-        name="ticket_users_user_id_fkey",
-    ),
-    sa.Index(None, "connection", "user_id"),
     schema=naming.DESK_SCHEMA,
     comment="Which users take part in which tickets, as of the ticket's newest version.",
 )

@@ -29,6 +29,7 @@ from bridge_pipeline import naming, progress
 from bridge_pipeline.connector_kit.journal import written_durably
 from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.database import tables as t
+from bridge_pipeline.database.copying import stage
 from bridge_pipeline.database.engine import advisory_lock, transaction
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
@@ -39,7 +40,7 @@ from bridge_pipeline.model.window import midnight
 from bridge_pipeline.steps import chain as audit_chain
 from bridge_pipeline.steps.extract import landing_of
 from bridge_pipeline.steps.land import read_landed
-from bridge_pipeline.steps.load import copy_landed, refuse_unreadable
+from bridge_pipeline.steps.load import refuse_unreadable
 
 log = structlog.get_logger(__name__)
 
@@ -219,7 +220,7 @@ def _fill(workspace: Workspace, connection: sa.Connection, batch: Batch, days: l
     own = read_landed(landing_of(workspace, batch), batch.files, batch.entity, columns)
     rows = chain(own, _replayed(workspace, connection, batch, columns))
     shape = {name: types.get(name, "text") for name in columns}
-    copy_landed(connection, "landed", shape, rows)
+    stage(connection, "landed", shape, rows)
     values = {"batch": batch.id, "connection": batch.connection, "first": min(days), "last": max(days)}
     _add_certified(workspace, connection, batch, shape, values)
     for statement in _PICK:
@@ -230,9 +231,19 @@ def _replayed(
     workspace: Workspace, connection: sa.Connection, base: Batch, columns: tuple[str, ...]
 ) -> Iterator[pa.Table]:
     """The rows of replays that were read when the batch was or later, numbered after its own."""
-    r, first = t.rejections, base.landed
-    for replay in ledger.replays_since(connection, base):
-        out = list(connection.execute(sa.select(r.c.seq).where(r.c.batch_id == replay.id)).scalars())
+    r = t.rejections
+    refused = [
+        (replay, list(connection.scalars(sa.select(r.c.seq).where(r.c.batch_id == replay.id))))
+        for replay in ledger.replays_since(connection, base)
+    ]
+    return _accepted_rows(workspace, base, columns, refused)
+
+
+def _accepted_rows(
+    workspace: Workspace, base: Batch, columns: tuple[str, ...], refused: list[tuple[Batch, list[int]]]
+) -> Iterator[pa.Table]:
+    first = base.landed
+    for replay, out in refused:
         kept = ~pc.field("seq").isin(out) & (
             pc.field("fetched_at") >= pa.scalar(base.fetched_from, TIMESTAMP)
         )
@@ -254,7 +265,7 @@ def _add_certified(
     for number, batch_id in enumerate(found, start=1):
         certified = ledger.batch(connection, batch_id)
         rows = read_landed(landing_of(workspace, certified), certified.files, batch.entity, tuple(shape))
-        copy_landed(connection, "certified", shape, rows)
+        stage(connection, "certified", shape, rows)
         offset = {"offset": number << _SEQ_BITS, "certified": batch_id}
         for statement in _ADD_CERTIFIED:
             connection.execute(sa.text(statement.format(entity=batch.entity)), values | offset)

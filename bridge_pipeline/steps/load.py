@@ -1,20 +1,22 @@
 """Load: from a landed batch to the tables of `desk`, in one transaction, set by set.
 
 Newest wins: a row is replaced only by a newer version with other content. The order of
-versions is the source's change mark, then the fetch time of the page (rule 7).
+versions is the source's change mark, then the fetch time of the page (rule 7). What decides is
+copied first, and the contents only of those rows that are to be written (docs/decisions/0004).
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-import psycopg
+import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 import sqlalchemy as sa
 import structlog
 
 from bridge_pipeline import progress
 from bridge_pipeline.database import ledger
+from bridge_pipeline.database.copying import copy_into, stage
 from bridge_pipeline.database.engine import advisory_lock, transaction
 from bridge_pipeline.database.ledger import Batch, CheckResult
 from bridge_pipeline.database.workspace import Workspace
@@ -60,7 +62,8 @@ class _Counts:
     """What Postgres counted in the load's transaction, each number by a statement of its own.
 
     `copied` rows came from Parquet; `rejected` of them were taken out, `older` were not the newest of
-    their id in the batch, `unchanged` and `superseded` were compared with the table, `loaded` written.
+    their id in the batch, `unchanged` and `superseded` were compared with the table, `loaded` written:
+    new ones and those that replaced another version.
     """
 
     copied: int
@@ -141,9 +144,7 @@ def _load(workspace: Workspace, batch: Batch, run_id: str | None) -> LoadResult:
         refuse_unreadable(listed)
         if done := ledger.load_counts(connection, batch.id):
             return LoadResult(batch, **done)
-        rows = read_landed(landing_of(workspace, batch), batch.files, batch.entity, _landed_columns(entity))
-        copy_landed(connection, "incoming", _incoming_types(entity), _reported(rows, entity.name))
-        counts = _apply(connection, entity, batch)
+        counts = _Load(connection, entity, listed, landing_of(workspace, batch)).apply()
         reach("load.counted")
         check = _equation(listed, counts)
         if not check.passed and not _accepted(listed, counts):
@@ -186,106 +187,172 @@ def _accepted(batch: Batch, counts: _Counts) -> bool:
     return whole and batch.verdict == "accepted"
 
 
-def _apply(connection: sa.Connection, entity: Entity, batch: Batch) -> _Counts:
-    names = {"tenant": batch.tenant, "connection": batch.connection, "batch": batch.id}
+class _Load:
+    """The statements of one batch's load, in the caller's transaction."""
 
-    def run(statement: str) -> int:
+    def __init__(self, connection: sa.Connection, entity: Entity, batch: Batch, folder: Path) -> None:
+        self._connection = connection
+        self._entity = entity
+        self._batch = batch
+        self._folder = folder
+
+    def apply(self) -> _Counts:
+        """Writes what is newer than the tables, and what it refers to."""
+        entity, run = self._entity, self._run
+        run(_PLANNED)
+        stage(self._connection, "incoming", _deciding(entity), self._landed(_deciding(entity)))
+        copied = self._count("incoming")
+        rejected = run(_DROP_REJECTED)
+        older = run(_DROP_OLDER)
+        run(_reappeared(entity))
+        unchanged = run(_drop_unchanged(entity))
+        superseded = run(_drop_superseded(entity))
+        placeholders = self._add_parents()
+        loaded = self._write(whole=not (rejected or older or unchanged or superseded))
+        return _Counts(copied, rejected, older, unchanged, superseded, loaded, placeholders)
+
+    def _add_parents(self) -> int:
+        """Adds placeholders for what the rows to be written refer to and the tables do not have."""
+        columns = self._entity.parents
+        added = [_placeholders(c.references, f"select {c.name} from incoming") for c in columns]
+        if self._entity.people:
+            self._run(_PEOPLE)
+            added.append(_placeholders("users", "select user_id from people"))
+        return sum(self._run(statement) for statement in added)
+
+    def _write(self, whole: bool) -> int:
+        """Writes the rows that are left in `incoming`; returns how many Postgres took.
+
+        Args:
+            whole: whether all landed rows are left.
+        """
+        known = self._run(_known(self._entity))
+        replacing = self._numbers("known") if known else np.zeros(0, bool)
+        loaded = self._insert(None if whole and not known else _without(self._numbers("incoming"), replacing))
+        if known:
+            loaded += self._replace(replacing)
+        if self._entity.people:
+            self._run(_UNLINK)
+            self._run(_DROP_LINKED)
+            self._run(_LINK)
+        return loaded
+
+    def _insert(self, chosen: np.ndarray | None) -> int:
+        rows = self._landed(types := _contents(self._entity), chosen)
+        batch = self._batch
+        same = {"tenant": batch.tenant, "connection": batch.connection, "batch_id": batch.id}
+        return copy_into(self._connection, f"desk.{self._entity.name}", types, rows, same)
+
+    def _replace(self, chosen: np.ndarray) -> int:
+        types = _contents(self._entity)
+        stage(self._connection, "replacing", types, self._landed(types, chosen))
+        return self._run(_replace(self._entity))
+
+    def _landed(self, types: dict[str, str], chosen: np.ndarray | None = None) -> Iterator[pa.Table]:
+        """The landed rows with these columns; of them those whose number is `chosen`."""
+        if chosen is not None and not chosen.any():
+            return
+        names, done = tuple(types), 0
+        columns = names if "seq" in names else (*names, "seq")
+        for rows in read_landed(self._folder, self._batch.files, self._entity.name, columns):
+            kept = rows if chosen is None else rows.filter(_among(chosen, rows["seq"]))
+            yield kept.select(names)
+            done += kept.num_rows
+            progress.report("load", self._entity.name, done, "rows")
+
+    def _numbers(self, table: str) -> np.ndarray:
+        """Whether each row, by its number, stands in a temporary table."""
+        statement = _NUMBERS.format(table=table)
+        numbers = [np.frombuffer(part, ">i8") for part in self._connection.scalars(sa.text(statement))]
+        chosen = np.zeros(max((int(part.max()) for part in numbers), default=-1) + 1, bool)
+        for part in numbers:
+            chosen[part] = True
+        return chosen
+
+    def _run(self, statement: str) -> int:
         reach("load.statement")
-        return connection.execute(sa.text(statement), names).rowcount
+        batch = self._batch
+        names = {"tenant": batch.tenant, "connection": batch.connection, "batch": batch.id}
+        return self._connection.execute(sa.text(statement), names).rowcount
 
-    def count(table: str) -> int:
-        return connection.scalar(sa.text(f"select count(*) from {table}")) or 0
-
-    copied = count("incoming")
-    rejected = run(_DROP_REJECTED)
-    run(_NEWEST)
-    # What is joined; statistics of long texts and JSON would cost as much as writing the rows.
-    run(f"analyze newest ({', '.join(['id', *(column.name for column in entity.parents)])})")
-    older = count("incoming") - count("newest")
-    run(_reappeared(entity))
-    unchanged = run(_drop_unchanged(entity))
-    superseded = run(_drop_superseded(entity))
-    placeholders = sum(
-        run(_placeholders(c.references, f"select {c.name} from newest")) for c in entity.parents
-    )
-    if entity.people:
-        placeholders += run(_placeholders("users", f"select p.user_id from {_PEOPLE}"))
-    loaded = run(_upsert(entity))
-    if entity.people:
-        run(_UNLINK)
-        run(_LINK)
-    return _Counts(copied, rejected, older, unchanged, superseded, loaded, placeholders)
+    def _count(self, table: str) -> int:
+        return self._connection.scalar(sa.text(f"select count(*) from {table}")) or 0
 
 
-def _landed_columns(entity: Entity) -> tuple[str, ...]:
-    return ("seq", *entity.content_names, "content_hash", "fetched_at")
+def _deciding(entity: Entity) -> dict[str, str]:
+    """The columns that say what becomes of a row, with their types in Postgres."""
+    names = ["seq", "id", "updated_at", "fetched_at", "content_hash", *(c.name for c in entity.parents)]
+    return {name: _TYPES.get(name, "text") for name in [*names, *(["people"] if entity.people else [])]}
 
 
-def _incoming_types(entity: Entity) -> dict[str, str]:
+_TYPES = {"seq": "bigint", "updated_at": "timestamptz", "fetched_at": "timestamptz", "people": "jsonb"}
+
+
+def _contents(entity: Entity) -> dict[str, str]:
+    """The columns of the table that a landed row fills, with their types."""
     types = {column.name: column.kind.postgres for column in entity.columns}
-    types |= {"seq": "bigint", "people": "jsonb", "custom_fields": "jsonb", "fetched_at": "timestamptz"}
-    return {name: types.get(name, "text") for name in _landed_columns(entity)}
+    return types | {"custom_fields": "jsonb", "content_hash": "text", "fetched_at": "timestamptz"}
 
 
-def copy_landed(
-    connection: sa.Connection, table: str, types: dict[str, str], rows: Iterator[pa.Table]
-) -> None:
-    """Creates a temporary table for this transaction and streams rows into it, as CSV that Arrow writes.
-
-    Args:
-        types: Postgres type of each column, in the order of the rows' columns.
-    """
-    columns = ", ".join(f"{name} {kind}" for name, kind in types.items())
-    connection.execute(sa.text(f"create temporary table {table} ({columns}) on commit drop"))
-    driver: psycopg.Connection = connection.connection.driver_connection  # type: ignore[assignment]
-    with driver.cursor() as cursor:
-        for part in rows:
-            reach("copy.part")
-            sink = pa.BufferOutputStream()
-            pyarrow.csv.write_csv(part, sink, pyarrow.csv.WriteOptions(include_header=False))
-            data = sink.getvalue().to_pybytes()
-            # Servers before 18 take a line `\\.` for the end of the data, even within quotes.
-            if b"\n\\." in data or b"\r\\." in data:
-                with cursor.copy(f"copy {table} from stdin".encode()) as copy:
-                    for row in zip(*(column.to_pylist() for column in part.columns), strict=True):
-                        copy.write_row(row)
-            else:
-                with cursor.copy(f"copy {table} from stdin (format csv)".encode()) as copy:
-                    copy.write(data)
+def _among(chosen: np.ndarray, numbers: pa.ChunkedArray) -> pa.Array:
+    found = numbers.to_numpy()
+    within = found < len(chosen)
+    return pa.array(within & chosen[np.where(within, found, 0)])
 
 
-def _reported(rows: Iterator[pa.Table], entity: str) -> Iterator[pa.Table]:
-    done = 0
-    for part in rows:
-        yield part
-        done += part.num_rows
-        progress.report("load", entity, done, "rows")
+def _without(chosen: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """What is chosen but for `others`, all of which are."""
+    chosen[: len(others)] &= ~others
+    return chosen
 
 
-_NEWEST = """
-create temporary table newest on commit drop as
-select distinct on (id) * from incoming
-order by id, updated_at desc nulls last, fetched_at desc, seq desc
-"""
+# Compiling a plan costs more than each of these statements takes.
+_PLANNED = "set local jit = off"
 
 _DROP_REJECTED = """
 delete from incoming using bridge.rejections r where r.batch_id = :batch and r.seq = incoming.seq
 """
+
+# Few batches hold an id twice: only those are sorted.
+_DROP_OLDER = """
+delete from incoming using (
+    select seq, row_number() over (
+        partition by id order by updated_at desc nulls last, fetched_at desc, seq desc
+    ) as place
+    from incoming where id in (select id from incoming group by id having count(*) > 1)
+) as versions
+where versions.place > 1 and versions.seq = incoming.seq
+"""
+
+# Numbers of rows, many in one message: each message costs as much as hundreds of numbers.
+_NUMBERS = "select string_agg(int8send(seq), ''::bytea) from {table} group by seq / 100000"
 
 # All that was not refused again.
 _REPLAYED = """
 update bridge.quarantine set replayed_at = now() where replay_batch = :batch and last_batch <> :batch
 """
 
-_PEOPLE = "newest n cross join lateral jsonb_to_recordset(n.people) as p (user_id text, part text)"
-
-_UNLINK = """
-delete from desk.ticket_users l using newest n where l.connection = :connection and l.ticket_id = n.id
+_PEOPLE = """
+create temporary table people on commit drop as
+select n.id as ticket_id, p.user_id, p.part
+from incoming n cross join lateral jsonb_to_recordset(n.people) as p (user_id text, part text)
 """
 
-_LINK = f"""
+_SAME_LINK = (
+    "l.connection = :connection and l.ticket_id = p.ticket_id and l.user_id = p.user_id and l.part = p.part"
+)
+
+_UNLINK = f"""
+delete from desk.ticket_users l using incoming n
+where l.connection = :connection and l.ticket_id = n.id
+    and not exists (select from people p where {_SAME_LINK})
+"""
+
+_DROP_LINKED = f"delete from people p using desk.ticket_users l where {_SAME_LINK}"
+
+_LINK = """
 insert into desk.ticket_users (tenant, connection, ticket_id, user_id, part)
-select :tenant, :connection, n.id, p.user_id, p.part from {_PEOPLE}
+select :tenant, :connection, ticket_id, user_id, part from people
 """
 
 
@@ -302,7 +369,7 @@ def _reappeared(entity: Entity) -> str:
     Seeing a record clears its deletion (rule 19); its content stays that of the newest version.
     """
     return f"""
-    update desk.{entity.name} d set deleted_at = null, loaded_at = now() from newest n
+    update desk.{entity.name} d set deleted_at = null, loaded_at = now() from incoming n
     where d.connection = :connection and d.id = n.id and n.fetched_at > d.deleted_at
         and d.content_hash <> n.content_hash
     """
@@ -311,7 +378,7 @@ def _reappeared(entity: Entity) -> str:
 def _drop_unchanged(entity: Entity) -> str:
     """Takes out what the table holds already; a deleted row that was seen again is not unchanged."""
     return f"""
-    delete from newest n using desk.{entity.name} d
+    delete from incoming n using desk.{entity.name} d
     where d.connection = :connection and d.id = n.id and d.content_hash = n.content_hash
         and (d.deleted_at is null or n.fetched_at <= d.deleted_at)
     """
@@ -320,7 +387,7 @@ def _drop_unchanged(entity: Entity) -> str:
 def _drop_superseded(entity: Entity) -> str:
     """Takes out what is older than the table's version; what is left is to be written."""
     return f"""
-    delete from newest n using desk.{entity.name} d
+    delete from incoming n using desk.{entity.name} d
     where d.connection = :connection and d.id = n.id and not {_newer("d")}
         and not (d.deleted_at is not null and d.content_hash = n.content_hash
             and n.fetched_at > d.deleted_at)
@@ -336,14 +403,19 @@ def _placeholders(parent: str | None, ids: str) -> str:
     """
 
 
-def _upsert(entity: Entity) -> str:
-    content = [*entity.column_names, "custom_fields", "content_hash", "fetched_at"]
-    columns = ", ".join(content)
-    changes = ", ".join(f"{name} = excluded.{name}" for name in [*content[1:], "batch_id"])
+def _known(entity: Entity) -> str:
+    """The rows that replace one of the table; the others are new."""
     return f"""
-    insert into desk.{entity.name} as d (tenant, connection, {columns}, batch_id)
-    select :tenant, :connection, {columns}, cast(:batch as bigint) from newest order by id
-    on conflict (connection, id) do update
-    set {changes}, placeholder = false, loaded_at = now(),
-        deleted_at = case when excluded.fetched_at <= d.deleted_at then d.deleted_at end
+    create temporary table known on commit drop as
+    select n.seq, n.id from incoming n join desk.{entity.name} d on d.connection = :connection and d.id = n.id
+    """
+
+
+def _replace(entity: Entity) -> str:
+    changes = ", ".join(f"{name} = n.{name}" for name in _contents(entity) if name != "id")
+    return f"""
+    update desk.{entity.name} d
+    set {changes}, batch_id = :batch, placeholder = false, loaded_at = now(),
+        deleted_at = case when n.fetched_at <= d.deleted_at then d.deleted_at end
+    from replacing n where d.connection = :connection and d.id = n.id
     """
