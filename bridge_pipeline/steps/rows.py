@@ -1,21 +1,18 @@
-"""The expectations of rows: Great Expectations over a landed batch, many rows at a time.
+"""The expectations of rows: Great Expectations over a landed batch, each value judged once.
 
-It sees of each column what its judgement needs: whether there is a value, how long it is, or the value
-itself. That is what keeps memory flat however long the texts are, and the results are the same. It is
-asked for positions of failing rows alone; examples are read from the landing files afterwards.
+Of each column it is shown what its judgement needs: whether there is a value, how long it is, how two
+lie to each other, or the value itself; and of these each one once, however many rows hold it. What it
+says of a value holds for all rows with that value, so counts and positions are those of the whole
+batch. Examples are read from the landing files afterwards.
 """
 
-import functools
 import gc
-import importlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,21 +20,28 @@ from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.masking import masked, masked_key
 from bridge_pipeline.model import ENTITIES, Entity
 from bridge_pipeline.model.expectation import Expectation
+from bridge_pipeline.steps import gx
 from bridge_pipeline.steps.land import read_landed
 
 if TYPE_CHECKING:
-    from great_expectations import ValidationDefinition
+    import pandas as pd
 
-# Rows that Great Expectations sees at a time: its cost per call is that of tens of thousands of rows.
-_AT_ONCE = 50_000
-# Or fewer, where the values themselves are long.
-_MOST_BYTES = 16_000_000
+# Rows that are judged together: each time costs Great Expectations some tenths of a second.
+_AT_ONCE = 250_000
+# Or fewer, where there are many long values.
+_MOST_BYTES = 24_000_000
 _EXAMPLES = 10
-_COMPLETE = {
-    "result_format": "COMPLETE",
-    "exclude_unexpected_values": True,
-    "return_unexpected_index_query": False,
+# Kinds that judge each value for itself, whatever stands in other rows.
+_BY_VALUE = {
+    "ExpectColumnValuesToBeBetween",
+    "ExpectColumnValuesToBeInSet",
+    "ExpectColumnValuesToNotBeInSet",
+    "ExpectColumnValuesToMatchRegex",
+    "ExpectColumnValuesToNotMatchRegex",
 }
+_EITHER_MISSING = "either_value_is_missing"
+# A column of zeros: where the earlier of two values lies.
+_EARLIER = "earlier"
 
 
 @dataclass
@@ -52,12 +56,49 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class _View:
-    """What Great Expectations sees of a column for one kind of expectation, and the kind it then is."""
+class _Rule:
+    """An expectation as Great Expectations is asked it, and the one column of the frame it is asked of."""
 
-    name: str
-    kind: str
-    of: Callable[[pa.ChunkedArray], pa.ChunkedArray]
+    expectation: Expectation
+    question: gx.Question
+    column: str
+    shown: Callable[[pa.Table], pa.ChunkedArray]
+
+
+@dataclass(frozen=True)
+class _Values:
+    """The different values of a shown column, and for each row which one it has."""
+
+    different: pa.Array
+    of_rows: np.ndarray
+
+
+def _rule(expectation: Expectation) -> _Rule:
+    """How an expectation is asked.
+
+    Raises:
+        ValueError: its kind does not judge each row for itself.
+    """
+    kind, given, columns = expectation.kind, expectation.arguments, expectation.columns
+    if kind == "ExpectColumnValuesToNotBeNull":
+        return _asked(expectation, kind, "presence", lambda rows: _presence(rows[columns[0]]))
+    if kind == "ExpectColumnValueLengthsToBeBetween":
+        kind = "ExpectColumnValuesToBeBetween"
+        return _asked(expectation, kind, "length", lambda rows: _length(rows[columns[0]]))
+    if kind in _BY_VALUE:
+        return _asked(expectation, kind, "value", lambda rows: rows[columns[0]])
+    if kind == "ExpectColumnPairValuesAToBeGreaterThanB" and given.get("ignore_row_if") == _EITHER_MISSING:
+        return _asked(expectation, kind, "order", lambda rows: _order(rows[columns[0]], rows[columns[1]]))
+    raise ValueError(f"{expectation.name}: rows cannot be judged by {kind}, one by one; see steps.rows")
+
+
+def _asked(
+    expectation: Expectation, kind: str, view: str, shown: Callable[[pa.Table], pa.ChunkedArray]
+) -> _Rule:
+    name = " ".join((*expectation.columns, view))
+    of = {"column_A": name, "column_B": _EARLIER} if view == "order" else {"column": name}
+    question = gx.Question(expectation.name, kind, expectation.arguments | of)
+    return _Rule(expectation, question, name, shown)
 
 
 def _presence(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -69,35 +110,10 @@ def _length(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.call_function("utf8_length", [column])
 
 
-_VIEWS = {
-    "ExpectColumnValuesToNotBeNull": _View("presence", "ExpectColumnValuesToNotBeNull", _presence),
-    "ExpectColumnValueLengthsToBeBetween": _View("length", "ExpectColumnValuesToBeBetween", _length),
-}
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """An expectation as Great Expectations runs it: its kind, arguments, and the columns of the frame."""
-
-    expectation: Expectation
-    kind: str
-    arguments: dict[str, Any]
-    columns: dict[str, Callable[[pa.Table], pa.ChunkedArray]]
-
-
-def _rule(expectation: Expectation) -> _Rule:
-    view = _VIEWS.get(expectation.kind)
-    if view is None:
-        columns = {name: functools.partial(_column, name) for name in expectation.columns}
-        return _Rule(expectation, expectation.kind, expectation.arguments, columns)
-    (source,) = expectation.columns
-    name = f"{source} {view.name}"
-    columns = {name: lambda rows: view.of(rows[source])}
-    return _Rule(expectation, view.kind, expectation.arguments | {"column": name}, columns)
-
-
-def _column(name: str, rows: pa.Table) -> pa.ChunkedArray:
-    return rows[name]
+def _order(later: pa.ChunkedArray, earlier: pa.ChunkedArray) -> pa.ChunkedArray:
+    """1 where the later value is greater than the earlier one, 0 where they are equal, else -1."""
+    above, below = (pc.call_function(name, [later, earlier]).cast(pa.int8()) for name in ("greater", "less"))
+    return pc.call_function("subtract", [above, below])
 
 
 def judge(
@@ -110,84 +126,85 @@ def judge(
 
     Raises:
         RuntimeError: Great Expectations could not evaluate one.
+        ValueError: one does not judge each row for itself.
     """
     tallies = {expectation.name: Tally() for expectation in suite}
     if not batch.landed or not suite:
         return tallies
-    entity = ENTITIES[batch.entity]
     rules = [_rule(expectation) for expectation in suite]
-    great_expectations()
+    gx.great_expectations()
     # What lives now outlives the frames; the collections after each need not look at it.
     gc.freeze()
-    for frame in _frames(batch, folder, rules):
-        # A context keeps all results it ever had, so each frame has one of its own (L9).
-        outcome: Any = _definition(batch.entity, rules).run(
-            batch_parameters={"dataframe": frame.drop(columns="seq")}, result_format=_COMPLETE
-        )
-        # Great Expectations groups the results by column: their order is not that of the suite.
-        found = {_name(result): result for result in outcome.results}
-        for expectation in suite:
-            _add(tallies[expectation.name], expectation, found[expectation.name], frame["seq"].to_numpy())
-        # A context and its frame refer to each other in circles: they go when asked to (L9).
-        del outcome, found, frame
+    for rows in _parts(batch, folder, rules):
+        seqs = rows["seq"].to_numpy()
+        for expectation, positions in _failing(rules, rows):
+            _add(tallies[expectation.name], expectation, seqs, positions)
+        # What was shown and who judged it refer to each other in circles: they go when asked to (L9).
         gc.collect()
     gc.unfreeze()
-    _add_examples(batch, folder, entity, suite, tallies, clear)
+    _add_examples(batch, folder, ENTITIES[batch.entity], suite, tallies, clear)
     return tallies
 
 
-def _frames(batch: Batch, folder: Path, rules: list[_Rule]) -> Iterator[pd.DataFrame]:
-    """The batch as Great Expectations sees it, `_AT_ONCE` rows at a time, with the rows' `seq`."""
-    columns = {name: make for rule in rules for name, make in rule.columns.items()}
+def _parts(batch: Batch, folder: Path, rules: list[_Rule]) -> Iterator[pa.Table]:
+    """The batch as it is shown, at most `_AT_ONCE` rows at a time, with the rows' `seq`."""
     read = tuple(dict.fromkeys(["seq", *(c for rule in rules for c in rule.expectation.columns)]))
     held: list[pa.Table] = []
     for rows in read_landed(folder, batch.files, batch.entity, read):
-        held.append(pa.table({"seq": rows["seq"]} | {name: make(rows) for name, make in columns.items()}))
+        held.append(_shown(rules, rows))
         if sum(t.num_rows for t in held) >= _AT_ONCE or sum(t.nbytes for t in held) >= _MOST_BYTES:
-            yield pa.concat_tables(held).to_pandas()
+            yield pa.concat_tables(held)
             held = []
     if held:
-        yield pa.concat_tables(held).to_pandas()
+        yield pa.concat_tables(held)
 
 
-def _name(outcome: Any) -> str:
-    return outcome.expectation_config.meta["name"]
+def _shown(rules: list[_Rule], rows: pa.Table) -> pa.Table:
+    """The columns of the rules, each value held once."""
+    columns = {rule.column: rule.shown for rule in rules}
+    encoded = {name: shown(rows).dictionary_encode() for name, shown in columns.items()}
+    return pa.table({"seq": rows["seq"]} | encoded)
 
 
-def _definition(entity: str, rules: list[_Rule]) -> "ValidationDefinition":
-    """The suite as Great Expectations runs it, on data frames handed to it one by one."""
-    gx = great_expectations()
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = gx.data_context.types.base.ProgressBarsConfig(globally=False)
-    asset = context.data_sources.add_pandas("landing").add_dataframe_asset(entity)
-    data = asset.add_batch_definition_whole_dataframe("rows")
-    found = [
-        getattr(gx.expectations, r.kind)(**r.arguments, meta={"name": r.expectation.name}) for r in rules
-    ]
-    suite = context.suites.add(gx.ExpectationSuite(name=entity, expectations=found))
-    return context.validation_definitions.add(gx.ValidationDefinition(name=entity, data=data, suite=suite))
+def _failing(rules: list[_Rule], rows: pa.Table) -> Iterator[tuple[Expectation, np.ndarray]]:
+    """Each expectation with the positions of the rows that fail it, in order."""
+    values = {rule.column: _values(rows[rule.column]) for rule in rules}
+    found = gx.failing((rule.question for rule in rules), _frame(values))
+    for rule in rules:
+        column = values[rule.column]
+        fails = np.zeros(len(column.different), dtype=bool)
+        # Beyond its own values a column of the frame is only filled up.
+        fails[[place for place in found[rule.expectation.name] if place < len(fails)]] = True
+        yield rule.expectation, np.flatnonzero(fails[column.of_rows])
 
 
-@functools.cache
-def great_expectations() -> Any:
-    """The library. Its import takes seconds, so only a check pays for it; and it must not call home."""
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    return importlib.import_module("great_expectations")
+def _values(column: pa.ChunkedArray) -> _Values:
+    """The different values of an encoded column; null, where there is any, is the last of them."""
+    encoded = column.unify_dictionaries().combine_chunks()
+    values, codes = encoded.dictionary, encoded.indices
+    if codes.null_count:
+        codes = codes.fill_null(len(values))
+        values = pa.concat_arrays([values, pa.nulls(1, values.type)])
+    return _Values(values, codes.to_numpy())
 
 
-def _add(tally: Tally, expectation: Expectation, outcome: Any, seqs: np.ndarray) -> None:
-    result = outcome.result
-    if "unexpected_count" not in result:
-        raise RuntimeError(
-            f"the expectation {expectation.name} could not be evaluated: {outcome.exception_info}"
-        )
+def _frame(values: dict[str, _Values]) -> "pd.DataFrame":
+    """The different values side by side; columns with fewer than others repeat their last one."""
+    size = max(len(column.different) for column in values.values())
+    places = np.arange(size)
+    columns = {
+        name: column.different.take(pa.array(np.minimum(places, len(column.different) - 1)))
+        for name, column in values.items()
+    }
+    return pa.table(columns | {_EARLIER: pa.array(np.zeros(size, dtype=np.int8))}).to_pandas()
+
+
+def _add(tally: Tally, expectation: Expectation, seqs: np.ndarray, positions: np.ndarray) -> None:
     tally.evaluated += len(seqs)
-    tally.unexpected += result["unexpected_count"]
-    # The frame's own index: positions within it.
-    failing = seqs[result["unexpected_index_list"] or []]
+    tally.unexpected += len(positions)
     if expectation.severity == "quarantine":
-        tally.rows += failing.tolist()
-    tally.first += failing[: _EXAMPLES - len(tally.first)].tolist()
+        tally.rows += seqs[positions].tolist()
+    tally.first += seqs[positions[: _EXAMPLES - len(tally.first)]].tolist()
 
 
 def _add_examples(

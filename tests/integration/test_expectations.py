@@ -10,12 +10,13 @@ import pytest
 
 from bridge_pipeline import cli
 from bridge_pipeline.database import ledger, registry
-from bridge_pipeline.model.expectation import at_most, in_order, in_set, matches, present
+from bridge_pipeline.model.expectation import Expectation, at_most, in_order, in_set, matches, present
 from bridge_pipeline.settings import PROJECT_ROOT
+from bridge_pipeline.steps import gx
 from bridge_pipeline.steps import rows as judging
 from bridge_pipeline.steps.accept import accept_batch
 from bridge_pipeline.steps.check import check, check_newest
-from bridge_pipeline.steps.extract import extract
+from bridge_pipeline.steps.extract import extract, landing_of
 from bridge_pipeline.steps.load import BatchBlocked, EquationBroken, load
 from bridge_pipeline.steps.references import check_tables
 from bridge_pipeline.steps.suites import InvalidExpectations, suite_of
@@ -198,22 +199,42 @@ def test_what_great_expectations_is_shown_gives_the_results_of_the_values_themse
     landed = pa.table({"name": pa.array(data["name"], pa.string())} | {
         key: pa.array(data[key], pa.timestamp("us", tz="UTC")) for key in ("created_at", "updated_at")
     })  # fmt: skip
-    rule = judging._rule(expectation)
-    shown = pa.table({name: make(landed) for name, make in rule.columns.items()}).to_pandas()
-    plain = judging._Rule(expectation, expectation.kind, expectation.arguments, {})
+    rules = [judging._rule(each) for each in (expectation, present("name", "warn", ""))]
+    shown = pa.concat_tables(
+        judging._shown(rules, part.append_column("seq", pa.array(range(len(part)))))
+        for part in (landed.slice(0, 7), landed.slice(7, 1), landed.slice(8))
+    )
+    (_, positions), *_ = judging._failing(rules, shown)
     raw = pd.DataFrame({"name": pd.Series(data["name"], dtype=object)} | {
         key: pd.to_datetime(pd.Series(data[key]), utc=True) for key in ("created_at", "updated_at")
     })  # fmt: skip
-    outcomes = [
-        judging._definition("users", [each])
-        .run(batch_parameters={"dataframe": frame}, result_format={"result_format": "COMPLETE"})
-        .results[0]
-        .result
-        for each, frame in ((rule, shown), (plain, raw))
+    plain = gx.Question(expectation.name, expectation.kind, expectation.arguments)
+    assert positions.tolist() == gx.failing([plain], raw)[expectation.name]
+    assert 0 < len(positions) < size
+
+
+def test_a_kind_that_looks_at_other_rows_is_refused():
+    unique = Expectation("unique", "warn", "", "ExpectColumnValuesToBeUnique", ("name",), {"column": "name"})
+    with pytest.raises(ValueError, match="unique: rows cannot be judged by ExpectColumnValuesToBeUnique"):
+        judging._rule(unique)
+
+
+def test_rows_judged_in_many_parts_come_to_the_same(workspace, desk, monkeypatch):
+    desk.records["tickets"] = [
+        ticket(
+            n, NOON, subject="Fire" if n % 3 else None, created_at=None if n % 7 else "2024-03-02T00:00:00Z"
+        )
+        for n in range(1, 251)
     ]
-    for key in ("unexpected_count", "unexpected_index_list"):
-        assert outcomes[0][key] == outcomes[1][key], key
-    assert 0 < outcomes[0]["unexpected_count"] < size
+    write(workspace, "expectations: {tickets: {subject_present: {severity: quarantine, allowed_share: 1.0}}}")
+    batch = land(workspace, "tickets", DAY)
+    asked = tuple(each for each in suite(workspace).values() if each.subject == "rows")
+    folder = landing_of(workspace, batch)
+    whole = judging.judge(batch, folder, asked)
+    monkeypatch.setattr(judging, "_MOST_BYTES", 1)
+    assert judging.judge(batch, folder, asked) == whole
+    assert (whole["subject_present"].unexpected, len(whole["subject_present"].rows)) == (83, 83)
+    assert (whole["created_at_before_updated_at"].unexpected, whole["subject_present"].evaluated) == (35, 250)
 
 
 # --- Volumes, fields, the equation --------------------------------------------------------------
