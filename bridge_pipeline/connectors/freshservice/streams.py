@@ -5,6 +5,7 @@ Enumerations are numbers: translated by the tables below, with the number itself
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from bridge_pipeline.connector_kit import fields, pages
 from bridge_pipeline.connector_kit.connector import Person, Stream
@@ -54,13 +55,19 @@ def _closed(closed: int, table: Mapping[int, str]) -> Field:
     return Field("is_closed", read, reads=("status",))
 
 
+def _object(record: Record, key: str) -> Mapping[str, Any]:
+    """What an `include` added, if it did."""
+    value = record.get(key)
+    if value is None or isinstance(value, dict):
+        return value or {}
+    raise Refused("wrong_type", f"/{key}", f"expected an object, got {type(value).__name__}")
+
+
 def _stat(column: str, *choices: tuple[str, tuple[int, ...]]) -> Field:
     """The first time of `stats` that is there, each for tickets in some statuses only; any for none."""
 
     def read(record: Record) -> int | None:
-        stats = record.get("stats")
-        if not isinstance(stats, dict):
-            return None
+        stats = _object(record, "stats")
         for name, statuses in choices:
             if statuses and record.get("status") not in statuses:
                 continue
@@ -90,6 +97,9 @@ def _removed(record: Record) -> str | None:
 # --- People: requesters and agents, one space of ids ------------------------------------------------
 
 
+_ACTIVE, _IS_AGENT = fields.boolean("active"), fields.boolean("is_agent")
+
+
 def _name(record: Record) -> str | None:
     parts = [_text(record, key) for key in ("first_name", "last_name")]
     return " ".join(part for part in parts if part) or None
@@ -108,15 +118,16 @@ def _text(record: Record, key: str) -> str | None:
 
 
 def _role(record: Record) -> str | None:
-    if isinstance(record.get("is_agent"), bool):
-        return "Agent" if record["is_agent"] else "Requester"
+    is_agent = _IS_AGENT.read(record)
+    if is_agent is not None:
+        return "Agent" if is_agent else "Requester"
     return "Agent" if "role_ids" in record or "roles" in record else None
 
 
 def _status_of_user(record: Record) -> str | None:
     """Who was deactivated stays: tickets refer to them."""
-    active = record.get("active")
-    return ("active" if active else "inactive") if isinstance(active, bool) else None
+    active = _ACTIVE.read(record)
+    return None if active is None else "active" if active else "inactive"
 
 
 # --- Assets ------------------------------------------------------------------------------------------
@@ -126,8 +137,7 @@ def _type_field(column: str, name: str) -> Field:
     """A field of the asset's type, as text."""
 
     def read(record: Record) -> str | None:
-        of_type = record.get("type_fields")
-        for key, value in of_type.items() if isinstance(of_type, dict) else ():
+        for key, value in _object(record, "type_fields").items():
             found = _TYPE_FIELD.fullmatch(key)
             if found and found[1] == name and isinstance(value, str | int) and not isinstance(value, bool):
                 return str(value) or None
@@ -140,11 +150,12 @@ def _asset_type(record: Record) -> str | None:
     return fields.integer_id(record.get("asset_type_id"), "/asset_type_id")
 
 
+_PRIVATE = fields.boolean("private")
+
+
 def _is_public(record: Record) -> bool | None:
-    private = record.get("private")
-    if private is None or isinstance(private, bool):
-        return None if private is None else not private
-    raise Refused("wrong_type", "/private", f"expected a boolean, got {type(private).__name__}")
+    private = _PRIVATE.read(record)
+    return None if private is None else not private
 
 
 def ticket_records(body: bytes) -> list[bytes]:

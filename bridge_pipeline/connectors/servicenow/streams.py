@@ -129,7 +129,10 @@ def referred(record: Record, key: str) -> str | None:
     """The id that a reference holds: a plain id, `""`, or an object with a `value` (D.2)."""
     value, pointer = record.get(key), f"/{key}"
     if isinstance(value, dict):
-        value, pointer = value.get("value"), f"{pointer}/value"
+        if "value" not in value:
+            # Display mode leaves it out, and what is displayed is no key.
+            raise Refused("id_wrong_type", pointer, "a reference without its value")
+        value, pointer = value["value"], f"{pointer}/value"
     if value is None or value == "":
         return None
     if not isinstance(value, str):

@@ -57,7 +57,7 @@ def _reference(value: Any, pointer: str) -> str | None:
 def _generated(record: Record) -> int | None:
     """`generated_timestamp` in µs; `updated_at` where there is none: in lookups, and 0 when just created."""
     value = record.get("generated_timestamp")
-    if value is None or value == 0:
+    if value is None or (type(value) is int and value == 0):
         return fields.microseconds(record.get("updated_at"), "/updated_at")
     return _epoch(value, "/generated_timestamp")
 
@@ -75,7 +75,9 @@ def _metric(name: str, statuses: tuple[str, ...]) -> Callable[[Record], int | No
 
     def read(record: Record) -> int | None:
         metrics = record.get("metric_set")
-        if not isinstance(metrics, dict) or record.get("status") not in statuses:
+        if metrics is not None and not isinstance(metrics, dict):
+            raise Refused("wrong_type", "/metric_set", f"expected an object, got {type(metrics).__name__}")
+        if metrics is None or record.get("status") not in statuses:
             return None
         return fields.microseconds(metrics.get(name), f"/metric_set/{name}")
 
@@ -108,13 +110,17 @@ def _people(record: Record) -> list[Person]:
     return found
 
 
+_ACTIVE, _SUSPENDED = fields.boolean("active"), fields.boolean("suspended")
+
+
 def _status_of_user(record: Record) -> str | None:
     """A deleted user stays one, as inactive: tickets refer to it (vendor-apis C.3, 10)."""
-    if record.get("active") is False:
+    active, suspended = _ACTIVE.read(record), _SUSPENDED.read(record)
+    if active is False:
         return "inactive"
-    if record.get("suspended") is True:
+    if suspended:
         return "locked"
-    return None if record.get("active") is None else "active"
+    return None if active is None else "active"
 
 
 def _state_of_ticket(record: Record) -> str | None:

@@ -139,6 +139,7 @@ def test_the_people_of_a_ticket():
         ({"created_at": "2023-02-30T00:00:00Z"}, "time_invalid", "/created_at"),
         ({"updated_at": None}, "change_time_missing", "/updated_at"),
         ({"stats": {"resolved_at": "yesterday"}}, "time_invalid", "/stats/resolved_at"),
+        ({"stats": [{"resolved_at": None}]}, "wrong_type", "/stats"),
         ({"requester_id": "9"}, "id_wrong_type", "/requester_id"),
         ({"department_id": 0}, "id_out_of_range", "/department_id"),
     ],
@@ -191,6 +192,22 @@ def test_trash_and_spam_say_so_themselves(change, state):
 def test_the_columns_of_requesters_and_agents(record, expected):
     found = columns("users", TIMES | {"id": 7} | record)
     assert tuple(found[name] for name in ("name", "email", "role", "status")) == expected
+
+
+@pytest.mark.parametrize(
+    ("entity", "change"),
+    [
+        ("users", {"active": "true"}),
+        ("users", {"is_agent": 1}),
+        ("assets", {"type_fields": ["x"]}),
+        ("changes", {"stats": "none"}),
+        ("comments", {"private": "false"}),
+    ],
+)
+def test_what_is_of_another_type_is_refused_and_not_guessed(entity, change):
+    with pytest.raises(Refused) as refused:
+        columns(entity, TIMES | {"id": 7, "display_id": 7} | change)
+    assert (refused.value.reason, refused.value.pointer) == ("wrong_type", f"/{next(iter(change))}")
 
 
 def test_the_columns_of_an_asset_whose_fields_are_named_after_a_type_above():

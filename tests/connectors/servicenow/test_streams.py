@@ -128,6 +128,12 @@ def test_what_is_no_key_is_refused(row, reason):
     assert refused("tickets", "id", **row) == (reason, "/sys_id")
 
 
+def test_a_reference_without_its_value_is_refused():
+    """Display mode sends such ones (vendor-apis D.2): what is displayed is no key."""
+    shown = {"display_value": "ACME", "link": "https://acme.service-now.com/api/now/table/core_company/1"}
+    assert refused("tickets", "account_id", company=shown) == ("id_wrong_type", "/company")
+
+
 def test_base_records_may_have_other_keys_of_that_length():
     assert (
         value("tickets", "id", sys_id="glide.maint_____________________")

@@ -148,12 +148,21 @@ def test_what_a_ticket_may_look_like(changes, column, value):
         ({"tags": "enterprise"}, "wrong_type"),
         ({"created_at": "2025-02-30T10:00:00Z"}, "time_invalid"),
         ({"updated_at": None, "generated_timestamp": 0}, "change_time_missing"),
+        ({"generated_timestamp": False}, "wrong_type"),
+        ({"metric_set": ["2011-05-04T08:00:00Z"]}, "wrong_type"),
     ],
 )
 def test_what_a_ticket_may_not_look_like(changes, reason):
     with pytest.raises(Refused) as refused:
         columns("tickets", TICKET | changes)
     assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize("change", [{"active": "false"}, {"active": 0}, {"suspended": "true"}])
+def test_whether_a_user_is_active_is_not_guessed_from_another_type(change):
+    with pytest.raises(Refused) as refused:
+        columns("users", USER | change)
+    assert (refused.value.reason, refused.value.pointer) == ("wrong_type", f"/{next(iter(change))}")
 
 
 @pytest.mark.parametrize(
