@@ -261,7 +261,9 @@ def _confirm(workspace: "Workspace", name: str) -> None:
             note(f"{count:>12,} {kind} in {place}")
     if not sys.stdin.isatty():
         raise typer.BadParameter("nobody is there to confirm it: give --yes")
-    typer.confirm(f"Remove all of {name} for good?", abort=True, err=True)
+    if not typer.confirm(f"Remove all of {name} for good?", err=True):
+        note(f"{name} stays as it is: nothing was removed")
+        raise typer.Exit(1)
 
 
 def _drafts(path: Path) -> "list[ConnectionDraft]":

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -15,8 +16,10 @@ FOLDER = Path(os.environ.get("BRIDGE_CAMPAIGN_FIGURES") or PROJECT_ROOT / ".brid
 # Random kills; other campaigns are as much longer. 1000 is the full form.
 RUNS = int(os.environ.get("BRIDGE_TORTURE_RUNS") or 30)
 FULL = RUNS >= 1000
-# Whatever is drawn comes from this number and the campaign's name.
-SEED = int(os.environ.get("BRIDGE_TORTURE_SEED") or time.time_ns() % 1_000_000)
+# Of one run of pytest, the same in all workers of pytest-xdist.
+_RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(time.time_ns())
+# Whatever is drawn comes from this number, the campaign's name and the number of the case.
+SEED = int(os.environ.get("BRIDGE_TORTURE_SEED") or zlib.crc32(_RUN.encode()) % 1_000_000)
 
 
 @dataclass

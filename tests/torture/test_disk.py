@@ -31,7 +31,9 @@ def test_a_full_disk_leaves_nothing_that_a_re_run_does_not_heal(target, folder):
                 )
                 try:
                     code = ended(start(in_its_group, scenario.name))
-                    wrong = [] if code in (0, 1) else [f"the process ended with {code}"]
+                    # In the smallest there is never room; in others the work may come to its end.
+                    expected = (1,) if size == KIB[0] else (0, 1)
+                    wrong = [] if code in expected else [f"the process ended with {code}"]
                     figures.facts["refused"] = figures.facts.get("refused", 0) + (code == 1)
                     subprocess.run(["mount", "-o", "remount,size=64m", place], check=True)
                     wrong += target.run_again(scenario, workspace)
