@@ -2,7 +2,8 @@
 
 Each fault of the table strikes the first, the middle and the last request of a reading: once, and from
 there on for ever. A reading that failed leaves nothing that passes for complete, and a plain reading
-again, over the same journal, brings the truth.
+again, over the same journal, brings the truth. What is counted most is struck by all of them everywhere;
+of the other entities each fault strikes one, in turn.
 """
 
 import re
@@ -21,14 +22,14 @@ _TOLD = re.compile(r"GET http://127\.0\.0\.1:\d+/\S* failed at attempt \d+ of \d
 
 
 class Struck:
-    """A desk behind a proxy, and how a clean reading of it goes."""
+    """A desk behind a proxy, and how a clean reading of one of its entities goes."""
 
-    def __init__(self, subject: Subject, simulator: RunningSimulator, proxy: FaultProxy) -> None:
-        self.subject, self.proxy = subject, proxy
-        self.truth = truth(simulator, subject.entity)
+    def __init__(self, subject: Subject, simulator: RunningSimulator, proxy: FaultProxy, entity: str) -> None:
+        self.subject, self.proxy, self.entity = subject, proxy, entity
+        self.truth = truth(simulator, entity)
         with scratch() as folder:
             proxy.arm()
-            assert extract(subject, proxy.url, subject.entity, folder).rows == self.truth
+            assert extract(subject, proxy.url, entity, folder).rows == self.truth
         self.targets = list(proxy.targets)
         self.places = {"first": 0, "middle": len(self.targets) // 2, "last": len(self.targets) - 1}
         config = subject.connector.config.model_validate(config_of(subject, proxy.url))
@@ -43,7 +44,7 @@ class Struck:
         """A reading struck by a fault: its error, or None where the truth arrived."""
         self.proxy.arm(fault and fault.spoil, self.places[place], lasting)
         try:
-            found = extract(self.subject, self.proxy.url, self.subject.entity, folder)
+            found = extract(self.subject, self.proxy.url, self.entity, folder)
         except SourceError as error:
             return error
         assert found.rows == self.truth, "the reading passes for complete and is not the truth"
@@ -53,7 +54,15 @@ class Struck:
 @pytest.fixture(scope="module")
 def struck(subject: Subject, simulator: RunningSimulator) -> Iterator[Struck]:
     with proxying(simulator.url) as proxy:
-        yield Struck(subject, simulator, proxy)
+        yield Struck(subject, simulator, proxy, subject.entity)
+
+
+@pytest.fixture(scope="module")
+def others(subject: Subject, simulator: RunningSimulator) -> Iterator[list[Struck]]:
+    """The entities of the subject whose pages are not counted."""
+    with proxying(simulator.url) as proxy:
+        names = [name for name in subject.connector.entities if name != subject.entity]
+        yield [Struck(subject, simulator, proxy, name) for name in names]
 
 
 def told(struck: Struck, error: SourceError, fault: Fault) -> None:
@@ -122,6 +131,28 @@ _VERDICTS = {"harmless": harmless, "passing": passing, "fatal": fatal, "either":
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("fault", _STRIKING)
 def test_a_fault_costs_no_record(struck: Struck, folder: Path, fault: Fault, place: str) -> None:
+    verdict = gone if fault.name in _GONE and struck.looks_up(place) else _VERDICTS[fault.verdict]
+    verdict(struck, folder, fault, place)
+    assert struck.proxy.strangers == 0, "another origin was asked"
+
+
+@pytest.mark.parametrize(
+    ("turn", "fault"),
+    [
+        pytest.param(
+            turn,
+            fault,
+            id=fault.name,
+            marks=pytest.mark.slow if fault.name in EVERY_RUN else pytest.mark.long,
+        )
+        for turn, fault in enumerate(FAULTS)
+    ],
+)
+def test_a_fault_costs_no_record_of_another_entity(
+    others: list[Struck], folder: Path, turn: int, fault: Fault
+) -> None:
+    place = PLACES[turn % len(PLACES)]
+    struck = others[turn // len(PLACES) % len(others)]
     verdict = gone if fault.name in _GONE and struck.looks_up(place) else _VERDICTS[fault.verdict]
     verdict(struck, folder, fault, place)
     assert struck.proxy.strangers == 0, "another origin was asked"
