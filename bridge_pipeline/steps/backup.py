@@ -96,8 +96,8 @@ def backup(workspace: Workspace, target: Path, with_keys: bool = True) -> Backup
     """
     at = datetime.now(UTC)
     path = (target / f"bridge-{at:%Y%m%dT%H%M%SZ}.backup" if target.is_dir() else target).absolute()
-    if os.path.lexists(path):
-        raise BackupRefused(f"{path} exists already, and no backup is ever overwritten: choose another name")
+    if target.is_dir():
+        _remove_drafts(target)
     with _draft(path) as (draft, file):
         copy = _Copy(workspace, at, with_keys)
         reach("backup.begun")
@@ -144,13 +144,39 @@ def _draft(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BackupRefused(f"another process writes {path} just now") from None
+        # One that another process has finished since may be the very file that is open here.
+        if not _is_at(descriptor, draft):
+            raise BackupRefused(_exists(path))
         try:
+            if os.path.lexists(path):
+                raise BackupRefused(_exists(path))
             os.fchmod(descriptor, 0o600)
             file.truncate()
             yield draft, file
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
+
+
+def _exists(path: Path) -> str:
+    return f"{path} exists already, and no backup is ever overwritten: choose another name"
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove_drafts(folder: Path) -> None:
+    """Removes what killed processes left in a folder: no later backup has the name of theirs."""
+    for draft in folder.glob(".bridge-*.backup.part"):
+        with suppress(OSError):
+            descriptor = os.open(draft, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with open(descriptor, "rb"):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                draft.unlink()
 
 
 class _Copy:

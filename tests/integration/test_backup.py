@@ -1,5 +1,6 @@
 """A backup gives the installation back, whole or not at all, and nobody is fooled by another file."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -171,6 +172,35 @@ def test_no_backup_is_overwritten_and_a_killed_one_is_begun_anew(spoilable, tmp_
     assert path.stat().st_mode & 0o077 == 0
     with pytest.raises(BackupRefused, match="exists already"):
         backup(spoilable, path)
+
+
+def test_a_folder_is_cleared_of_killed_backups_alone(spoilable, tmp_path):
+    left, written, other = (
+        tmp_path / f".{name}.part" for name in ("bridge-1.backup", "bridge-2.backup", "x")
+    )
+    for path in (left, written, other):
+        path.write_bytes(b"of another process")
+    with written.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        made = backup(spoilable, tmp_path)
+    names = {found.name for found in tmp_path.iterdir() if found.is_file()}
+    assert names == {made.path.name, written.name, other.name}
+
+
+def test_a_backup_that_another_process_has_finished_meanwhile_is_not_overwritten(
+    spoilable, tmp_path, monkeypatch
+):
+    path, lock = tmp_path / "twice.backup", fcntl.flock
+    (tmp_path / ".twice.backup.part").write_bytes(b"the other one")
+
+    def finished_meanwhile(descriptor, operation):
+        (tmp_path / ".twice.backup.part").rename(path)
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", finished_meanwhile)
+    with pytest.raises(BackupRefused, match="exists already"):
+        backup(spoilable, path)
+    assert path.read_bytes() == b"the other one"
 
 
 def test_a_full_disk_leaves_nothing_behind(filled, tmp_path, monkeypatch):

@@ -119,8 +119,8 @@ class Range:
         if (code := ended(start(scenario.work))) != 0:
             return [f"the plain re-run ended with {code}"]
         wrong = unsound(workspace)
-        if scenario.result(workspace) != expected:
-            wrong.append("the result differs from that of an undisturbed run")
+        if differs := different(expected, scenario.result(workspace)):
+            wrong.append(f"the result differs from that of an undisturbed run: {differs}")
         return wrong
 
     def _strike(self, workspace: Workspace, case: Case) -> tuple[bool, list[str]]:
@@ -267,6 +267,21 @@ def half_done(workspace: Workspace) -> list[str]:
         """
         wrong += [f"half a load of {entity}" for row in rows(workspace, strangers) if row["rows"]]
     return wrong
+
+
+def different(expected: object, found: object, place: str = "") -> str:
+    """Where two results differ first, and in what; empty if they are equal."""
+    if expected == found:
+        return ""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        keys = [*expected, *(key for key in found if key not in expected)]
+        parts = ((key, expected.get(key), found.get(key)) for key in keys)
+    elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        parts = ((str(number), *pair) for number, pair in enumerate(zip(expected, found, strict=True)))
+    else:
+        return f"{place}: expected {str(expected)[:500]}, found {str(found)[:500]}"
+    found_first = (told for key, *pair in parts if (told := different(*pair, f"{place}/{key}")))
+    return next(found_first, f"{place}: one has a key that the other lacks")
 
 
 def unsound(workspace: Workspace) -> list[str]:
