@@ -249,19 +249,35 @@ def batches_to_load(connection: sa.Connection, name: str, entity: str, window: W
     return [Batch(**row._mapping) for row in rows]
 
 
-def batch_of_day(connection: sa.Connection, name: str, entity: str, day: date) -> Batch | None:
-    """The readable batch fetched last that covers the day: what its audit file is made of."""
-    row = connection.execute(
-        _of(name, entity)
+def batches_of_days(
+    connection: sa.Connection, name: str, entity: str, days: Sequence[date]
+) -> list[tuple[date, Batch | None]]:
+    """For each day the readable batch fetched last that covers it: what its audit file is made of."""
+    if not days:
+        return []
+    b = t.batches
+    query = (
+        sa.select(b.c.id, b.c.window_start, b.c.window_end)
         .where(
-            t.batches.c.verdict.in_(READABLE),
-            t.batches.c.kind.not_in(SINGLE),
-            *_covers(Window.of_days(day, day)),
+            b.c.connection == name,
+            b.c.entity == entity,
+            b.c.verdict.in_(READABLE),
+            b.c.kind.not_in(SINGLE),
+            b.c.window_start < midnight(max(days)) + timedelta(days=1),
+            b.c.window_end > midnight(min(days)),
         )
-        .order_by(t.batches.c.fetched_to.desc(), t.batches.c.id.desc())
-        .limit(1)
-    ).one_or_none()
-    return Batch(**row._mapping) if row else None
+        .order_by(b.c.fetched_to.desc(), b.c.id.desc())
+    )
+    chosen: dict[date, int] = {}
+    for row in connection.execute(query):
+        window = Window(row.window_start, row.window_end)
+        for day in days:
+            if window.start <= midnight(day) and midnight(day) + timedelta(days=1) <= window.end:
+                chosen.setdefault(day, row.id)
+        if len(chosen) == len(days):
+            break
+    found = {each.id: each for each in list_batches(connection, b.c.id.in_(set(chosen.values())))}
+    return [(day, found.get(chosen.get(day, 0))) for day in days]
 
 
 def replays_since(connection: sa.Connection, base: Batch) -> list[Batch]:
@@ -519,15 +535,23 @@ def record_audit(connection: sa.Connection, batch_id: int, days: int, versions_a
     connection.execute(statement.on_conflict_do_update(index_elements=["batch_id"], set_=values))
 
 
+def audit_versions(
+    connection: sa.Connection, name: str, entity: str, days: Sequence[date]
+) -> dict[date, list[sa.Row]]:
+    """All versions of the audit files of some days, by day; the highest is the current one."""
+    a = t.audit_files
+    query = sa.select(a).where(a.c.connection == name, a.c.entity == entity, a.c.day.in_(days))
+    found: dict[date, list[sa.Row]] = {day: [] for day in days}
+    for row in connection.execute(query.order_by(a.c.day, a.c.version)):
+        found[row.day].append(row)
+    return found
+
+
 def current_audit_file(connection: sa.Connection, name: str, entity: str, day: date) -> sa.Row | None:
     """The highest version of a day's audit file."""
-    a = t.audit_files
-    query = (
-        sa.select(a)
-        .where(a.c.connection == name, a.c.entity == entity, a.c.day == day)
-        .order_by(a.c.version.desc())
+    return max(
+        audit_versions(connection, name, entity, [day])[day], key=lambda row: row.version, default=None
     )
-    return connection.execute(query.limit(1)).one_or_none()
 
 
 def complete_days(connection: sa.Connection, name: str, entities: Sequence[str], lag: timedelta) -> set[date]:

@@ -3,30 +3,35 @@
 Versions are only ever added, and each is an entry of the tenant's signed chain. A file exists
 once the ledger lists it; what a killed run left beside is removed by the next. A record that is
 deleted at the source stays in its day as a tombstone: id, time, and nothing else. The exact
-values stay in landing: cells that a spreadsheet would run are disarmed.
+values stay in landing: cells that a spreadsheet would run are disarmed (`cells`). Which rows a
+file holds is in `picks`; the files of all days of a batch are written in one pass over them.
 """
 
 import csv
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain, groupby
 from pathlib import Path
-from string import ascii_letters, digits
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import orjson
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 import sqlalchemy as sa
 import structlog
 
 from bridge_pipeline import naming, progress
-from bridge_pipeline.connector_kit.journal import written_durably
+from bridge_pipeline.connector_kit.journal import sync_folder
 from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.copying import stage
@@ -34,20 +39,17 @@ from bridge_pipeline.database.engine import advisory_lock, transaction
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.failpoints import reach
-from bridge_pipeline.model import ENTITIES, Entity, Kind, Window
+from bridge_pipeline.model import ENTITIES, Entity, Window
 from bridge_pipeline.model.entity import TIMESTAMP
 from bridge_pipeline.model.window import midnight
+from bridge_pipeline.steps import cells
 from bridge_pipeline.steps import chain as audit_chain
-from bridge_pipeline.steps.extract import landing_of
-from bridge_pipeline.steps.land import read_landed
 from bridge_pipeline.steps.load import refuse_unreadable
+from bridge_pipeline.steps.ordering import RANK, in_order
+from bridge_pipeline.steps.picks import Part, Picked, Tombstone, parts_of, pick
 
 log = structlog.get_logger(__name__)
 
-# A cell runs if it begins with one of = + - @ or their full-width forms, or with a tab or line
-# break; blanks and quotes before those do not help. One quote is put before, also before a cell
-# that begins with a quote itself, so that taking one quote off gives the value back.
-GUARD = "^[\\s']*[=+\\-@＝＋－＠]|^[\\t\\r\\n']"
 GUARD_NOTE = (
     "Cells that begin with = + - @ (also full-width or after blanks), tab, line break or ' have one ' "
     "put before them. Times are UTC. Null is an empty cell without quotes."
@@ -59,22 +61,8 @@ TOMBSTONE_NOTE = (
 # Of a manifest: where the ids that left stand, one a line.
 _LEFT = b'  "left": []'
 _FILE = re.compile(r"v\d{4,}\.(csv|json)")
-# Content hashes that the server sends at a time.
-_HASHES = 1_000
-
-
-def _iso(column: str) -> str:
-    return f"""to_char({column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
-
-
-# Characters with which no guarded cell begins, and nearly every other one does.
-_HARMLESS = ", ".join(str(ord(letter)) for letter in f"{ascii_letters}{digits}<[{{")
-
-
-def _disarmed(column: str) -> str:
-    pattern = GUARD.replace("'", "''")
-    harmless = f"ascii({column}) in ({_HARMLESS}) or {column} !~ '{pattern}'"
-    return f"case when {harmless} then {column} else '''' || {column} end"
+# Files that are made durable side by side: the disk takes them together.
+_SYNCS = 8
 
 
 @dataclass(frozen=True)
@@ -114,7 +102,7 @@ def audit_days(workspace: Workspace, name: str, entity: str, days: Iterable[date
     with transaction(workspace.database.engine, "audit") as connection:
         lock_audit(connection, name, [entity])
         reach("audit.locked")
-        found = [(day, ledger.batch_of_day(connection, name, entity, day)) for day in days]
+        found = ledger.batches_of_days(connection, name, entity, list(days))
         for batch, pairs in groupby(found, key=lambda pair: pair[1]):
             if batch is not None:
                 written = _write_days(workspace, connection, batch, [day for day, _ in pairs])
@@ -196,239 +184,212 @@ def _chain(workspace: Workspace, connection: sa.Connection, tenant: str, files: 
 def _write_days(
     workspace: Workspace, connection: sa.Connection, batch: Batch, days: list[date]
 ) -> list[AuditFile]:
-    files = []
-    _fill(workspace, connection, batch, days)
-    reach("audit.filled")
-    for day in days:
-        files.append(_Day(workspace, connection, batch, day).write())
-        reach("audit.file_listed")
-        progress.report("audit", batch.entity, len(files), "files")
-    connection.execute(sa.text("drop table landed, picked"))
-    return files
-
-
-def _fill(workspace: Workspace, connection: sa.Connection, batch: Batch, days: list[date]) -> None:
-    """Puts the batch into `landed`, and the rows of each day's file into `picked`.
-
-    Those are the newest version of each id, and the tombstones.
-    """
-    entity = ENTITIES[batch.entity]
-    columns = ("seq", *entity.content_names, "content_hash", "fetched_at")
-    # JSON stays the text that was landed; jsonb would order and space it its own way.
-    types = {column.name: column.kind.postgres for column in entity.columns if column.kind is not Kind.JSON}
-    types |= {"seq": "bigint", "fetched_at": Kind.TIMESTAMP.postgres}
-    own = read_landed(landing_of(workspace, batch), batch.files, batch.entity, columns)
-    rows = chain(own, _replayed(workspace, connection, batch, columns))
-    shape = {name: types.get(name, "text") for name in columns}
-    stage(connection, "landed", shape, rows)
-    values = {"batch": batch.id, "connection": batch.connection, "first": min(days), "last": max(days)}
-    _add_certified(workspace, connection, batch, shape, values)
-    for statement in _PICK:
-        connection.execute(sa.text(statement.format(entity=entity.name)), values)
-
-
-def _replayed(
-    workspace: Workspace, connection: sa.Connection, base: Batch, columns: tuple[str, ...]
-) -> Iterator[pa.Table]:
-    """The rows of replays that were read when the batch was or later, numbered after its own."""
-    r = t.rejections
-    refused = [
-        (replay, list(connection.scalars(sa.select(r.c.seq).where(r.c.batch_id == replay.id))))
-        for replay in ledger.replays_since(connection, base)
-    ]
-    return _accepted_rows(workspace, base, columns, refused)
-
-
-def _accepted_rows(
-    workspace: Workspace, base: Batch, columns: tuple[str, ...], refused: list[tuple[Batch, list[int]]]
-) -> Iterator[pa.Table]:
-    first = base.landed
-    for replay, out in refused:
-        kept = ~pc.field("seq").isin(out) & (
-            pc.field("fetched_at") >= pa.scalar(base.fetched_from, TIMESTAMP)
-        )
-        for rows in read_landed(landing_of(workspace, replay), replay.files, replay.entity, columns):
-            found = rows.filter(kept)
-            yield found.set_column(0, "seq", pa.array([seq + first for seq in found["seq"].to_pylist()]))
-        first += replay.landed
-
-
-def _add_certified(
-    workspace: Workspace,
-    connection: sa.Connection,
-    batch: Batch,
-    shape: dict[str, str],
-    values: dict[str, Any],
-) -> None:
-    """Adds to `landed` what only a certificate brought: no reading of the days shows it (rule 3)."""
-    found = list(connection.scalars(sa.text(_CERTIFIED.format(entity=batch.entity)), values))
-    for number, batch_id in enumerate(found, start=1):
-        certified = ledger.batch(connection, batch_id)
-        rows = read_landed(landing_of(workspace, certified), certified.files, batch.entity, tuple(shape))
-        stage(connection, "certified", shape, rows)
-        offset = {"offset": number << _SEQ_BITS, "certified": batch_id}
-        for statement in _ADD_CERTIFIED:
-            connection.execute(sa.text(statement.format(entity=batch.entity)), values | offset)
-
-
-# No batch has as many rows.
-_SEQ_BITS = 40
-_CERTIFIED = """
-    select distinct d.batch_id from desk.{entity} d join bridge.batches b on b.id = d.batch_id
-    where d.connection = :connection and b.proof ->> 'for' = 'certificate' and b.id <> :batch
-        and d.updated_at >= cast(:first as date)::timestamp at time zone 'UTC'
-        and d.updated_at < (cast(:last as date) + 1)::timestamp at time zone 'UTC'
-    order by d.batch_id
-"""
-_ADD_CERTIFIED = (
-    """
-    delete from certified c where not exists (
-        select from desk.{entity} d where d.connection = :connection and d.id = c.id
-            and d.batch_id = :certified and d.content_hash = c.content_hash
-    )
-    """,
-    "update certified set seq = seq + :offset",
-    "insert into landed select * from certified",
-    "drop table certified",
-)
-
-
-# Records without a change time belong to no day. A record is deleted for a batch that has it if its
-# page was fetched before the deletion was observed.
-_PICK = (
-    """
-    create temporary table picked on commit drop as
-    select distinct on (day, id) (updated_at at time zone 'UTC')::date as day, id, seq,
-        fetched_at, null::timestamptz as deleted_at, content_hash as mark
-    from landed
-    where updated_at is not null
-        and seq not in (select seq from bridge.rejections where batch_id = :batch)
-    order by day, id, updated_at desc, fetched_at desc, seq desc
-    """,
-    """
-    create temporary table deleted on commit drop as
-    select (updated_at at time zone 'UTC')::date as day, id, deleted_at
-    from desk.{entity}
-    where connection = :connection and deleted_at is not null
-        and updated_at >= cast(:first as date)::timestamp at time zone 'UTC'
-        and updated_at < (cast(:last as date) + 1)::timestamp at time zone 'UTC'
-    """,
-    """
-    delete from deleted d using picked p
-    where p.day = d.day and p.id = d.id and p.fetched_at > d.deleted_at
-    """,
-    "delete from picked p using deleted d where p.day = d.day and p.id = d.id",
-    f"""
-    insert into picked (day, id, deleted_at, mark)
-    select day, id, deleted_at,
-        encode(sha256(convert_to('deleted ' || {_iso("deleted_at")} || ' ' || id, 'UTF8')), 'hex')
-    from deleted
-    """,
-    "drop table deleted",
-    'create index on picked (day, length(id), id collate "C")',
-    "create index on landed (seq)",
-    "analyze picked (day, id, seq), landed (seq)",
-)
+    """Adds a version of each day whose rows differ from its current file; returns the current files."""
+    workspace.home.work.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="audit-", dir=workspace.home.work) as scratch:
+        return _Writing(workspace, connection, batch, days, Path(scratch)).write()
 
 
 def _columns(entity: Entity) -> tuple[str, ...]:
     return (*entity.content_names, "content_hash", "deleted_at")
 
 
-def _cell(entity: Entity, name: str) -> str:
-    """A column as it is written: times in ISO 8601, texts disarmed. All but three are null in a tombstone."""
-    own = {"id": _disarmed("p.id"), "content_hash": "p.mark", "deleted_at": _iso("p.deleted_at")}
-    if name in own:
-        return own[name]
-    kind = next((column.kind for column in entity.columns if column.name == name), Kind.TEXT)
-    if kind is Kind.TIMESTAMP:
-        return _iso(f"l.{name}")
-    return f"l.{name}::text" if kind is Kind.BOOLEAN else _disarmed(f"l.{name}")
+@dataclass
+class _Version:
+    """A version to be added, and what is known of it so far; `left` are ids that the day has no more."""
 
-
-class _Day:
-    """One day of one batch: compares with the current file and adds a version if it differs."""
-
-    def __init__(self, workspace: Workspace, connection: sa.Connection, batch: Batch, day: date) -> None:
-        self._root = workspace.home.audit
-        self._folder = workspace.home.audit_of(batch.tenant, batch.connection, batch.entity, day)
-        self._connection = connection
-        self._batch = batch
-        self._day = day
-        self._current = ledger.current_audit_file(connection, batch.connection, batch.entity, day)
-
-    def write(self) -> AuditFile:
-        current = self._current
-        self._remove_unlisted()
-        rows, rows_sha256 = self._digest()
-        if current is not None and (
-            current.rows_sha256 == rows_sha256 or current.fetched_to > self._batch.fetched_to
-        ):
-            return self._file(current, added=False)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        version = current.version + 1 if current is not None else 1
-        target = self._folder / f"{naming.audit_name(version)}.csv"
-        told = {"version": version, "rows": rows, "rows_sha256": rows_sha256, "sha256": self._export(target)}
-        reach("audit.exported")
-        manifest_sha256 = self._write_manifest(target.with_suffix(".json"), self._manifest(told))
-        reach("audit.manifest_written")
-        path = str(target.relative_to(self._root))
-        return self._file(self._list(told | {"path": path, "manifest_sha256": manifest_sha256}), added=True)
-
-    def _file(self, row: sa.Row, added: bool) -> AuditFile:
-        path = self._root / row.path
-        return AuditFile(self._day, row.version, path, row.rows, added, row.sha256, row.manifest_sha256)
-
-    def _digest(self) -> tuple[int, str]:
-        """Number of rows, and SHA-256 of their content hashes, one a line, in the file's order."""
-        digest, rows = hashlib.sha256(), 0
-        # Many hashes in one message: each message costs as much as dozens of hashes.
-        statement = f"""
-        copy (
-            select count(*), string_agg(mark, ' ' order by number) from (
-                select mark, row_number() over (order by length(id), id collate "C") - 1 as number
-                from picked where day = '{self._day}'
-            ) as numbered group by number / {_HASHES} order by number / {_HASHES}
-        ) to stdout
-        """
-        with self._driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
-            for part in copy:
-                count, marks = bytes(part).split(b"\t")
-                rows += int(count)
-                digest.update(marks.replace(b" ", b"\n"))
-        return rows, digest.hexdigest()
-
-    def _rows(self, columns: str) -> Iterator[bytes]:
-        """The day's rows as the server writes them, in the file's order: by length of id, then id."""
-        statement = f"""
-        copy (select {columns} from picked p left join landed l on l.seq = p.seq where p.day = '{self._day}'
-            order by length(p.id), p.id collate "C") to stdout (format csv, force_quote *)
-        """
-        with self._driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
-            for part in copy:
-                yield bytes(part)
+    picked: Picked
+    current: sa.Row | None
+    target: Path
+    sha256: str = ""
+    manifest_sha256: str = ""
+    left: list[str] = field(default_factory=list)
 
     @property
-    def _driver(self) -> psycopg.Connection:
-        return self._connection.connection.driver_connection  # type: ignore[return-value]
+    def version(self) -> int:
+        return self.current.version + 1 if self.current is not None else 1
 
-    def _export(self, target: Path) -> str:
-        """Writes the file; returns its SHA-256."""
-        columns = _columns(ENTITIES[self._batch.entity])
-        cells = ", ".join(_cell(ENTITIES[self._batch.entity], name) for name in columns)
-        header = ",".join(f'"{name}"' for name in columns) + "\n"
-        return _write_hashed(target, chain([header.encode()], self._rows(cells)))
+    @property
+    def told(self) -> dict[str, Any]:
+        """What ledger and manifest say alike."""
+        picked = self.picked
+        return {
+            "version": self.version,
+            "rows": picked.rows,
+            "rows_sha256": picked.sha256,
+            "sha256": self.sha256,
+        }
 
-    def _manifest(self, told: dict[str, Any]) -> dict[str, Any]:
-        batch, current = self._batch, self._current
-        return told | {
+
+class _Writing:
+    """The files of one batch's days: compared with the current ones, written, made durable, listed."""
+
+    def __init__(
+        self, workspace: Workspace, connection: sa.Connection, batch: Batch, days: list[date], scratch: Path
+    ) -> None:
+        self._root = workspace.home.audit
+        self._folders = {
+            day: workspace.home.audit_of(batch.tenant, batch.connection, batch.entity, day) for day in days
+        }
+        self._connection = connection
+        self._batch = batch
+        self._entity = ENTITIES[batch.entity]
+        self._days = sorted(days)
+        self._scratch = scratch
+        self._parts = parts_of(workspace, connection, batch, min(days), max(days))
+        self._listed = ledger.audit_versions(connection, batch.connection, batch.entity, days)
+        self._replays = ledger.replays_since(connection, batch)
+
+    def write(self) -> list[AuditFile]:
+        self._remove_unlisted()
+        files: dict[date, AuditFile] = {}
+        added: list[_Version] = []
+        for picked in pick(self._connection, self._batch, self._parts, self._days, self._scratch):
+            current = self._current(picked.day)
+            if current is not None and (
+                current.rows_sha256 == picked.sha256 or current.fetched_to > self._batch.fetched_to
+            ):
+                files[picked.day] = self._file(current)
+            else:
+                added.append(self._version(picked, current))
+        reach("audit.filled")
+        if added:
+            try:
+                self._export(added)
+                self._write_manifests(added)
+                self._place(added)
+            except BaseException:
+                for path in _places(added):
+                    _draft(path).unlink(missing_ok=True)
+                raise
+            files |= self._list(added)
+        return [files[day] for day in self._days]
+
+    def _current(self, day: date) -> sa.Row | None:
+        return max(self._listed[day], key=lambda row: row.version, default=None)
+
+    def _file(self, row: sa.Row) -> AuditFile:
+        path = self._root / row.path
+        return AuditFile(row.day, row.version, path, row.rows, False, row.sha256, row.manifest_sha256)
+
+    def _version(self, picked: Picked, current: sa.Row | None) -> _Version:
+        folder = self._folders[picked.day]
+        folder.mkdir(parents=True, exist_ok=True)
+        number = current.version + 1 if current is not None else 1
+        return _Version(picked, current, folder / f"{naming.audit_name(number)}.csv")
+
+    def _remove_unlisted(self) -> None:
+        for day, folder in self._folders.items():
+            if not folder.is_dir():
+                continue
+            listed = {naming.audit_name(row.version) for row in self._listed[day]}
+            for path in folder.iterdir():
+                if path.suffix == ".tmp" or (_FILE.fullmatch(path.name) and path.stem not in listed):
+                    path.unlink()
+
+    # --- The CSV files
+
+    def _export(self, added: list[_Version]) -> None:
+        """Writes all files in one pass over the landed rows, in order of day and row."""
+        ordered = in_order(self._ranked(added), range(sum(v.picked.rows for v in added)), self._scratch)
+        rows = _Rows(ordered)
+        for number, version in enumerate(added, start=1):
+            kept: list[pa.ChunkedArray] | None = None if version.current is None else []
+            parts = rows.take(version.picked.rows)
+            version.sha256 = _write_hashed(_draft(version.target), self._lines(parts, kept))
+            if version.current is not None and kept is not None:
+                version.left = _left(self._root / version.current.path, kept)
+            reach("audit.exported")
+            progress.report("audit", self._batch.entity, number, "files")
+
+    def _lines(
+        self, parts: Iterable[pa.Table], kept: list[pa.ChunkedArray] | None
+    ) -> Iterator[bytes | pa.Buffer]:
+        """The lines of a file; adds the ids of its rows that are no tombstones to `kept`."""
+        columns = _columns(self._entity)
+        yield cells.header(columns)
+        for rows in parts:
+            if kept is not None:
+                kept.append(rows["id"].filter(rows["deleted_at"].is_null()))
+            yield cells.lines(rows.select(columns))
+
+    def _ranked(self, added: list[_Version]) -> Iterator[pa.Table]:
+        """The rows of all versions, each with its place among them."""
+        numbers = np.concatenate([version.picked.numbers for version in added])
+        places = np.flatnonzero(numbers >= 0)
+        ranks = np.full(int(numbers.max(initial=-1)) + 1, -1, np.int64)
+        ranks[numbers[places]] = places
+        graves = [grave for version in added for grave in version.picked.tombstones]
+        if graves:
+            yield self._tombstones(graves, np.flatnonzero(numbers < 0))
+        for part in self._parts:
+            yield from self._landed(part, ranks)
+
+    def _landed(self, part: Part, ranks: np.ndarray) -> Iterator[pa.Table]:
+        # Few batches have all their rows in the files; contents of those that have none are not read.
+        if not (ranks[part.first : part.first + part.rows] >= 0).any():
+            return
+        for rows in part.read(("seq", *_columns(self._entity)[:-1])):
+            numbers = rows["seq"].to_numpy()
+            places = np.where(numbers < len(ranks), ranks[np.minimum(numbers, len(ranks) - 1)], -1)
+            table = rows.drop_columns(["seq"])
+            none = pa.nulls(rows.num_rows, TIMESTAMP)
+            table = table.append_column("deleted_at", none).append_column(RANK, pa.array(places))
+            yield table.filter(pa.array(places >= 0))
+
+    def _tombstones(self, graves: Sequence[Tombstone], places: np.ndarray) -> pa.Table:
+        schema = self._entity.landing_schema
+        known = {
+            "id": pa.array([grave.id for grave in graves], pa.string()),
+            "content_hash": pa.array([grave.mark for grave in graves], pa.string()),
+            "deleted_at": pa.array([grave.deleted_at for grave in graves], TIMESTAMP),
+        }
+        columns = {
+            name: known[name] if name in known else pa.nulls(len(graves), schema.field(name).type)
+            for name in _columns(self._entity)
+        }
+        return pa.table(columns | {RANK: pa.array(places, pa.int64())})
+
+    # --- The manifests
+
+    def _write_manifests(self, added: list[_Version]) -> None:
+        left = groupby(self._reasons(added), key=lambda row: row[0])
+        waiting = next(left, None)
+        for version in added:
+            rows: Iterable[tuple[Any, ...]] = ()
+            if waiting is not None and waiting[0] == version.picked.day:
+                rows = waiting[1]
+            version.manifest_sha256 = self._write_manifest(version, rows)
+            reach("audit.manifest_written")
+            if rows:
+                waiting = next(left, None)
+
+    def _write_manifest(self, version: _Version, left: Iterable[tuple[Any, ...]]) -> str:
+        """Writes the manifest with the ids that left, one a line; returns its SHA-256."""
+        manifest = self._manifest(version)
+        data = orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
+        # Deeper keys are indented further, and a text holds no line break: it stands there once.
+        before, after = data.split(b"\n" + _LEFT)
+        before += b"\n" + _LEFT.removesuffix(b"]")
+        day = version.picked.day
+        lines = (b"    " + orjson.dumps({"id": id} | _reason(to, gone, day)) for _, id, to, gone in left)
+        path = _draft(version.target.with_suffix(".json"))
+        first = next(lines, None)
+        if first is None:
+            return _write_hashed(path, [before, b"]", after])
+        others = (b",\n" + line for line in lines)
+        return _write_hashed(path, chain([before, b"\n", first], others, [b"\n  ]", after]))
+
+    def _manifest(self, version: _Version) -> dict[str, Any]:
+        batch, current, day = self._batch, version.current, version.picked.day
+        return version.told | {
             "format": 1,
             "tenant": batch.tenant,
             "connection": batch.connection,
             "entity": batch.entity,
-            "day": self._day,
-            "columns": list(_columns(ENTITIES[batch.entity])),
-            "tombstones": self._tombstones(),
+            "day": day,
+            "columns": list(_columns(self._entity)),
+            "tombstones": len(version.picked.tombstones),
             "previous": None if current is None else {"version": current.version, "sha256": current.sha256},
             # Filled in while it is written: there may be as many as there were rows.
             "left": [],
@@ -437,7 +398,7 @@ class _Day:
             # What differs between two runs over the same data stands here alone.
             "run": {
                 "batch": batch.id,
-                "replays": [replay.id for replay in self._replays()],
+                "replays": [replay.id for replay in self._replays if replay.window.contains(_noon(day))],
                 "run_id": batch.run_id,
                 "source_requests": batch.requests,
                 "fetched_from": batch.fetched_from,
@@ -446,75 +407,97 @@ class _Day:
             },
         }
 
-    def _replays(self) -> list[Batch]:
-        """The replays that may have added rows to the day."""
-        noon = midnight(self._day) + timedelta(hours=12)
-        found = ledger.replays_since(self._connection, self._batch)
-        return [replay for replay in found if replay.window.contains(noon)]
-
-    def _tombstones(self) -> int:
-        query = sa.text("select count(*) from picked where day = :day and deleted_at is not null")
-        return self._connection.scalar(query, {"day": self._day}) or 0
-
-    def _write_manifest(self, path: Path, manifest: dict[str, Any]) -> str:
-        """Writes the manifest with the ids that left, one a line; returns its SHA-256."""
-        data = orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
-        # Deeper keys are indented further, and a text holds no line break: it stands there once.
-        before, after = data.split(b"\n" + _LEFT)
-        before += b"\n" + _LEFT.removesuffix(b"]")
-        lines = (b"    " + orjson.dumps(each) for each in self._left())
-        first = next(lines, None)
-        if first is None:
-            return _write_hashed(path, [before, b"]", after])
-        others = (b",\n" + line for line in lines)
-        return _write_hashed(path, chain([before, b"\n", first], others, [b"\n  ]", after]))
-
-    def _left(self) -> Iterator[dict[str, Any]]:
-        """The ids of the previous version that are no longer of this day, and why (rule 21)."""
-        if self._current is None:
+    def _reasons(self, added: list[_Version]) -> Iterator[tuple[Any, ...]]:
+        """Day, id, day of its last change and whether it is deleted, of all that left (rule 21)."""
+        lost = [version for version in added if version.left]
+        if not lost:
             return
-        self._connection.execute(sa.text("create temporary table previous (id text) on commit drop"))
-        with self._driver.cursor() as cursor, cursor.copy("copy previous from stdin") as copy:
-            for record_id in live_ids(self._root / self._current.path):
-                copy.write_row((record_id,))
+        tables = (
+            pa.table({"day": [version.picked.day.isoformat()] * len(version.left), "id": version.left})
+            for version in lost
+        )
+        stage(self._connection, "lost", {"day": "text", "id": "text"}, tables)
         statement = f"""
-        copy (select v.id, (d.updated_at at time zone 'UTC')::date, d.deleted_at is not null from previous v
-            left join picked p on p.day = '{self._day}' and p.id = v.id and p.deleted_at is null
-            left join desk.{ENTITIES[self._batch.entity].name} d
+        copy (select v.day::date, v.id, (d.updated_at at time zone 'UTC')::date, d.deleted_at is not null
+            from lost v left join desk.{self._entity.name} d
                 on d.connection = '{self._batch.connection}' and d.id = v.id
-            where p.id is null order by length(v.id), v.id collate "C") to stdout
+            order by v.day::date, length(v.id), v.id collate "C") to stdout
         """
         with self._driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
-            copy.set_types(["text", "date", "bool"])
-            for record_id, changed, deleted in copy.rows():
-                yield {"id": record_id} | _reason(changed, deleted, self._day)
-        self._connection.execute(sa.text("drop table previous"))
+            copy.set_types(["date", "text", "date", "bool"])
+            yield from copy.rows()
+        self._connection.execute(sa.text("drop table lost"))
 
-    def _remove_unlisted(self) -> None:
-        if not self._folder.is_dir():
-            return
-        a = t.audit_files
-        query = sa.select(a.c.version).where(
-            a.c.connection == self._batch.connection,
-            a.c.entity == self._batch.entity,
-            a.c.day == self._day,
-        )
-        listed = {naming.audit_name(version) for version in self._connection.execute(query).scalars()}
-        for path in self._folder.iterdir():
-            if path.suffix == ".tmp" or (_FILE.fullmatch(path.name) and path.stem not in listed):
-                path.unlink()
+    @property
+    def _driver(self) -> psycopg.Connection:
+        return self._connection.connection.driver_connection  # type: ignore[return-value]
 
-    def _list(self, told: dict[str, Any]) -> sa.Row:
+    # --- What makes them exist
+
+    def _place(self, added: list[_Version]) -> None:
+        """Makes the files durable, all of them together, and puts them in their places."""
+        folders = list(dict.fromkeys(version.target.parent for version in added))
+        with ThreadPoolExecutor(_SYNCS) as pool:
+            list(pool.map(_sync, map(_draft, _places(added))))
+            for path in _places(added):
+                reach("audit.renaming")
+                _draft(path).replace(path)
+            # Also the folders that hold those of the days, which may be new.
+            list(pool.map(sync_folder, [*folders, *dict.fromkeys(folder.parent for folder in folders)]))
+
+    def _list(self, added: list[_Version]) -> dict[date, AuditFile]:
         batch = self._batch
-        values = told | {
+        same = {
             "connection": batch.connection,
             "entity": batch.entity,
-            "day": self._day,
             "tenant": batch.tenant,
             "batch_id": batch.id,
             "fetched_to": batch.fetched_to,
         }
-        return self._connection.execute(t.audit_files.insert().values(values).returning(t.audit_files)).one()
+        rows = [
+            version.told
+            | {"day": version.picked.day, "manifest_sha256": version.manifest_sha256}
+            | {"path": str(version.target.relative_to(self._root))}
+            for version in added
+        ]
+        self._connection.execute(t.audit_files.insert(), [row | same for row in rows])
+        reach("audit.files_listed")
+        return {
+            version.picked.day: AuditFile(
+                version.picked.day,
+                version.version,
+                version.target,
+                version.picked.rows,
+                True,
+                version.sha256,
+                version.manifest_sha256,
+            )
+            for version in added
+        }
+
+
+class _Rows:
+    """A stream of rows, of which some are taken at a time."""
+
+    def __init__(self, tables: Iterator[pa.Table]) -> None:
+        self._tables = tables
+        self._rest = pa.table({})
+
+    def take(self, count: int) -> Iterator[pa.Table]:
+        """The next so many rows."""
+        while count:
+            table = self._rest if self._rest.num_rows else next(self._tables)
+            part, self._rest = table.slice(0, count), table.slice(count)
+            count -= part.num_rows
+            yield part
+
+
+def _left(previous: Path, kept: list[pa.ChunkedArray]) -> list[str]:
+    """The live ids of a previous version that are not among those of its day now."""
+    now = pa.chunked_array([chunk for ids in kept for chunk in ids.chunks], pa.string())
+    before = pa.array(live_ids(previous), pa.string())
+    stayed = pc.call_function("is_in", [before], pc.SetLookupOptions(now))
+    return before.filter(pc.call_function("invert", [stayed])).to_pylist()
 
 
 def live_ids(path: Path) -> Iterator[str]:
@@ -522,19 +505,39 @@ def live_ids(path: Path) -> Iterator[str]:
     # A description may well be longer than the 128 KiB that the reader allows by itself.
     csv.field_size_limit(sys.maxsize)
     with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if not row.get("deleted_at"):
-                yield row["id"].removeprefix("'")
+        rows = csv.reader(file)
+        columns = next(rows)
+        own, deleted = columns.index("id"), columns.index("deleted_at")
+        yield from (row[own].removeprefix("'") for row in rows if not row[deleted])
 
 
-def _write_hashed(path: Path, parts: Iterable[bytes]) -> str:
-    """Writes a file, durable and whole or not at all; returns its SHA-256."""
+def _places(added: list[_Version]) -> list[Path]:
+    """Where the files of versions are to be."""
+    return [path for version in added for path in (version.target, version.target.with_suffix(".json"))]
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _write_hashed(path: Path, parts: Iterable[bytes | pa.Buffer]) -> str:
+    """Writes a file, which is not durable yet; returns its SHA-256."""
     digest = hashlib.sha256()
-    with written_durably(path) as file:
+    with path.open("wb") as file:
         for part in parts:
             digest.update(part)
             file.write(part)
     return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    reach("audit.syncing")
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _noon(day: date) -> datetime:
+    return midnight(day) + timedelta(hours=12)
 
 
 def _reason(changed: date | None, deleted: bool, day: date) -> dict[str, Any]:

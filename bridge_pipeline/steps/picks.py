@@ -1,0 +1,321 @@
+"""Which rows the audit files of days are made of, and in which order.
+
+Of each record the newest landed version of the day, or its tombstone; ordered by length of id,
+then id. DuckDB sorts what decides, on disk where it must; contents are not read here.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from itertools import chain, pairwise
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import sqlalchemy as sa
+
+from bridge_pipeline.database import ledger
+from bridge_pipeline.database import tables as t
+from bridge_pipeline.database.ledger import Batch
+from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.model import ENTITIES
+from bridge_pipeline.model.entity import TIMESTAMP
+from bridge_pipeline.steps.extract import landing_of
+from bridge_pipeline.steps.land import read_landed
+
+_DECIDING = ("seq", "id", "updated_at", "fetched_at", "content_hash")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ROWS_AT_A_TIME = 50_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """The landed rows of one batch; `first` is the number of its first row among those of all parts.
+
+    `kept` says of landed rows whether they count.
+    """
+
+    batch: Batch
+    folder: Path
+    first: int
+    kept: Callable[[pa.Table], pa.ChunkedArray] | None
+
+    @property
+    def rows(self) -> int:
+        """How many rows landed."""
+        return sum(file["rows"] for file in self.batch.files)
+
+    def read(self, columns: tuple[str, ...]) -> Iterator[pa.Table]:
+        """All rows with these columns, numbered by `seq` among those of all parts."""
+        for rows in read_landed(self.folder, self.batch.files, self.batch.entity, columns):
+            place = rows.schema.get_field_index("seq")
+            numbers = pc.call_function("add", [rows["seq"], pa.scalar(self.first, pa.int64())])
+            yield rows.set_column(place, "seq", numbers)
+
+    def decide(self) -> Iterator[pa.Table]:
+        """The rows that count, with what decides."""
+        for rows in read_landed(self.folder, self.batch.files, self.batch.entity, _DECIDING):
+            kept = rows if self.kept is None else rows.filter(self.kept(rows))
+            yield _decision(kept, self.first)
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """The row of a deleted record; `mark` takes the place of the content's hash."""
+
+    id: str
+    deleted_at: datetime
+    mark: str
+
+    @classmethod
+    def of(cls, record_id: str, deleted_at: int) -> "Tombstone":
+        """The tombstone of a record that was found deleted so many microseconds after 1970."""
+        moment = _EPOCH + timedelta(microseconds=deleted_at)
+        said = moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return cls(record_id, moment, hashlib.sha256(f"deleted {said} {record_id}".encode()).hexdigest())
+
+
+@dataclass
+class Picked:
+    """The rows of one day's file, in its order.
+
+    Attributes:
+        sha256: of the rows' content hashes, one a line.
+        numbers: of the landed rows, among those of all parts; -1 stands for the next of `tombstones`.
+    """
+
+    day: date
+    rows: int = 0
+    sha256: str = hashlib.sha256().hexdigest()
+    numbers: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    tombstones: list[Tombstone] = field(default_factory=list)
+
+
+def parts_of(
+    workspace: Workspace, connection: sa.Connection, batch: Batch, first: date, last: date
+) -> list[Part]:
+    """The landed rows that the files of a batch's days are made of, later ones winning.
+
+    Those of the batch, of replays that were read when it was or later, and what only a certificate
+    brought: no reading of the days shows that (rule 3).
+    """
+    count, parts = 0, list[Part]()
+
+    def add(each: Batch, kept: Callable[[pa.Table], pa.ChunkedArray] | None) -> None:
+        nonlocal count
+        parts.append(Part(each, landing_of(workspace, each), count, kept))
+        count += parts[-1].rows
+
+    add(batch, _accepted(connection, batch))
+    for replay in ledger.replays_since(connection, batch):
+        add(replay, _accepted(connection, replay, batch.fetched_from))
+    values = {"batch": batch.id, "connection": batch.connection, "first": first, "last": last}
+    for certified in connection.scalars(sa.text(_CERTIFIED.format(entity=batch.entity)), values).all():
+        add(ledger.batch(connection, certified), _loaded(connection, batch, certified))
+    return parts
+
+
+def _accepted(
+    connection: sa.Connection, batch: Batch, since: datetime | None = None
+) -> Callable[[pa.Table], pa.ChunkedArray] | None:
+    """Whether rows passed the checks, and were fetched since then."""
+    r = t.rejections
+    refused = pa.array(connection.scalars(sa.select(r.c.seq).where(r.c.batch_id == batch.id)), pa.int64())
+    if not len(refused) and since is None:
+        return None
+
+    def kept(rows: pa.Table) -> pa.ChunkedArray:
+        taken_out = pc.call_function("is_in", [rows["seq"]], pc.SetLookupOptions(refused))
+        found = pc.call_function("invert", [taken_out])
+        if since is None:
+            return found
+        later = pc.call_function("greater_equal", [rows["fetched_at"], pa.scalar(since, TIMESTAMP)])
+        return pc.call_function("and", [found, later])
+
+    return kept
+
+
+def _loaded(connection: sa.Connection, batch: Batch, certified: int) -> Callable[[pa.Table], pa.ChunkedArray]:
+    """Whether rows of a certificate's batch are what the table holds."""
+    table = t.desk_table(ENTITIES[batch.entity])
+    query = sa.select(table.c.id, table.c.content_hash).where(
+        table.c.connection == batch.connection, table.c.batch_id == certified
+    )
+    held = {tuple(row) for row in connection.execute(query)}
+
+    def kept(rows: pa.Table) -> pa.ChunkedArray:
+        found = zip(rows["id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True)
+        return pa.chunked_array([pa.array([each in held for each in found], pa.bool_())])
+
+    return kept
+
+
+def pick(
+    connection: sa.Connection, batch: Batch, parts: list[Part], days: list[date], scratch: Path
+) -> Iterator[Picked]:
+    """What the file of each day holds, in the order of the days.
+
+    Records without a change time belong to no day. A record is deleted for a batch that has it if its
+    page was fetched before the deletion was observed.
+
+    Args:
+        days: in order.
+        scratch: an existing folder for what does not fit into memory.
+    """
+    # Read before DuckDB asks for rows: it does so from threads of its own.
+    deleted = list(_deleted(connection, batch, days[0], days[-1]))
+    config = {"memory_limit": "192MB", "threads": 1, "temp_directory": str(scratch)}
+    with duckdb.connect(config=config) as db:
+        db.execute("create table deleted (day integer, id text, deleted_at bigint)")
+        for rows in deleted:
+            db.register("rows", rows)
+            db.execute("insert into deleted select * from rows")
+        decisions = chain.from_iterable(part.decide() for part in parts)
+        batches = chain.from_iterable(rows.to_batches() for rows in decisions)
+        db.register("landed", pa.RecordBatchReader.from_batches(_DECISION, batches))
+        first, last = ((day - _EPOCH.date()).days for day in (days[0], days[-1]))
+        ordered = db.sql(_ORDERED.format(first=first, last=last))
+        yield from _by_day(_newest(ordered.to_arrow_reader(_ROWS_AT_A_TIME)), days)
+
+
+_DECISION = pa.schema(
+    {
+        "day": pa.int32(),
+        "id": pa.string(),
+        "seq": pa.int64(),
+        "updated_at": pa.int64(),
+        "fetched_at": pa.int64(),
+        "mark": pa.string(),
+    }
+)
+
+
+def _decision(rows: pa.Table, first: int) -> pa.Table:
+    """What decides of landed rows; days are counted from 1970, and times in microseconds."""
+    updated = rows["updated_at"].cast(pa.timestamp("us"))
+    columns = [
+        updated.cast(pa.date32()).cast(pa.int32()),
+        rows["id"],
+        pc.call_function("add", [rows["seq"], pa.scalar(first, pa.int64())]),
+        updated.cast(pa.int64()),
+        rows["fetched_at"].cast(pa.int64()),
+        rows["content_hash"],
+    ]
+    return pa.table(columns, schema=_DECISION)
+
+
+# A row of `deleted` is the last of its record, so that it counts where nothing landed.
+_ORDERED = """
+select day, id, seq, fetched_at, deleted_at, mark from (
+    select l.day, l.id, l.seq, l.updated_at, l.fetched_at, d.deleted_at, l.mark
+    from landed l left join deleted d on d.day = l.day and d.id = l.id
+    where l.day between {first} and {last}
+    union all
+    select day, id, -1, null, null, deleted_at, '' from deleted
+)
+order by day, length(id), id, seq < 0, updated_at desc, fetched_at desc, seq desc
+"""
+
+_CERTIFIED = """
+    select distinct d.batch_id from desk.{entity} d join bridge.batches b on b.id = d.batch_id
+    where d.connection = :connection and b.proof ->> 'for' = 'certificate' and b.id <> :batch
+        and d.updated_at >= cast(:first as date)::timestamp at time zone 'UTC'
+        and d.updated_at < (cast(:last as date) + 1)::timestamp at time zone 'UTC'
+    order by d.batch_id
+"""
+
+_DELETED = """
+    select (updated_at at time zone 'UTC')::date - date '1970-01-01' as day, id,
+        (extract(epoch from deleted_at) * 1000000)::bigint as deleted_at
+    from desk.{entity}
+    where connection = :connection and deleted_at is not null
+        and updated_at >= cast(:first as date)::timestamp at time zone 'UTC'
+        and updated_at < (cast(:last as date) + 1)::timestamp at time zone 'UTC'
+"""
+
+
+def _deleted(connection: sa.Connection, batch: Batch, first: date, last: date) -> Iterator[pa.Table]:
+    """Day, id and time of the records that `desk` calls deleted."""
+    values = {"connection": batch.connection, "first": first, "last": last}
+    found = connection.execute(sa.text(_DELETED.format(entity=batch.entity)), values)
+    schema = pa.schema({"day": pa.int32(), "id": pa.string(), "deleted_at": pa.int64()})
+    for rows in found.partitions(_ROWS_AT_A_TIME):
+        yield pa.table([list(column) for column in zip(*rows, strict=True)], schema=schema)
+
+
+def _newest(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The first row of each day and record."""
+    before = None
+    for batch in batches:
+        if not batch.num_rows:
+            continue
+        days, ids = batch["day"].to_numpy(), batch["id"]
+        same = pc.call_function("equal", [ids[1:], ids[:-1]]).to_numpy(zero_copy_only=False)
+        again = np.zeros(batch.num_rows, bool)
+        again[1:] = same & (days[1:] == days[:-1])
+        again[0] = before == (days[0], ids[0].as_py())
+        before = (days[-1], ids[-1].as_py())
+        yield pa.Table.from_batches([batch]).filter(pa.array(~again))
+
+
+def _by_day(newest: Iterable[pa.Table], days: list[date]) -> Iterator[Picked]:
+    waiting = iter(days)
+    current = next(waiting)
+    builder = _Builder(current)
+    for rows in newest:
+        found = rows["day"].to_numpy()
+        for start, end in _runs(found):
+            day = _EPOCH.date() + timedelta(days=int(found[start]))
+            while current < day:
+                yield builder.picked()
+                current = next(waiting)
+                builder = _Builder(current)
+            if current == day:
+                builder.add(rows.slice(start, end - start))
+    yield builder.picked()
+    for day in waiting:
+        yield Picked(day)
+
+
+def _runs(numbers: np.ndarray) -> list[tuple[int, int]]:
+    """Where equal numbers begin and end."""
+    borders = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(numbers)]
+    return list(pairwise(borders)) if len(numbers) else []
+
+
+class _Builder:
+    """Collects the rows of a day."""
+
+    def __init__(self, day: date) -> None:
+        self._day = day
+        self._digest = hashlib.sha256()
+        self._numbers: list[np.ndarray] = []
+        self._tombstones: list[Tombstone] = []
+
+    def add(self, rows: pa.Table) -> None:
+        numbers, marks = rows["seq"].to_numpy().copy(), rows["mark"].combine_chunks()
+        if rows["deleted_at"].null_count < rows.num_rows:
+            fetched = rows["fetched_at"].fill_null(np.iinfo(np.int64).min).to_numpy()
+            gone = rows["deleted_at"].fill_null(np.iinfo(np.int64).min).to_numpy()
+            dead = (numbers < 0) | (rows["deleted_at"].is_valid().to_numpy() & (fetched <= gone))
+            marks = self._bury(rows, gone, np.flatnonzero(dead), marks)
+            numbers[dead] = -1
+        lines = pc.call_function("binary_join_element_wise", [marks, pa.scalar("\n"), pa.scalar("")])
+        _, starts, data = lines.buffers()
+        self._digest.update(memoryview(data)[: np.frombuffer(starts, np.int32)[len(lines)]])
+        self._numbers.append(numbers)
+
+    def _bury(self, rows: pa.Table, gone: np.ndarray, places: np.ndarray, marks: pa.Array) -> pa.Array:
+        found = marks.to_pylist()
+        for place in places.tolist():
+            tombstone = Tombstone.of(rows["id"][place].as_py(), int(gone[place]))
+            self._tombstones.append(tombstone)
+            found[place] = tombstone.mark
+        return pa.array(found, pa.string())
+
+    def picked(self) -> Picked:
+        numbers = np.concatenate([np.zeros(0, np.int64), *self._numbers])
+        return Picked(self._day, len(numbers), self._digest.hexdigest(), numbers, self._tombstones)
