@@ -102,6 +102,65 @@ def test_a_detail_says_more_than_the_list_and_its_stats_have_another_number(desk
     assert {"stats", "tags"}.isdisjoint(desk.get(f"/tickets/{listed['id']}").json()["ticket"])
 
 
+def live(desk):
+    """Every live ticket as its own address shows it, by id."""
+    rows = [row for row in desk.account.world.rows["tickets"] if row.state == LIVE and not row.broken]
+    return {row.id: desk.get(f"/tickets/{row.id}?include=tags").json()["ticket"] for row in rows}
+
+
+def test_filters_other_than_a_change_time_lift_the_thirty_days_too(desk):
+    tickets = live(desk)
+    asked = next(iter(tickets.values()))["requester_id"]
+    for query, key, value in (
+        (f"requester_id={asked}", "requester_id", asked),
+        ("type=Service+Request", "type", "Service Request"),
+    ):
+        found = desk.get(f"/tickets?{query}&per_page=100").json()["tickets"]
+        wanted = {number for number, ticket in tickets.items() if ticket[key] == value}
+        assert wanted <= {ticket["id"] for ticket in found}
+        assert {ticket[key] for ticket in found} == {value}
+
+
+@pytest.mark.parametrize(
+    ("query", "means"),
+    [
+        ("priority:3 AND status:2", lambda t: t["priority"] == 3 and t["status"] == 2),
+        ("priority:3 OR status:4", lambda t: t["priority"] == 3 or t["status"] == 4),
+        ("priority:1 AND (status:2 OR status:3)", lambda t: t["priority"] == 1 and t["status"] in (2, 3)),
+        ("urgency:>2", lambda t: t["urgency"] >= 2),
+        ("tag:'vpn'", lambda t: "vpn" in t["tags"]),
+        ("agent_id:null", lambda t: t["responder_id"] is None),
+        ("weather_server:'w1'", lambda t: t["custom_fields"]["weather_server"] == "w1"),
+        ("created_at:>'2025-01-15'", lambda t: t["created_at"][:10] >= "2025-01-15"),
+    ],
+)
+def test_a_filter_lists_what_its_query_means(desk, query, means):
+    found, page = [], 1
+    while answer := desk.get("/tickets/filter", params={"query": f'"{query}"', "page": page}).json():
+        assert len(answer["tickets"]) <= 30
+        found += answer["tickets"]
+        page += 1
+        if not answer["tickets"]:
+            break
+    assert len(found) == answer["total"]
+    wanted = {number for number, ticket in live(desk).items() if means(ticket)}
+    assert 0 < len(wanted) < len(live(desk))
+    assert {ticket["id"] for ticket in found if type(ticket["id"]) is int} >= wanted
+    assert all(means(ticket) for number, ticket in live(desk).items() if number in {t["id"] for t in found})
+
+
+def test_people_are_found_by_their_address_and_by_being_active(desk):
+    agents = desk.get("/agents").json()["agents"]
+    for name, key, known in (("agents", "email", agents), ("requesters", "primary_email", None)):
+        everyone = known or desk.get(f"/{name}?per_page=100").json()[name]
+        someone = next(person for person in everyone if person[key])
+        assert desk.get(f"/{name}", params={"email": someone[key]}).json()[name] == [someone]
+        query = f"\"first_name:'{someone['first_name']}'\""
+        assert someone in desk.get(f"/{name}", params={"query": query}).json()[name]
+        inactive = desk.get(f"/{name}?active=false").json()[name]
+        assert [person["active"] for person in inactive] == [False] * len(inactive)
+
+
 def test_requesters_leave_agents_out_unless_told_otherwise(desk):
     requesters = desk.get("/requesters?per_page=100").json()["requesters"]
     agents = desk.get("/agents?per_page=100").json()["agents"]
@@ -134,6 +193,14 @@ def test_conversations_have_pages_and_a_count(desk):
         ("/tickets?filter=mine", 400),
         ("/problems?updated_since=2025-01-01", 400),
         ("/tickets/1?page=2", 400),
+        ("/tickets/filter", 400),
+        ("/tickets/filter?query=priority:1", 400),
+        ('/tickets/filter?query="priority:1 AND"', 400),
+        ('/tickets/filter?query="(priority:1"', 400),
+        ('/tickets/filter?query="colour:1"', 400),
+        ('/tickets/filter?query="priority:high"', 400),
+        (f'/tickets/filter?query="priority:{"1" * 512}"', 400),
+        ('/tickets/filter?query="priority:1"&per_page=100', 400),
         ("/incidents", 404),
         ("/tickets/999999", 404),
         ("/tickets/999999/conversations", 404),

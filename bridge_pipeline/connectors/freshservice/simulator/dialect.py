@@ -26,6 +26,7 @@ from bridge_pipeline.connectors.freshservice.simulator.records import (
     said_id,
     workspace_of,
 )
+from bridge_pipeline.connectors.freshservice.simulator.selection import TICKET_FIELDS, selection
 from bridge_pipeline.connectors.freshservice.simulator.world import (
     DAY,
     ERASED,
@@ -51,6 +52,7 @@ _KINDS = {
 _ENTITIES = {"departments": "accounts", "people": "users"}
 _LIST = re.compile(r"/api/v2/(\w+)")
 _ONE = re.compile(r"/api/v2/(\w+)/(\d{1,18})")
+_FILTERED = re.compile(r"/api/v2/tickets/filter")
 _SAID = re.compile(r"/api/v2/tickets/(\d{1,18})/conversations")
 _PAGING = {"page", "per_page"}
 # The parameters that each list knows beside those of paging (B.2).
@@ -58,8 +60,8 @@ _KNOWN = {
     "tickets": {"updated_since", "filter", "requester_id", "email", "type", "workspace_id", "include"}
     | {"order_by", "order_type"},
     "assets": {"include", "trashed"},
-    "requesters": {"include_agents", "query"},
-    "agents": {"query"},
+    "requesters": {"include_agents", "query", "email", "active"},
+    "agents": {"query", "email", "active"},
 }
 _PAGE, _MOST, _RECENT = 30, 100, 30 * DAY
 _STATES = {"deleted": TRASHED, "spam": SPAM}
@@ -178,7 +180,8 @@ class Freshservice:
             raise _Refused(401, {"code": "invalid_credentials", "message": message})
         if request.method != "GET":
             raise _Refused(405)
-        for pattern, answer in ((_LIST, self._list), (_ONE, self._one), (_SAID, self._said)):
+        answers = ((_LIST, self._list), (_FILTERED, self._filtered), (_ONE, self._one), (_SAID, self._said))
+        for pattern, answer in answers:
             if found := pattern.fullmatch(request.path):
                 self._allow(request.path)
                 return answer(request, *found.groups())
@@ -227,8 +230,16 @@ class Freshservice:
                 wanted = is_listed(row) and ((row.agent and agents) or (not row.agent and name != "agents"))
             else:
                 wanted = is_listed(row)
-            if wanted:
+            if wanted and (name not in ("agents", "requesters") or self._is_meant(row, query)):
                 yield row
+
+    def _is_meant(self, row: Row, query: dict[str, str]) -> bool:
+        person = self._records.person(row)
+        if "active" in query and str(person["active"]).lower() != query["active"]:
+            return False
+        if "email" in query and _address(person) != query["email"]:
+            return False
+        return "query" not in query or _selected(query["query"], {key: key for key in person}, person)
 
     def _tickets(self, query: dict[str, str]) -> list[_Listed]:
         behaviour, chosen = self.behaviour, query.get("filter")
@@ -242,9 +253,39 @@ class Freshservice:
             found = [e for e in found if str(workspace_of(e.row, behaviour.workspaces)) == workspace]
         if since is not None and behaviour.since:
             found = [each for each in found if each.updated >= since]
+        asked = query.keys() & {"requester_id", "email", "type"}
+        if asked:
+            found = [each for each in found if self._is_asked_for(each, query)]
         elif since is None and chosen is None:
             found = [each for each in found if each.row.created > self.now - _RECENT]
         return self._in_order(found, query)
+
+    def _is_asked_for(self, each: _Listed, query: dict[str, str]) -> bool:
+        ticket = self._records.ticket(each.row, each.updated, each.version)
+        said = {
+            "requester_id": str(ticket["requester_id"]),
+            "type": ticket["type"],
+            "email": self._address_of(ticket["requester_id"]),
+        }
+        return all(said[name] == query[name] for name in said.keys() & query.keys())
+
+    def _address_of(self, requester: int) -> str | None:
+        row = self.world.find("people", requester)
+        return _address(self._records.person(row)) if row else None
+
+    def _filtered(self, request: Request) -> tuple[object, tuple[tuple[str, str], ...]]:
+        """The live tickets that a query means, 30 to a page and with their number (B.2)."""
+        query = request.query
+        if unknown := set(query) - {"query", "page"}:
+            raise _invalid(min(unknown), "Unexpected/invalid field in request", "invalid_field")
+        found = []
+        for each in self._tickets({"updated_since": instant(0)}):
+            ticket = self._records.detail(each.row, frozenset({"tags"}), self.behaviour.workspaces)
+            ticket["email"] = self._address_of(ticket["requester_id"])
+            if _selected(query.get("query", ""), TICKET_FIELDS, ticket):
+                found.append(each)
+        page, links = self._paged(request, found)
+        return {"tickets": [self._listed_ticket(e, frozenset()) for e in page], "total": len(found)}, links
 
     def _in_order(self, found: list[_Listed], query: dict[str, str]) -> list[_Listed]:
         by = query.get("order_by", "created_at")
@@ -333,6 +374,17 @@ def _charged(request: Request) -> tuple[str | None, int]:
 
 def _included(query: dict[str, str]) -> frozenset[str]:
     return frozenset(name for name in query.get("include", "").split(",") if name)
+
+
+def _address(person: dict[str, Any]) -> str | None:
+    return person.get("primary_email") or person.get("email")
+
+
+def _selected(query: str, fields: dict[str, str], record: dict[str, Any]) -> bool:
+    try:
+        return selection(query, fields)(record)
+    except ValueError as error:
+        raise _invalid("query", str(error), "invalid_value") from None
 
 
 def _invalid(name: str, message: str, code: str) -> _Refused:
