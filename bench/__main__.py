@@ -30,7 +30,7 @@ def main() -> None:
     memory = _counts(asked.memory)
     sizes = Sizes(
         _counts(asked.tickets), asked.days, asked.backfill_days, asked.small, (memory[0], memory[-1]),
-        asked.rounds,
+        asked.rounds, (asked.ui_connections, asked.ui_days),
     )  # fmt: skip
     rows: list[Row] = []
     with stage(asked.folder) as place:
@@ -59,6 +59,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--backfill-days", type=int, default=_USUAL.backfill_days)
     parser.add_argument("--small", type=int, default=_USUAL.small, help="tickets of the small day")
     parser.add_argument("--memory", default="100000,5000000", help="tickets of the two runs of memory")
+    parser.add_argument("--ui-connections", type=int, default=_USUAL.ui[0], help="of the UI's history")
+    parser.add_argument("--ui-days", type=int, default=_USUAL.ui[1], help="partitions of each of them")
     parser.add_argument("--rounds", type=int, default=_USUAL.rounds)
     parser.add_argument("--folder", type=Path, help="where to work; it needs 1 KB per ticket several times")
     parser.add_argument("--json", type=Path, default=Path("benchmarks.json"), help="where figures go")
@@ -76,7 +78,17 @@ def _counts(text: str) -> tuple[int, ...]:
 
 def _command(asked: argparse.Namespace) -> str:
     """What to type for these figures; not where they went."""
-    chosen = ("only", "tickets", "days", "backfill_days", "small", "memory", "rounds")
+    chosen = (
+        "only",
+        "tickets",
+        "days",
+        "backfill_days",
+        "small",
+        "memory",
+        "ui_connections",
+        "ui_days",
+        "rounds",
+    )
     options = (f"--{name.replace('_', '-')} {getattr(asked, name)}" for name in chosen)
     return f"python -m bench {' '.join(options)}"
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from bench import ui as views
+from bench.history import History
 from bench.records import FIRST_DAY, World
 from bench.stage import Stage
 
@@ -18,7 +20,9 @@ _ALL = "accounts,users,tickets"
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured: `tickets` of throughput, re-run and backfill; of `small` day; of memory."""
+    """How much is measured: `tickets` of throughput, re-run and backfill; of `small` day; of memory;
+    connections and days of the UI's history.
+    """
 
     tickets: tuple[int, ...] = (200_000, 1_000_000)
     days: int = 30
@@ -26,6 +30,7 @@ class Sizes:
     small: int = 1_000
     memory: tuple[int, int] = (100_000, 5_000_000)
     rounds: int = 5
+    ui: tuple[int, int] = (50, 1_500)
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,33 @@ def memory(stage: Stage, sizes: Sizes) -> Iterable[Row]:
     yield Row("memory", subject, "–", many, 600.0, False, "MiB", shown, samples)
 
 
+def ui(stage: Stage, sizes: Sizes) -> Iterable[Row]:
+    """Dagster's pages over years of many connections, in a browser."""
+    past = History(*sizes.ui)
+    samples, facts = views.visits(stage, past, sizes.rounds)
+    words = f"UI of {past.connections} connections × {past.days:,} days"
+    subjects = (
+        (views.PAGE, "an asset's page is shown", 10.0),
+        (views.GRID, "its partition grid is shown", 10.0),
+        (f"first {views.GRID}", "its grid is shown for the first time ever", 10.0),
+        (views.PARTITION, "a partition is opened in it", 1.0),
+    )
+    for name, what, bound in subjects:
+        shown = {
+            "s": _median(samples[name], "seconds"),
+            "slowest query, s": _median(samples[name], "slowest"),
+            "CPU of the webserver, s": _median(samples[name], "cpu"),
+        }
+        if small := samples.get(f"small {name}"):
+            shown["with one run, s"] = _median(small, "seconds")
+        subject = f"{words}: {what}"
+        yield Row("ui", subject, "–", shown["s"], bound, False, "s", shown | _told(facts), samples)
+
+
+def _told(facts: dict[str, float]) -> dict[str, float]:
+    return {"events in the log": facts["events"], "webserver, MiB": facts["webserver"]}
+
+
 MEASUREMENTS: dict[str, Callable[[Stage, Sizes], Iterable[Row]]] = {
     "imports": imports,
     "small-day": small_day,
@@ -172,6 +204,7 @@ MEASUREMENTS: dict[str, Callable[[Stage, Sizes], Iterable[Row]]] = {
     "rerun": rerun,
     "backfill": backfill,
     "memory": memory,
+    "ui": ui,
 }
 
 

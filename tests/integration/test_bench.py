@@ -15,6 +15,7 @@ from bridge_pipeline.settings import PROJECT_ROOT
 def test_every_measurement_gives_rows_figures_and_page(tmp_path):
     figures, page = tmp_path / "figures.json", tmp_path / "page.md"
     sizes = "--tickets 40 --days 2 --backfill-days 3 --small 20 --memory 20,40 --rounds 1"
+    sizes += " --ui-connections 2 --ui-days 40"
     command = [sys.executable, "-m", "bench", *sizes.split(), "--folder", str(tmp_path)]
     command += ["--json", str(figures), "--page", str(page)]
     environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}

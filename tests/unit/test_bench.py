@@ -3,7 +3,10 @@
 from dataclasses import asdict
 from itertools import pairwise
 
+import pytest
+
 from bench import source
+from bench.browser import NoBrowser, program
 from bench.measurements import Row
 from bench.page import rendered
 from bench.records import PAGE, World, render
@@ -73,3 +76,9 @@ def test_the_page_says_which_aims_are_met_and_how_to_reproduce_it():
         "c rows/s",
     ):
         assert told in page
+
+
+def test_without_a_browser_it_is_said_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NoBrowser, match="install chromium"):
+        program()
