@@ -12,23 +12,39 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
-
 _TABLES = """
-create table seen (id text, version text, inside integer, sweep integer, primary key (id, version))
+create table seen (id text, version text, inside integer, page integer, primary key (id, version))
     without rowid;
-create table pages (digest blob primary key, sightings blob) without rowid;
+create table pages (page integer primary key, sweep integer, records integer, inside integer, digest blob);
+create index pages_by_digest on pages (digest) where digest is not null;
 create table rejected (sha256 text primary key, reason text, pointer text, detail text,
     record_id text, raw blob, page integer, position integer, fetched_at text) without rowid;
 create table gone (id text primary key, changed integer, seen integer, page integer, position integer)
     without rowid;
 """
+# Of ids, and the same where no id stands in two places.
+_MISSED = """
+select count(*) from (
+    select 1 from seen join pages using (page)
+    group by id having max(seen.inside) = 1 and max(sweep) < ?
+)
+"""
+_MISSED_PAGES = "select coalesce(sum(inside), 0) from pages where sweep < ?"
 _REPORT = """
 insert into gone values (?, ?, ?, ?, ?) on conflict (id) do update
 set changed = excluded.changed, seen = excluded.seen, page = excluded.page, position = excluded.position
 """
-# Of each id, for each version: whether it lies in the window, and the sweep that saw it last.
-_Versions = dict[str, dict[str, tuple[bool, int]]]
+# Of each id, for each version: whether it lies in the window, the sweep that saw it last, and its page.
+_Versions = dict[str, dict[str, tuple[bool, int, int]]]
+# Of the records of a page: those seen in this sweep already; those of the window that were not.
+_SWEPT = """
+with swept as (
+    select s.inside as own, max(o.inside) as other from seen as s
+    join seen as o on o.id = s.id join pages as p on p.page = o.page and p.sweep = :sweep
+    where s.page = :page group by s.id
+)
+select count(*), coalesce(sum(own and other), 0) from swept
+"""
 # SQLite allows 32,766 variables in a statement.
 _AT_ONCE = 30_000
 
@@ -72,7 +88,11 @@ class GoneReport:
 
 
 class DiskCensus:
-    """See `connector_kit.connector.Census`."""
+    """See `connector_kit.connector.Census`.
+
+    Each version belongs to the page that brought it last, and when it was seen is kept of the page. So a
+    page that comes again with the same bytes is entered at once, however many records it has.
+    """
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -81,8 +101,10 @@ class DiskCensus:
         self._db.execute("pragma journal_mode = off")
         self._db.execute("pragma synchronous = off")
         self._db.executescript(_TABLES)
-        self._sweep = 0
+        self._sweep = self._page = 0
         self._unseen = self._in_window = self._swept = self._repeated = 0
+        # Whether no record stands in two places.
+        self._disjoint = True
 
     @property
     def unseen(self) -> int:
@@ -102,23 +124,60 @@ class DiskCensus:
 
     @property
     def missed(self) -> int:
-        query = """select count(*) from
-            (select 1 from seen group by id having max(inside) = 1 and max(sweep) < ?)"""
+        query = _MISSED_PAGES if self._disjoint else _MISSED
         return int(self._db.execute(query, (self._sweep,)).fetchone()[0])
 
     def begin_sweep(self) -> None:
         self._sweep += 1
         self._unseen = self._swept = self._repeated = 0
 
-    def enter(self, page: list[Sighting]) -> list[bool]:
-        """Enters the records of a page, in order; says of each whether this version is new."""
+    def enter(self, page: list[Sighting], digest: bytes | None = None) -> list[bool]:
+        """Enters the records of a page, in order; says of each whether this version is new.
+
+        Args:
+            digest: SHA-256 of the page's bytes, for `enter_again`.
+        """
         ids = {sighting.id for sighting in page}
         known = self._known(ids)
-        fresh = self._compare(page, known) if known or len(ids) < len(page) else self._add(page)
-        rows = [(record_id, version, inside, self._sweep) for record_id, version, inside, _ in page]
+        alone = not known and len(ids) == len(page)
+        fresh = self._add(page) if alone else self._compare(page, known)
+        self._disjoint &= alone
+        self._page += 1
+        number, inside = self._page, sum(sighting.inside for sighting in page)
+        kept = digest if len(ids) == len(page) else None
+        rows = [(record_id, version, inside, number) for record_id, version, inside, _ in page]
         with self._transaction():
+            self._disown(page, known)
+            self._db.execute(
+                "insert into pages values (?, ?, ?, ?, ?)", (number, self._sweep, len(page), inside, kept)
+            )
             self._db.executemany("insert or replace into seen values (?, ?, ?, ?)", rows)
         return fresh
+
+    def enter_again(self, digest: bytes) -> int:
+        """Enters a page with bytes that were entered before, none of it rejected.
+
+        Returns:
+            How many records it has, none of them new; 0 if its bytes are not known.
+        """
+        query = "select page, sweep, records, inside from pages where digest = ?"
+        found = self._db.execute(query, (digest,)).fetchone()
+        if found is None:
+            return 0
+        page, sweep, records, inside = found
+        if sweep == self._sweep:
+            self._repeated = records
+            return records
+        self._repeated, elsewhere = (0, 0) if self._disjoint else self._swept_elsewhere(page)
+        self._swept += inside - elsewhere
+        self._db.execute("update pages set sweep = ? where page = ?", (self._sweep, page))
+        return records
+
+    def _swept_elsewhere(self, page: int) -> tuple[int, int]:
+        """How many records of a page other pages of this sweep had; how many of them lie in the window."""
+        self._db.execute("create index if not exists seen_by_page on seen (page)")
+        found = self._db.execute(_SWEPT, {"page": page, "sweep": self._sweep}).fetchone()
+        return int(found[0]), int(found[1])
 
     def _add(self, page: list[Sighting]) -> list[bool]:
         """Counts records of which none was seen before."""
@@ -133,10 +192,11 @@ class DiskCensus:
     def _compare(self, page: list[Sighting], known: _Versions) -> list[bool]:
         """Counts records of which some were seen before, on this page or on others."""
         fresh, self._repeated = [], 0
+        seen = {record_id: dict(versions) for record_id, versions in known.items()}
         for record_id, version, inside, rejected in page:
-            versions = known.setdefault(record_id, {})
+            versions = seen.setdefault(record_id, {})
             repeated = counted = swept = False
-            for was_inside, sweep in versions.values():
+            for was_inside, sweep, _ in versions.values():
                 repeated |= sweep == self._sweep
                 counted |= was_inside
                 swept |= was_inside and sweep == self._sweep
@@ -147,18 +207,18 @@ class DiskCensus:
                     self._in_window += not counted
                     self._swept += not swept
             fresh.append(version not in versions)
-            versions[version] = (inside, self._sweep)
+            versions[version] = (inside, self._sweep, 0)
         return fresh
 
-    def keep_page(self, digest: bytes, ids: list[str], versions: list[str], inside: list[bool]) -> None:
-        """Keeps what a page held, none of it rejected, under the SHA-256 of its bytes."""
-        held = orjson.dumps([ids, versions, inside])
-        self._db.execute("insert or ignore into pages values (?, ?)", (digest, held))
-
-    def page(self, digest: bytes) -> list[Sighting]:
-        """What was kept of the page with these bytes; empty if nothing."""
-        row = self._db.execute("select sightings from pages where digest = ?", (digest,)).fetchone()
-        return list(map(Sighting, *orjson.loads(row[0]))) if row else []
+    def _disown(self, page: list[Sighting], known: _Versions) -> None:
+        """Forgets the bytes of pages that lose a version to the one that is entered."""
+        pages = {
+            known[sighting.id][sighting.version][2]
+            for sighting in page
+            if sighting.version in known.get(sighting.id, ())
+        }
+        forget = "update pages set digest = null where page = ?"
+        self._db.executemany(forget, [(each,) for each in pages])
 
     def reject(self, records: list[RejectedRecord]) -> None:
         """Spools rejected records; one already spooled is kept once."""
@@ -192,9 +252,12 @@ class DiskCensus:
         for start in range(0, len(wanted), _AT_ONCE):
             part = wanted[start : start + _AT_ONCE]
             marks = ",".join("?" * len(part))
-            query = f"select id, version, inside, sweep from seen where id in ({marks})"
-            for record_id, version, inside, sweep in self._db.execute(query, part):
-                known.setdefault(record_id, {})[version] = (bool(inside), sweep)
+            query = (
+                "select id, version, seen.inside, sweep, page from seen join pages using (page)"
+                f" where id in ({marks})"
+            )
+            for record_id, version, inside, sweep, page in self._db.execute(query, part):
+                known.setdefault(record_id, {})[version] = (bool(inside), sweep, page)
         return known
 
     def _transaction(self) -> "_Transaction":

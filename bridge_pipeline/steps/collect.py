@@ -99,10 +99,8 @@ class Collector:
         counts.fetched_from = min(counts.fetched_from or page.fetched_at, page.fetched_at)
         counts.fetched_to = max(counts.fetched_to or page.fetched_at, page.fetched_at)
         digest = page.content.digest
-        if digest is not None and (known := self._census.page(digest)):
-            # The bytes of a page that was taken already: all of its versions are known.
-            self._census.enter(known)
-            counts.duplicate += len(known)
+        if digest is not None and (known := self._census.enter_again(digest)):
+            counts.duplicate += known
         else:
             self._sort_out(page)
 
@@ -116,18 +114,12 @@ class Collector:
         accepted, rejected = self._parsed(page, latest)
         inside = [self._within(moment) for moment in self._changes(accepted)]
         refused_inside = [self._rejected_within(item, latest) for _, item in rejected]
-        fresh = self._census.enter(
-            [
-                *map(Sighting, accepted.rows.ids, accepted.rows.content_hash, inside),
-                *(
-                    _unaccepted(item, within)
-                    for (_, item), within in zip(rejected, refused_inside, strict=True)
-                ),
-            ]
-        )
+        sightings = [
+            *map(Sighting, accepted.rows.ids, accepted.rows.content_hash, inside),
+            *(_unaccepted(item, within) for (_, item), within in zip(rejected, refused_inside, strict=True)),
+        ]
         # What is rejected may be accepted later: a change time in the future comes.
-        if digest is not None and not rejected:
-            self._census.keep_page(digest, accepted.rows.ids, accepted.rows.content_hash, inside)
+        fresh = self._census.enter(sightings, None if rejected else digest)
         self.counts.duplicate += fresh.count(False)
         new, new_rejected = fresh[: len(inside)], fresh[len(inside) :]
         self._keep_accepted(page, accepted, inside, new, gone)
