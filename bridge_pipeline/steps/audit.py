@@ -42,10 +42,9 @@ from bridge_pipeline.failpoints import reach
 from bridge_pipeline.model import ENTITIES, Entity, Window
 from bridge_pipeline.model.entity import TIMESTAMP
 from bridge_pipeline.model.window import midnight
-from bridge_pipeline.steps import cells
+from bridge_pipeline.steps import cells, ordering
 from bridge_pipeline.steps import chain as audit_chain
 from bridge_pipeline.steps.load import refuse_unreadable
-from bridge_pipeline.steps.ordering import RANK, in_order
 from bridge_pipeline.steps.picks import Part, Picked, Tombstone, parts_of, pick
 
 log = structlog.get_logger(__name__)
@@ -291,7 +290,8 @@ class _Writing:
 
     def _export(self, added: list[_Version]) -> None:
         """Writes all files in one pass over the landed rows, in order of day and row."""
-        ordered = in_order(self._ranked(added), range(sum(v.picked.rows for v in added)), self._scratch)
+        ranks = range(sum(version.picked.rows for version in added))
+        ordered = ordering.in_order(self._ranked(added), ranks, self._scratch, ordering.BUDGET)
         rows = _Rows(ordered)
         for number, version in enumerate(added, start=1):
             kept: list[pa.ChunkedArray] | None = None if version.current is None else []
@@ -332,23 +332,26 @@ class _Writing:
         for rows in part.read(("seq", *_columns(self._entity)[:-1])):
             numbers = rows["seq"].to_numpy()
             places = np.where(numbers < len(ranks), ranks[np.minimum(numbers, len(ranks) - 1)], -1)
-            table = rows.drop_columns(["seq"])
-            none = pa.nulls(rows.num_rows, TIMESTAMP)
-            table = table.append_column("deleted_at", none).append_column(RANK, pa.array(places))
+            table = self._table(rows, pa.nulls(rows.num_rows, TIMESTAMP), places)
             yield table.filter(pa.array(places >= 0))
 
     def _tombstones(self, graves: Sequence[Tombstone], places: np.ndarray) -> pa.Table:
-        schema = self._entity.landing_schema
+        schema, names = self._entity.landing_schema, _columns(self._entity)[:-1]
         known = {
             "id": pa.array([grave.id for grave in graves], pa.string()),
             "content_hash": pa.array([grave.mark for grave in graves], pa.string()),
-            "deleted_at": pa.array([grave.deleted_at for grave in graves], TIMESTAMP),
         }
         columns = {
             name: known[name] if name in known else pa.nulls(len(graves), schema.field(name).type)
-            for name in _columns(self._entity)
+            for name in names
         }
-        return pa.table(columns | {RANK: pa.array(places, pa.int64())})
+        deleted = pa.array([grave.deleted_at for grave in graves], TIMESTAMP)
+        return self._table(pa.table(columns), deleted, places)
+
+    def _table(self, rows: pa.Table, deleted: pa.Array, places: np.ndarray) -> pa.Table:
+        """Rows with their places; a table of its own, so that all have one schema."""
+        columns = {name: rows[name] for name in _columns(self._entity)[:-1]}
+        return pa.table(columns | {"deleted_at": deleted, ordering.RANK: pa.array(places, pa.int64())})
 
     # --- The manifests
 

@@ -21,9 +21,7 @@ _ROWS_AT_A_TIME = 8_192
 _MOST_SHARES = 128
 
 
-def in_order(
-    parts: Iterable[pa.Table], ranks: range, folder: Path, budget: int = BUDGET
-) -> Iterator[pa.Table]:
+def in_order(parts: Iterable[pa.Table], ranks: range, folder: Path, budget: int) -> Iterator[pa.Table]:
     """The rows by their int64 column `rank`, some thousands at a time.
 
     Args:
