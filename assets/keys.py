@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
-from dagster_dbt import DagsterDbtTranslator
 
 from bridge_pipeline import naming
 from bridge_pipeline.model import ENTITIES, Entity, Kind
@@ -89,23 +88,22 @@ def _table_name(layer: str, entity: Entity) -> dict[str, str]:
     return {"dagster/table_name": f"{naming.DESK_SCHEMA}.{entity.name}"} if layer == naming.TABLES else {}
 
 
-class ModelsTranslator(DagsterDbtTranslator):
-    """dbt's models and sources as assets: `models/<name>`, read from `tables/<entity>`."""
+def model_key(node: Mapping[str, Any]) -> dg.AssetKey:
+    """The asset of a node of dbt's manifest: `models/<name>`, or for a source the table it is."""
+    name: str = node["name"]
+    if node["resource_type"] == "source":
+        return key(naming.TABLES, _LOADED_WITH.get(name, name))
+    return key(naming.MODELS, name)
 
-    def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
-        name: str = dbt_resource_props["name"]
-        if dbt_resource_props["resource_type"] == "source":
-            return key(naming.TABLES, _LOADED_WITH.get(name, name))
-        return key(naming.MODELS, name)
 
-    def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str:
-        return naming.MODELS if dbt_resource_props["resource_type"] == "model" else naming.TABLES
+def model_group(node: Mapping[str, Any]) -> str:
+    """The group of a node of dbt's manifest."""
+    return naming.MODELS if node["resource_type"] == "model" else naming.TABLES
 
-    def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> list[str]:
-        return [_OWNERS[naming.MODELS]]
 
-    def get_automation_condition(self, dbt_resource_props: Mapping[str, Any]) -> dg.AutomationCondition:
-        return follows_upstream()
+def model_owners() -> list[str]:
+    """Who owns the models."""
+    return [_OWNERS[naming.MODELS]]
 
 
 def follows_upstream() -> dg.AutomationCondition:

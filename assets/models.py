@@ -1,37 +1,37 @@
 """`models/<name>`: the dbt models over the tables, and their tests as asset checks."""
 
 from collections.abc import Iterator
-from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster_dbt import DagsterDbtTranslatorSettings, DbtCliResource, dbt_assets
+import orjson
 
-from assets.keys import ModelsTranslator
-from bridge_pipeline.database.exclusive import exclusively
-from resources.dbt import in_database, target_folder
+from assets.manifest import SELECTED, asset_specs, check_specs
+from bridge_pipeline.imports import collections_paused
+from resources.dbt import DbtResource
 from resources.workspace import WorkspaceResource
 
 
 def model_assets(manifest: Path) -> dg.AssetsDefinition:
     """One asset per model; a build waits for one that is under way."""
+    parsed = orjson.loads(manifest.read_bytes())
 
-    # Two of dbt's sources are filled by one asset.
-    settings = DagsterDbtTranslatorSettings(enable_duplicate_source_asset_keys=True)
-
-    @dbt_assets(manifest=manifest, dagster_dbt_translator=ModelsTranslator(settings), name="models")
+    @dg.multi_asset(
+        name="models",
+        specs=asset_specs(parsed),
+        check_specs=check_specs(parsed),
+        can_subset=True,
+        op_tags=SELECTED,
+        allow_arbitrary_check_specs=True,
+    )
     def models(
-        context: dg.AssetExecutionContext, workspace: WorkspaceResource, dbt: DbtCliResource
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource, dbt: DbtResource
     ) -> Iterator[Any]:
-        opened = workspace.open()
-        # The threads of dagster-dbt that read the metadata change the folder, each back to what it found.
-        with exclusively(opened, "dbt"), target_folder(opened) as target, chdir(Path.cwd()):
-            # Unit tests test the SQL, not the data; `make test` runs them.
-            build = dbt.cli(
-                ["build", "--exclude-resource-type", "unit_test"], context=context, target_path=target
-            )
-            build.manifest = in_database(build.manifest, opened.database.name)
-            yield from build.stream().fetch_row_counts().fetch_column_metadata()
+        # dbt's import takes seconds, so only a build pays for it.
+        with collections_paused():
+            from assets.building import build
+
+        yield from build(context, workspace.open(), dbt.open(), manifest)
 
     return models

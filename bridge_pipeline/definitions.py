@@ -20,7 +20,7 @@ from bridge_pipeline.automation.jobs import certify_job, daily_job
 from bridge_pipeline.automation.schedules import certify_schedule, daily_schedule
 from bridge_pipeline.automation.sensors import deliveries_sensor, failed_runs_sensor, follow_upstream_sensor
 from bridge_pipeline.model import ENTITIES
-from resources.dbt import MANIFEST, dbt_resource
+from resources.dbt import MANIFEST, DbtResource
 from resources.workspace import WorkspaceResource
 
 
@@ -53,7 +53,7 @@ def build_definitions(
         jobs=[daily_job(), certify_job()],
         schedules=[daily_schedule(configuration), certify_schedule(configuration)],
         sensors=[follow_upstream_sensor(), failed_runs_sensor(), deliveries_sensor()],
-        resources={"workspace": WorkspaceResource(), "dbt": dbt_resource()},
+        resources={"workspace": WorkspaceResource(), "dbt": DbtResource()},
         executor=dg.in_process_executor,
     )
 

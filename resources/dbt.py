@@ -7,22 +7,32 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dagster_dbt import DbtCliResource
+import dagster as dg
 
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.settings import PROJECT_ROOT
+
+if TYPE_CHECKING:
+    from dagster_dbt import DbtCliResource
 
 PROJECT = PROJECT_ROOT / "dbt_project"
 MANIFEST = PROJECT / "target" / "manifest.json"
 
 
-def dbt_resource() -> DbtCliResource:
+class DbtResource(dg.ConfigurableResource):
     """dbt's command line over the project of this repository."""
-    # The command lies beside the interpreter, also where the environment was not activated.
-    command = Path(sys.executable).with_name("dbt")
-    return DbtCliResource(project_dir=str(PROJECT), profiles_dir=str(PROJECT), dbt_executable=str(command))
+
+    def open(self) -> "DbtCliResource":
+        """What runs dbt's commands; importing it takes seconds."""
+        from dagster_dbt import DbtCliResource
+
+        # The command lies beside the interpreter, also where the environment was not activated.
+        command = Path(sys.executable).with_name("dbt")
+        return DbtCliResource(
+            project_dir=str(PROJECT), profiles_dir=str(PROJECT), dbt_executable=str(command)
+        )
 
 
 @contextmanager

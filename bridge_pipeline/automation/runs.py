@@ -21,6 +21,7 @@ from bridge_pipeline.connector_kit.journal import write_durably
 from bridge_pipeline.database import registry
 from bridge_pipeline.database.exclusive import exclusively
 from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.imports import collections_paused
 from bridge_pipeline.settings import PROJECT_ROOT
 from bridge_pipeline.steps.due import checked_request
 
@@ -66,7 +67,8 @@ def run_days(
     instance = prepare_instance(workspace)
     add_partition(workspace, name)
     # Importing the definitions takes seconds; only a run pays for it.
-    from bridge_pipeline.definitions import defs
+    with collections_paused():
+        from bridge_pipeline.definitions import defs
 
     job = defs.resolve_job_def(DAILY_JOB)
     keys = keys_for(wanted, defs.resolve_asset_graph().get_all_asset_keys())

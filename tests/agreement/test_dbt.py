@@ -11,10 +11,13 @@ import sys
 import pytest
 from sqlalchemy.dialects import postgresql
 
+from assets.building import known_models
+from assets.models import model_assets
 from bridge_pipeline import naming
 from bridge_pipeline.database.tables import metadata
 from bridge_pipeline.model import ENTITIES
 from bridge_pipeline.settings import PROJECT_ROOT
+from resources.dbt import MANIFEST
 
 PROJECT = PROJECT_ROOT / "dbt_project"
 DESK_TABLES = {table.name: table for table in metadata.tables.values() if table.schema == naming.DESK_SCHEMA}
@@ -129,3 +132,22 @@ def test_a_model_is_protected_by_its_last_hook(models, model):
 @pytest.mark.parametrize("mart", MARTS)
 def test_a_mart_has_a_unit_test(manifest, mart):
     assert mart in {test["model"] for test in manifest["unit_tests"].values()}
+
+
+def test_the_models_are_declared_as_dagster_dbt_declares_them():
+    ours, theirs = model_assets(MANIFEST), known_models(MANIFEST)
+    assert {spec.key: declared(spec) for spec in ours.specs} == {
+        spec.key: declared(spec) for spec in theirs.specs
+    }
+    assert {spec.key: spec for spec in ours.check_specs} == {spec.key: spec for spec in theirs.check_specs}
+    assert (ours.can_subset, ours.op.tags) == (theirs.can_subset, theirs.op.tags)
+
+
+def declared(spec):
+    """All that a spec says, but for what dagster-dbt notes there for its own use at run time."""
+    said = {name: getattr(spec, name) for name in spec._fields}
+    # Of its dependencies only which they are: their columns stand at the tables.
+    said["deps"] = {dep.asset_key for dep in spec.deps}
+    run_time = {"dagster_dbt/manifest", "dagster_dbt/dagster_dbt_translator"}
+    said["metadata"] = {name: value for name, value in spec.metadata.items() if name not in run_time}
+    return said

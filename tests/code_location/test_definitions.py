@@ -182,14 +182,15 @@ def test_they_load_without_secret_database_or_home(tmp_path):
 import json, sys
 from bridge_pipeline.definitions import defs
 keys = defs.resolve_asset_graph().get_all_asset_keys()
-print(json.dumps({"slow": "great_expectations" in sys.modules, "keys": len(keys)}))
+slow = {"great_expectations", "dagster_dbt", "dbt", "pandas", "scipy"}
+print(json.dumps({"slow": sorted(slow & sys.modules.keys()), "keys": len(keys)}))
 """
     variables = {
         "BRIDGE_HOME": str(tmp_path / "home"),
         "BRIDGE_DATABASE_URL": "postgresql://nobody@192.0.2.1/none",
     }
     told = json.loads(python(code, tmp_path, **variables))
-    assert told == {"slow": False, "keys": len(ASSETS)}
+    assert told == {"slow": [], "keys": len(ASSETS)}
     assert not (tmp_path / "home").exists()
 
 
