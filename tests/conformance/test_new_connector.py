@@ -16,6 +16,7 @@ NAME = "fifth_desk"
 SPECIFICATION = "tests/conformance/test_specification.py"
 # What the page asks for, for an imagined API: `/v1/tickets?page=2` gives `{"tickets": […]}`.
 ANSWERS = {
+    "the id of a record as text": "return str(number)",
     "what a request proves itself with": 'return {"Authorization": f"Bearer {token}"}',
     "what asks for a page of a list": 'return {"page": str(page)}',
     "a record as the API writes it": (
