@@ -400,13 +400,36 @@ def test_a_source_that_counts_refuses_none_of_several_processes(registered, data
     assert busiest(server.arrived, 0.5) <= 16
 
 
+NOTED = """
+create table public.told_to_wait (used bigint);
+create function public.note() returns trigger language plpgsql as $$
+begin
+    insert into public.told_to_wait select b.used from bridge.quota_buckets as b
+    where b.credential = new.credential and b.bucket = 'requests';
+    return null;
+end
+$$;
+create trigger note after insert or update on bridge.quota_waiters
+    for each row execute function public.note()
+"""
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("workers", range(1, 7))
-def test_of_what_may_be_used_nothing_more_is_used_by_however_many(workers, registered, database):
+def test_of_what_may_be_used_hardly_less_and_nothing_more_is_used_by_however_many(
+    workers, registered, database
+):
+    """By the ledger's own count whenever it tells someone to wait, however busy the machine is."""
     limit, seconds, windows, usable = 50, 5.0, 4, 40
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql(NOTED)
     with guarded(limit, seconds) as server:
         codes = run_workers(database, server, workers, limit, seconds, usable * windows)
     assert codes == [0] * workers
     assert server.refused == 0
     assert len(server.arrived) >= usable * windows
     assert busiest(server.arrived, seconds) <= usable
+    with database.engine.connect() as connection:
+        counted = connection.execute(sa.text("select count(*), avg(used) from public.told_to_wait")).one()
+    assert counted[0] >= windows - 1
+    assert counted[1] >= 0.9 * usable
