@@ -48,6 +48,7 @@ def upgrade(home: Home, old_programs: Path | None = None) -> Upgraded:
     """
     home.postgres.mkdir(mode=0o700, parents=True, exist_ok=True)
     with file_lock(home.postgres / "upgrade.lock"):
+        _clear(_new(home))
         data, old = home.postgres / "data", None
         if not data.exists():
             # Killed before it was finished.
@@ -113,9 +114,9 @@ def _put_aside(home: Home, version: str) -> Home:
 
 def _bring_over(home: Home, old: Home, folder: Path) -> int:
     """Loads everything into a new server and puts its data in place; returns the number of rows."""
-    new = Home(home.postgres / "upgrade")
-    embedded.stop(new)
-    shutil.rmtree(new.root, ignore_errors=True)
+    new = _new(home)
+    # The server of an upgrade that was killed lives on.
+    embedded.stop(old)
     try:
         with embedded.served_by(old, folder) as source:
             rows = _copied(source, embedded.ensure_running(new))
@@ -123,9 +124,18 @@ def _bring_over(home: Home, old: Home, folder: Path) -> int:
         (new.postgres / "data").rename(home.postgres / "data")
         sync_folder(home.postgres)
     finally:
-        embedded.stop(new)
-        shutil.rmtree(new.root, ignore_errors=True)
+        _clear(new)
     return rows
+
+
+def _new(home: Home) -> Home:
+    """Where the new server works until its data is whole."""
+    return Home(home.postgres / "upgrade")
+
+
+def _clear(new: Home) -> None:
+    embedded.stop(new)
+    shutil.rmtree(new.root, ignore_errors=True)
 
 
 def _copied(source: Server, target: Server) -> int:

@@ -136,6 +136,25 @@ def test_one_that_was_killed_is_never_taken_for_an_empty_home(old, home):
     check(home, wanted)
 
 
+def test_the_servers_of_one_that_was_killed_are_ended_first(old, home):
+    version, wanted = old
+    aside = Home(home.postgres / f"old-{version}")
+    aside.postgres.mkdir(parents=True)
+    (home.postgres / "data").rename(aside.postgres / "data")
+    embedded.ensure_running(Home(home.postgres / "upgrade"))
+    with embedded.served_by(aside, embedded.programs(version)):
+        upgrade.upgrade(home)
+    check(home, wanted)
+    told = (aside.logs / "postgres.log").read_text()
+    assert "received fast shutdown request" in told
+    assert "lock file" not in told, "nothing is taken from under a server that lives"
+    assert sorted(path.name for path in home.postgres.iterdir() if path.is_dir()) == [
+        "data",
+        f"old-{version}",
+        "socket",
+    ]
+
+
 def test_one_that_was_killed_before_the_data_was_put_aside_is_begun_anew(old, home):
     version, wanted = old
     (home.postgres / f"old-{version}" / "postgres").mkdir(parents=True)
