@@ -26,6 +26,7 @@ CAMPAIGNS = {
     "disk-full": ("L4", "test_disk.py"),
     "concurrency": ("L3 L5", "test_concurrency.py"),
     "host-crash": ("L4", "test_host_crash.py"),
+    "backup": ("L2 L4", "test_backup.py"),
 }
 
 
