@@ -45,8 +45,6 @@ from bridge_pipeline.steps.metering import shared_quota
 
 log = structlog.get_logger(__name__)
 _QUARANTINE_CHUNK = 200
-# As many as some large pages have.
-_CONTAINERS = 200_000
 _WHY = ("reason", "pointer", "detail", "record_id")
 # After so many refusals in a row the source gives no single records.
 _LOOKUP_FAILURES = 5
@@ -184,14 +182,18 @@ def _extracting(workspace: Workspace, name: str, entity: str) -> Iterator[tuple[
 
 
 @contextmanager
-def _few_collections() -> Iterator[None]:
-    """Records are trees: to look for cycles among those of each page costs as much as to parse them."""
-    usual = gc.get_threshold()
-    gc.set_threshold(_CONTAINERS, *usual[1:])
+def _collected_by_hand() -> Iterator[None]:
+    """Leaves it to the caller to collect garbage, and to do so among what is made from now on alone.
+
+    Records are trees: to look for cycles among those of each page costs as much as to parse them.
+    """
+    gc.freeze()
+    gc.disable()
     try:
         yield
     finally:
-        gc.set_threshold(*usual)
+        gc.enable()
+        gc.unfreeze()
 
 
 class _Extraction:
@@ -237,7 +239,7 @@ class _Extraction:
         try:
             collector = self._collector(census, journal)
             pages = self._reported(self._pages(connection, census, journal), collector)
-            with _few_collections():
+            with _collected_by_hand():
                 files = land(entity, lambda: collector.tables(pages), folder, work / "dlt")
             batch = self._batch(batch_id, number, collector, journal, files)
             batch = replace(batch, first_read_of=self._first_read(connection, batch))
@@ -318,6 +320,8 @@ class _Extraction:
             yield page
             reach("extract.validated")
             progress.report("extract", self._stream.entity.name, collector.counts.fetched, "records")
+            # An answer and its connection refer to each other, and would stay with all of their bytes.
+            gc.collect()
 
     def _batch(
         self, batch_id: int, number: int, collector: Collector, journal: Journal, files: list[dict[str, Any]]
