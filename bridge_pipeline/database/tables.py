@@ -565,6 +565,13 @@ def _desk(entity: Entity) -> sa.Table:
             for column in entity.parents
         ),
         sa.Index(None, "connection", "updated_at"),
+        # Few rows of many: each load and each audit asks for them.
+        sa.Index(
+            f"{entity.name}_deleted_idx",
+            "connection",
+            "updated_at",
+            postgresql_where=sa.text("deleted_at is not null"),
+        ),
         *(sa.Index(None, "connection", column.name) for column in entity.parents),
         schema=naming.DESK_SCHEMA,
         comment=entity.description,

@@ -498,20 +498,38 @@ class _Rows:
 def _left(previous: Path, kept: list[pa.ChunkedArray]) -> list[str]:
     """The live ids of a previous version that are not among those of its day now."""
     now = pa.chunked_array([chunk for ids in kept for chunk in ids.chunks], pa.string())
-    before = pa.array(live_ids(previous), pa.string())
+    before = live_ids(previous)
     stayed = pc.call_function("is_in", [before], pc.SetLookupOptions(now))
     return before.filter(pc.call_function("invert", [stayed])).to_pylist()
 
 
-def live_ids(path: Path) -> Iterator[str]:
+def live_ids(path: Path) -> pa.ChunkedArray:
     """The ids of an audit file's rows that are no tombstones, in order."""
+    try:
+        with pyarrow.csv.open_csv(path, *_READING) as reader:
+            rows = pa.Table.from_batches(list(reader), reader.schema)
+    except pa.ArrowInvalid:
+        # Arrow reads no row that is longer than its blocks; Python does, ten times as slowly.
+        rows = _read_slowly(path)
+    live = rows["id"].filter(pc.call_function("equal", [rows["deleted_at"], pa.scalar("")]))
+    guard = pc.ReplaceSubstringOptions(pattern="^'", replacement="")
+    return pc.call_function("replace_substring_regex", [live], guard)
+
+
+_IDS = {"id": pa.string(), "deleted_at": pa.string()}
+_READING = (
+    pyarrow.csv.ReadOptions(use_threads=False, block_size=16 << 20),
+    pyarrow.csv.ParseOptions(newlines_in_values=True),
+    pyarrow.csv.ConvertOptions(include_columns=list(_IDS), column_types=_IDS),
+)
+
+
+def _read_slowly(path: Path) -> pa.Table:
     # A description may well be longer than the 128 KiB that the reader allows by itself.
     csv.field_size_limit(sys.maxsize)
     with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file)
-        columns = next(rows)
-        own, deleted = columns.index("id"), columns.index("deleted_at")
-        yield from (row[own].removeprefix("'") for row in rows if not row[deleted])
+        found = [(row["id"], row["deleted_at"]) for row in csv.DictReader(file)]
+    return pa.table([list(column) for column in zip(*found, strict=True)], schema=pa.schema(_IDS))
 
 
 def _places(added: list[_Version]) -> list[Path]:

@@ -33,10 +33,9 @@ def lines(rows: pa.Table) -> pa.Buffer:
 def _cells(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_timestamp(column.type):
         # Without the zone, which would be looked up for each value.
-        times = column.cast(pa.timestamp("us")).cast(pa.string())
-        days = pc.call_function("utf8_slice_codeunits", [times], pc.SliceOptions(0, 10))
-        hours = pc.call_function("utf8_slice_codeunits", [times], pc.SliceOptions(11))
-        return _joined(days, "T", hours, "Z")
+        times = column.cast(pa.timestamp("us")).cast(pa.string()).cast(pa.binary())
+        options = pc.ReplaceSliceOptions(10, 11, b"T")
+        return _joined(pc.call_function("binary_replace_slice", [times], options).cast(pa.string()), "Z")
     if pa.types.is_boolean(column.type):
         return column.cast(pa.string())
     return _disarmed(column)
