@@ -17,6 +17,7 @@ from bridge_pipeline.automation.launcher import (
     on_this_machine,
     process_tag,
 )
+from bridge_pipeline.automation.storage import connections_kept
 from bridge_pipeline.connector_kit.journal import write_durably
 from bridge_pipeline.database import registry
 from bridge_pipeline.database.exclusive import exclusively
@@ -74,7 +75,7 @@ def run_days(
     keys = keys_for(wanted, defs.resolve_asset_graph().get_all_asset_keys())
     start, end = naming.partition_key(name, first), naming.partition_key(name, last)
     # Two runs of a connection would stop at each other's unchecked batches: the second one waits (L5).
-    with exclusively(workspace, f"run:{name}"):
+    with exclusively(workspace, f"run:{name}"), connections_kept(instance):
         result = job.execute_in_process(
             instance=instance,
             asset_selection=keys,

@@ -2,13 +2,16 @@
 
 import json
 import socket
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
 from assets import shown
 from assets.partitions import SCHEDULED_TAG
@@ -97,6 +100,21 @@ def recorded(instance: dg.DagsterInstance, status: str, tags: Mapping[str, str])
     return instance.add_run(run)
 
 
+@contextmanager
+def opened() -> Iterator[Counter[str]]:
+    """Counts the connections to a database that are opened meanwhile, by driver; Dagster's is psycopg2."""
+    counts: Counter[str] = Counter()
+
+    def count(connection: Any, _record: Any) -> None:
+        counts[type(connection).__module__.partition(".")[0]] += 1
+
+    sa.event.listen(sa.Pool, "connect", count)
+    try:
+        yield counts
+    finally:
+        sa.event.remove(sa.Pool, "connect", count)
+
+
 def test_a_range_of_days_is_one_run_that_materialises_every_partition(installation, desk):
     fill(desk)
     free: list[bool] = []
@@ -106,9 +124,12 @@ def test_a_range_of_days_is_one_run_that_materialises_every_partition(installati
             free.append(advisory_lock(connection, f"exclusive:run:{NAME}", wait=False))
 
     desk.before = look
-    outcome = run_days(installation, NAME, FIRST, LAST)
+    with opened() as connections:
+        outcome = run_days(installation, NAME, FIRST, LAST)
     assert outcome.success, outcome.failures
     assert set(free) == {False}, "another run of the connection could have begun"
+    # Dagster would open one for every statement: more than a thousand.
+    assert 0 < connections["psycopg2"] < 100
     instance = prepare_instance(installation)
     (run,) = instance.get_runs()
     assert (run.run_id, run.status) == (outcome.run_id, dg.DagsterRunStatus.SUCCESS)
