@@ -25,6 +25,8 @@ _TENANT = "bridge_tenant_"
 _ATTRIBUTES = "login nosuperuser nocreatedb nocreaterole noreplication nobypassrls"
 _CREATE = sql.SQL("create role {} " + _ATTRIBUTES + " password {}")
 _ALTER = sql.SQL("alter role {} " + _ATTRIBUTES + " password {}")
+# What was only read stays locked against a rebuild of the marts until the reader's transaction ends.
+_PATIENCE = sql.SQL("alter role {} set idle_in_transaction_session_timeout = '5min'")
 _PASSWORD_BYTES = 24
 _NOT_ALLOWED = "42501"
 _GRANT = """
@@ -89,6 +91,7 @@ def make_login(database: Database, role: str) -> Login:
     with _making(database, role), database.engine.begin() as connection:
         statement = _ALTER if exists(connection, role) else _CREATE
         connection.exec_driver_sql(_filled(connection, statement, role, password))
+        _bound(connection, role)
         grant_readers(connection)
     return Login(role, password, database)
 
@@ -139,6 +142,7 @@ def bring_back(database: Database, role: str, verifier: str | None) -> bool:
     with _making(database, role), database.engine.begin() as connection:
         statement = _CREATE.format(sql.Identifier(role), sql.Literal(verifier))
         connection.exec_driver_sql(statement.as_string(_driver(connection)))
+        _bound(connection, role)
     return True
 
 
@@ -147,6 +151,12 @@ def drop_login(connection: sa.Connection, role: str) -> None:
     if exists(connection, role):
         name = sql.Identifier(role).as_string(_driver(connection))
         connection.exec_driver_sql(f"drop owned by {name}; drop role {name}")
+
+
+def _bound(connection: sa.Connection, role: str) -> None:
+    """Ends sessions of a reader that leave a transaction open."""
+    statement = _PATIENCE.format(sql.Identifier(role))
+    connection.exec_driver_sql(statement.as_string(_driver(connection)))
 
 
 def _filled(connection: sa.Connection, statement: sql.SQL, role: str, password: str) -> str:

@@ -154,6 +154,36 @@ AROUND = (
     "begin; set local role {other_role}; select * from desk.tickets",
     "reset role; select * from desk.tickets",
     "do $$ begin execute 'set role {other_role}'; end $$",
+    "select * from pg_ls_logdir()",
+    "select * from pg_stat_statements where query like '%{other}%'",
+    "select pg_logical_emit_message(true, '{other}', 'x')",
+    "select * from pg_create_logical_replication_slot('spy', 'test_decoding')",
+    "create publication spy for all tables",
+    "create subscription spy connection 'host=localhost' publication spy",
+    "create foreign data wrapper spy",
+    "create event trigger spy on ddl_command_end execute function suppress_redundant_updates_trigger()",
+    "create cast (text as integer) without function",
+    "create operator public.=== (leftarg = text, rightarg = text, function = texteq)",
+    "comment on table desk.tickets is '{other}'",
+    "vacuum full desk.tickets",
+    "analyze desk.tickets",
+    "cluster desk.tickets",
+    "reindex table desk.tickets",
+    "refresh materialized view marts.fct_tickets",
+    "create rule spy as on select to desk.tickets do instead select 1",
+    "create temporary table desk_spy (like desk.tickets including all); insert into desk_spy "
+    "select * from desk.tickets; select * from desk_spy",
+    "declare spy cursor with hold for select * from desk.tickets; fetch all from spy",
+    "prepare spy as select * from desk.tickets; set row_security = off; execute spy",
+    "merge into desk.tickets t using (values ('{other}')) v (x) on t.tenant = v.x when matched then delete",
+    "select * from bridge.quota_take('x', '{other}', '{{}}', 0, 1, 1, null)",
+    "select bridge.quota_settle('x', 1, '[]')",
+    "select nextval('bridge.quota_tickets')",
+    "alter default privileges in schema desk grant select on tables to public",
+    "security label on table desk.tickets is 'x'",
+    "select pg_promote(), pg_reload_conf()",
+    "select * from current_setting('app.tenant')",
+    "load 'auto_explain'",
 )
 
 
@@ -190,6 +220,12 @@ def check_own_rows(workspace, login, mine):
             assert connection.execute(f"select tenant from {name}").fetchall() == [(mine,)] * len(own), name
 
 
+def check_idleness(login):
+    """Whether a transaction that a reader leaves open comes to an end, and with it what it locks."""
+    with signed_in(login) as connection:
+        assert connection.execute("show idle_in_transaction_session_timeout").fetchone() == ("5min",)
+
+
 def check_readers(workspace, logins):
     """Whether analysts see everybody's rows, and no reader can do more than read."""
     assert not [login for login in logins if login.password in repr(login)]
@@ -218,6 +254,7 @@ def test_no_way_leads_from_one_tenant_to_another_before_or_after_a_rebuild(works
     build(workspace)
     for login, mine, _ in pairs:
         check_own_rows(workspace, login, mine)
+        check_idleness(login)
     check_readers(workspace, logins)
 
 
