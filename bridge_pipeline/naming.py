@@ -162,11 +162,20 @@ class Home:
         """Scratch space of the running extraction of an entity; a killed one leaves raw records there."""
         return self.work / f"extract-{checked_key('connection', connection)}-{entity}"
 
+    def auditing_of(self, connection: str, entity: str) -> Path:
+        """The scratch folder of whoever writes audit files of an entity."""
+        return self.work / f"audit-{checked_key('connection', connection)}-{entity}"
+
     def of_connection(self, tenant: str, connection: str, entities: Iterable[str]) -> list[tuple[str, Path]]:
         """All folders in which a connection has files, each with the name of what it lies in."""
         roots = (self.journal, self.landing, self.audit, self.reports)
         kept = [(root.name, _under(root, tenant, connection)) for root in roots]
-        return kept + [(self.work.name, self.extraction_of(connection, entity)) for entity in entities]
+        scratch = [
+            place(connection, entity)
+            for place in (self.extraction_of, self.auditing_of)
+            for entity in entities
+        ]
+        return kept + [(self.work.name, path) for path in scratch]
 
     def expectations_of(self, tenant: str) -> Path:
         """Where a tenant's own thresholds are read from, if there are any."""

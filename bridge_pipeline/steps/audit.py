@@ -11,6 +11,7 @@ import csv
 import hashlib
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain, groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -184,9 +184,14 @@ def _write_days(
     workspace: Workspace, connection: sa.Connection, batch: Batch, days: list[date]
 ) -> list[AuditFile]:
     """Adds a version of each day whose rows differ from its current file; returns the current files."""
-    workspace.home.work.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="audit-", dir=workspace.home.work) as scratch:
-        return _Writing(workspace, connection, batch, days, Path(scratch)).write()
+    scratch = workspace.home.auditing_of(batch.connection, batch.entity)
+    # What a killed run left there is nobody's: whoever writes these files has their lock.
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(mode=0o700, parents=True)
+    try:
+        return _Writing(workspace, connection, batch, days, scratch).write()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _columns(entity: Entity) -> tuple[str, ...]:
@@ -315,13 +320,16 @@ class _Writing:
 
     def _ranked(self, added: list[_Version]) -> Iterator[pa.Table]:
         """The rows of all versions, each with its place among them."""
-        numbers = np.concatenate([version.picked.numbers for version in added])
-        places = np.flatnonzero(numbers >= 0)
-        ranks = np.full(int(numbers.max(initial=-1)) + 1, -1, np.int64)
-        ranks[numbers[places]] = places
-        graves = [grave for version in added for grave in version.picked.tombstones]
+        ranks = np.full(sum(part.rows for part in self._parts), -1, np.int32)
+        graves, places, first = list[Tombstone](), [np.zeros(0, np.int64)], 0
+        for version in added:
+            picked = version.picked
+            ranks[picked.numbers[picked.numbers >= 0]] = np.flatnonzero(picked.numbers >= 0) + first
+            graves += picked.tombstones
+            places.append(np.flatnonzero(picked.numbers < 0) + first)
+            first += picked.rows
         if graves:
-            yield self._tombstones(graves, np.flatnonzero(numbers < 0))
+            yield self._tombstones(graves, np.concatenate(places))
         for part in self._parts:
             yield from self._landed(part, ranks)
 
@@ -330,8 +338,7 @@ class _Writing:
         if not (ranks[part.first : part.first + part.rows] >= 0).any():
             return
         for rows in part.read(("seq", *_columns(self._entity)[:-1])):
-            numbers = rows["seq"].to_numpy()
-            places = np.where(numbers < len(ranks), ranks[np.minimum(numbers, len(ranks) - 1)], -1)
+            places = ranks[rows["seq"].to_numpy()]
             table = self._table(rows, pa.nulls(rows.num_rows, TIMESTAMP), places)
             yield table.filter(pa.array(places >= 0))
 

@@ -15,7 +15,7 @@ import pyarrow.ipc
 
 RANK = "rank"
 # What is sorted at a time, in bytes; about three times as much is held meanwhile.
-BUDGET = 48 << 20
+BUDGET = 16 << 20
 _ROWS_AT_A_TIME = 8_192
 # Scratch files that are open together.
 _MOST_SHARES = 128

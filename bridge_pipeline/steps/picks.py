@@ -90,7 +90,7 @@ class Picked:
     day: date
     rows: int = 0
     sha256: str = hashlib.sha256().hexdigest()
-    numbers: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    numbers: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     tombstones: list[Tombstone] = field(default_factory=list)
 
 
@@ -167,7 +167,7 @@ def pick(
     """
     # Read before DuckDB asks for rows: it does so from threads of its own.
     deleted = list(_deleted(connection, batch, days[0], days[-1]))
-    config = {"memory_limit": "192MB", "threads": 1, "temp_directory": str(scratch)}
+    config = {"memory_limit": "64MB", "threads": 1, "temp_directory": str(scratch)}
     with duckdb.connect(config=config) as db:
         db.execute("create table deleted (day integer, id text, deleted_at bigint)")
         for rows in deleted:
@@ -296,7 +296,8 @@ class _Builder:
         self._tombstones: list[Tombstone] = []
 
     def add(self, rows: pa.Table) -> None:
-        numbers, marks = rows["seq"].to_numpy().copy(), rows["mark"].combine_chunks()
+        # Half of what they were: there is one for each row of all days.
+        numbers, marks = rows["seq"].to_numpy().astype(np.int32), rows["mark"].combine_chunks()
         if rows["deleted_at"].null_count < rows.num_rows:
             fetched = rows["fetched_at"].fill_null(np.iinfo(np.int64).min).to_numpy()
             gone = rows["deleted_at"].fill_null(np.iinfo(np.int64).min).to_numpy()
@@ -317,5 +318,5 @@ class _Builder:
         return pa.array(found, pa.string())
 
     def picked(self) -> Picked:
-        numbers = np.concatenate([np.zeros(0, np.int64), *self._numbers])
+        numbers = np.concatenate([np.zeros(0, np.int32), *self._numbers])
         return Picked(self._day, len(numbers), self._digest.hexdigest(), numbers, self._tombstones)
