@@ -22,11 +22,15 @@ def header(columns: tuple[str, ...]) -> bytes:
     return ",".join(f'"{name}"' for name in columns).encode() + b"\n"
 
 
+def written(rows: pa.Table) -> pa.Table:
+    """Rows as texts: times in ISO 8601 to the microsecond, in UTC, booleans as words, texts disarmed."""
+    return pa.table([_cells(column) for column in rows.columns], names=rows.column_names)
+
+
 def lines(rows: pa.Table) -> pa.Buffer:
-    """Rows as lines: times in ISO 8601 to the microsecond, in UTC, booleans as words, texts disarmed."""
+    """Rows of texts as lines."""
     sink = pa.BufferOutputStream()
-    cells = [_cells(column) for column in rows.columns]
-    pyarrow.csv.write_csv(pa.table(cells, names=rows.column_names), sink, _OPTIONS)
+    pyarrow.csv.write_csv(rows, sink, _OPTIONS)
     return sink.getvalue()
 
 

@@ -310,5 +310,5 @@ def test_the_same_cells_are_guarded_whatever_they_begin_with(workspace):
     with workspace.database.engine.connect() as connection:
         query = f"select {GUARDED.format('t')} from unnest(cast(:texts as text[])) as t"
         expected = list(connection.scalars(sa.text(query), {"texts": texts}))
-    written = cells.lines(pa.table({"text": pa.chunked_array([texts])})).to_pybytes().decode()
-    assert written == "".join('"{}"\n'.format(text.replace('"', '""')) for text in expected)
+    content = cells.lines(cells.written(pa.table({"text": pa.chunked_array([texts])}))).to_pybytes().decode()
+    assert content == "".join('"{}"\n'.format(text.replace('"', '""')) for text in expected)
