@@ -12,11 +12,10 @@ import pytest
 from bridge_pipeline.connector_kit.connector import Stream
 from bridge_pipeline.connector_kit.fields import Refused, microseconds
 from bridge_pipeline.model import Kind
-from bridge_pipeline.steps.parse import RecordParser
 from tests.conformance.faultproxy import proxying
 from tests.conformance.reading import extract
+from tests.connectors.parsed import parsed, together
 
-LATEST = 4_102_444_800_000_000
 NOTHING = object()
 ODD = [
     NOTHING,
@@ -67,7 +66,7 @@ def _acceptable(stream, bodies):
         with suppress(ValueError):
             for record in map(json.loads, stream.exact_records(body)):
                 with suppress(Refused):
-                    RecordParser(stream).parse(record, LATEST)
+                    parsed(stream, record)
                     yield record
 
 
@@ -81,19 +80,19 @@ def variants(stream: Stream, record: dict[str, Any]) -> Any:
             yield changed
 
 
-def lost(stream: Stream, record: dict[str, Any], row: Any) -> list[str]:
+def lost(stream: Stream, record: dict[str, Any], row: dict[str, Any]) -> list[str]:
     """The keys whose values the row holds neither in a column nor in `custom_fields`."""
-    custom, held = json.loads(row.custom_fields), {}
-    for column, field, value in zip(stream.entity.columns, stream.fields, row.values, strict=True):
+    custom, held = json.loads(row["custom_fields"]), {}
+    for column, field in zip(stream.entity.columns, stream.fields, strict=True):
         for key in field.consumes:
-            held[key] = _holds(column.kind, value, record.get(key))
+            held[key] = _holds(column.kind, row[column.name], record.get(key))
     return [key for key, value in record.items() if not (held.get(key) or custom.get(key, NOTHING) == value)]
 
 
-def parsed(parser: RecordParser, record: dict[str, Any]) -> tuple[Any, str]:
+def accepted(stream: Stream, record: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     """The row of a record, or what of it was refused."""
     try:
-        return parser.parse(record, LATEST), ""
+        return parsed(stream, record), ""
     except Refused as refused:
         return None, refused.pointer
 
@@ -113,12 +112,14 @@ def test_a_row_holds_what_was_sent_or_says_where_it_cannot(subject, sent):
     assert subject.entity in sent
     for entity, record in sent.items():
         stream = subject.connector.stream(entity)
-        parser, accepted = RecordParser(stream), 0
-        assert lost(stream, record, parser.parse(record, LATEST)) == []
+        assert lost(stream, record, parsed(stream, record)) == []
+        rows, sound = [], []
         for changed in variants(stream, record):
-            row, pointer = parsed(parser, changed)
+            row, pointer = accepted(stream, changed)
             assert (row is None) == pointer.startswith("/"), pointer
             if row:
-                accepted += 1
+                rows.append(row)
+                sound.append(changed)
                 assert lost(stream, changed, row) == [], changed
-        assert accepted, entity
+        assert rows, entity
+        assert together(stream, sound) == rows, "records of one page are parsed as each of them alone"

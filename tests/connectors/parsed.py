@@ -13,9 +13,15 @@ LATEST = microseconds("2030-01-01T00:00:00Z", "")
 
 def parsed(stream: Stream, record: dict[str, Any]) -> dict[str, Any]:
     """The record's row by column, with its content hash; times in µs, JSON as text."""
+    (row,) = together(stream, [record])
+    return row
+
+
+def together(stream: Stream, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of records that are parsed as one page."""
     names = (*stream.entity.content_names, "content_hash")
-    columns = RecordParser(stream).parse([record], LATEST).columns
-    return {name: value for name, (value,) in zip(names, columns, strict=True)}
+    columns = RecordParser(stream).parse(records, LATEST).columns
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def columns(stream: Stream, record: dict[str, Any]) -> dict[str, Any]:
