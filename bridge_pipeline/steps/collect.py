@@ -269,6 +269,8 @@ class _Accepted:
 
     @classmethod
     def joined(cls, parts: "list[_Accepted]") -> "_Accepted":
+        if len(parts) == 1:
+            return parts[0]
         positions = [position for part in parts for position in part.positions]
         return cls(positions, Rows.joined([part.rows for part in parts]))
 

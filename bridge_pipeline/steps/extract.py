@@ -33,6 +33,7 @@ from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.tokens import SharedTokens
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.failpoints import reach
+from bridge_pipeline.imports import collections_paused
 from bridge_pipeline.model import Window
 from bridge_pipeline.naming import Home
 from bridge_pipeline.settings import Settings
@@ -190,11 +191,10 @@ def _collected_by_hand() -> Iterator[None]:
     Records are trees: to look for cycles among those of each page costs as much as to parse them.
     """
     gc.freeze()
-    gc.disable()
     try:
-        yield
+        with collections_paused():
+            yield
     finally:
-        gc.enable()
         gc.unfreeze()
 
 
