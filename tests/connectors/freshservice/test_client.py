@@ -397,6 +397,23 @@ def test_long_conversations_are_read_to_their_end(tmp_path):
         assert {row["ticket_id"] for row in map(orjson.loads, found.raw.values())} >= {row.id}
 
 
+@pytest.mark.parametrize(("entity", "address"), [("comments", "/conversations"), ("groups", "/groups")])
+def test_one_page_that_is_served_for_ever_is_an_error(tmp_path, entity, address):
+    account = Account(Behaviour(limits=False), tickets=2)
+    served = []
+
+    def before(request):
+        if request.path.endswith(address):
+            served.append(request.path)
+            assert len(served) < 100, "it is read without an end"
+            body = b'{"conversations":[{"id":1}],"groups":[{"id":1}]}'
+            return Answer(200, body, headers=(("Link", '<https://h/>; rel="next"'),))
+
+    account.before = before
+    with serving(account) as simulator, pytest.raises(SourceError, match="bring the same records"):
+        extract(simulator, entity, tmp_path / "j")
+
+
 def test_conversations_of_a_window_are_asked_of_tickets_that_can_have_some(tmp_path):
     account = Account(tickets=60)
     with serving(account) as simulator:
