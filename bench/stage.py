@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -106,8 +106,10 @@ class Stage:
         server = psutil.Process(self.server.pid)
         total = 0.0
         for process in [server, *server.children()]:
-            times = process.cpu_times()
-            total += times.user + times.system
+            # One that has ended since counts among those that the server waited for.
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.user + times.system
         ended = server.cpu_times()
         return total + ended.children_user + ended.children_system
 

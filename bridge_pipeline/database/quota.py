@@ -23,6 +23,7 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.dialects.postgresql import Insert, aggregate_order_by, insert
+from sqlalchemy.exc import DBAPIError
 
 from bridge_pipeline.connector_kit.quota import Answered, Bucket, HeldBack, Metering, Observed
 from bridge_pipeline.database import tables as t
@@ -37,11 +38,15 @@ _MOST_UNITS, _LONGEST_RESET = 10**9, 86_400.0
 _NUMBER = re.compile(r"\d+")
 log = structlog.get_logger("bridge.source")
 
-_TAKE = sa.text(
-    "select * from bridge.quota_take(:credential, :connection, cast(:asked as jsonb), :reserve,"
-    " :longest_request, :longest_pause, :place)"
-)
-_SETTLE = sa.text("select bridge.quota_settle(:credential, :use, cast(:told as jsonb))")
+_TAKE = """
+select * from bridge.quota_take(%(credential)s, %(connection)s, cast(%(asked)s as jsonb), %(reserve)s,
+    %(longest_request)s, %(longest_pause)s, %(place)s)
+"""
+# Nobody waits for the disk: what a crash of the server loses is given back late, and told again.
+_SETTLE = """
+select set_config('synchronous_commit', 'off', true),
+    bridge.quota_settle(%(credential)s, %(use)s, cast(%(told)s as jsonb))
+"""
 _LEVELS = sa.text(
     """
     select b.credential, b.bucket, bridge.quota_limit(b, now.moment, b.units) as "limit",
@@ -64,20 +69,18 @@ _LEVELS = sa.text(
     order by b.credential, b.bucket
     """
 )
-_HOLD = sa.text(
-    """
-    -- The row that is the lock comes first, here as in the functions.
-    with locked as (
-        select from bridge.quota_buckets as b
-        where b.credential = :credential and b.bucket = 'requests' for update
-    )
-    insert into bridge.quota_buckets as b (credential, bucket, seconds, held_until)
-    select :credential, named.bucket, :minute, clock_timestamp() + make_interval(secs => :seconds)
-    from (select count(*) from locked) as first, unnest(cast(:buckets as text[])) as named (bucket)
-    on conflict (credential, bucket) do update
-    set held_until = greatest(b.held_until, excluded.held_until)
-    """
+_HOLD = """
+-- The row that is the lock comes first, here as in the functions.
+with locked as (
+    select from bridge.quota_buckets as b
+    where b.credential = %(credential)s and b.bucket = 'requests' for update
 )
+insert into bridge.quota_buckets as b (credential, bucket, seconds, held_until)
+select %(credential)s, named.bucket, %(minute)s, clock_timestamp() + make_interval(secs => %(seconds)s)
+from (select count(*) from locked) as first, unnest(cast(%(buckets)s as text[])) as named (bucket)
+on conflict (credential, bucket) do update
+set held_until = greatest(b.held_until, excluded.held_until)
+"""
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,9 @@ class SharedQuota:
         # By thread, the buckets that its last answer named as used up when it asked for patience.
         self._emptied = threading.local()
         self._spent: dict[str, Spent] = defaultdict(Spent)
+        # Kept from request to request: to take one out of the pool costs as much as the statement.
+        self._connection: sa.Connection | None = None
+        self._using = threading.Lock()
         self._begin()
 
     @property
@@ -253,6 +259,11 @@ class SharedQuota:
             connection.execute(
                 limits.on_conflict_do_update(index_elements=["credential", "bucket"], set_=changed)
             )
+
+    def close(self) -> None:
+        """Gives its connection to the database back; it may be used again."""
+        with self._using:
+            self._disconnect()
 
     def _begin(self) -> None:
         with self._engine.connect() as connection:
@@ -336,11 +347,30 @@ class SharedQuota:
     def _settle(self, use: int, told: list[dict[str, Any]]) -> None:
         self._run(_SETTLE, use=use, told=json.dumps(told))
 
-    def _run(self, statement: sa.TextClause, **values: object) -> sa.Row[Any] | None:
+    def _run(self, statement: str, **values: object) -> sa.Row[Any] | None:
         """Executes a statement in a transaction of its own; its one row, if it has one."""
-        with self._engine.connect() as connection:
-            result = connection.execute(statement, {"credential": self._holder.credential, **values})
-            return result.one_or_none() if result.returns_rows else None
+        parameters = {"credential": self._holder.credential, **values}
+        with self._using:
+            try:
+                return self._execute(statement, parameters)
+            except DBAPIError as error:
+                # It may have broken long ago, while nobody used it. Of what was taken twice a part is
+                # given back late, and all else comes to the same when it is said twice.
+                if not error.connection_invalidated:
+                    raise
+                self._disconnect()
+                return self._execute(statement, parameters)
+
+    def _execute(self, statement: str, parameters: dict[str, object]) -> sa.Row[Any] | None:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        result = self._connection.exec_driver_sql(statement, parameters)
+        return result.one_or_none() if result.returns_rows else None
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 def _shape(path: str) -> str:

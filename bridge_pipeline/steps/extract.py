@@ -105,6 +105,7 @@ def open_draft(
         yield Source(record, connector, client, base, quota)
     finally:
         client.close()
+        quota.close()
 
 
 def extract(

@@ -565,3 +565,13 @@ def test_nothing_is_locked_between_a_request_and_its_answer(quota, workspace):
         assert rows(workspace, f"{here} where relation = 'bridge.quota_buckets'::regclass") == []
         # Other tests hold theirs, in their own databases.
         assert rows(workspace, f"{here} where locktype = 'advisory'") == []
+
+
+def test_goes_on_after_the_server_has_cut_its_connection(workspace, quota):
+    shared = quota(10)
+    with shared.request("/", {}), workspace.database.engine.connect() as connection:
+        query = "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()"
+        connection.execute(sa.text(f"{query} and datname = current_database()"))
+    with shared.request("/", {}):
+        uses = rows(workspace, "select answered from bridge.quota_uses order by use")
+        assert [use["answered"] for use in uses] == [True, False]
