@@ -12,11 +12,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import orjson
+
+from bridge_pipeline.steps.prints import Fingerprints
+
 _TABLES = """
 create table seen (id text, version text, inside integer, page integer, primary key (id, version))
     without rowid;
 create table pages (page integer primary key, sweep integer, records integer, inside integer, digest blob);
 create index pages_by_digest on pages (digest) where digest is not null;
+create table spooled (page integer primary key, ids blob, versions blob, inside blob);
 create table rejected (sha256 text primary key, reason text, pointer text, detail text,
     record_id text, raw blob, page integer, position integer, fetched_at text) without rowid;
 create table gone (id text primary key, changed integer, seen integer, page integer, position integer)
@@ -45,6 +50,7 @@ with swept as (
 )
 select count(*), coalesce(sum(own and other), 0) from swept
 """
+_SEE = "insert or replace into seen values (?, ?, ?, ?)"
 # SQLite allows 32,766 variables in a statement.
 _AT_ONCE = 30_000
 
@@ -92,6 +98,8 @@ class DiskCensus:
 
     Each version belongs to the page that brought it last, and when it was seen is kept of the page. So a
     page that comes again with the same bytes is entered at once, however many records it has.
+
+    Until a record may stand in two places, pages are spooled whole: nobody looks for one of their records.
     """
 
     def __init__(self, path: Path) -> None:
@@ -103,8 +111,11 @@ class DiskCensus:
         self._db.executescript(_TABLES)
         self._sweep = self._page = 0
         self._unseen = self._in_window = self._swept = self._repeated = 0
+        self._prints = Fingerprints()
         # Whether no record stands in two places.
         self._disjoint = True
+        # Whether pages are spooled; none stands in `seen` then.
+        self._spooling = True
 
     @property
     def unseen(self) -> int:
@@ -137,22 +148,42 @@ class DiskCensus:
         Args:
             digest: SHA-256 of the page's bytes, for `enter_again`.
         """
-        ids = {sighting.id for sighting in page}
-        known = self._known(ids)
-        alone = not known and len(ids) == len(page)
+        ids = [sighting.id for sighting in page]
+        known = self._known(self._prints.add(ids))
+        alone = not known and len(set(ids)) == len(page)
         fresh = self._add(page) if alone else self._compare(page, known)
         self._disjoint &= alone
         self._page += 1
         number, inside = self._page, sum(sighting.inside for sighting in page)
-        kept = digest if len(ids) == len(page) else None
-        rows = [(record_id, version, inside, number) for record_id, version, inside, _ in page]
+        kept = digest if alone or len(set(ids)) == len(page) else None
         with self._transaction():
             self._disown(page, known)
             self._db.execute(
                 "insert into pages values (?, ?, ?, ?, ?)", (number, self._sweep, len(page), inside, kept)
             )
-            self._db.executemany("insert or replace into seen values (?, ?, ?, ?)", rows)
+            self._keep(page, alone)
         return fresh
+
+    def _keep(self, page: list[Sighting], alone: bool) -> None:
+        """Keeps the records of the page that is entered."""
+        if alone and self._spooling and page:
+            columns = [orjson.dumps(column) for column in list(zip(*page, strict=True))[:3]]
+            self._db.execute("insert into spooled values (?, ?, ?, ?)", (self._page, *columns))
+        else:
+            self._unspool()
+            rows = [(record_id, version, inside, self._page) for record_id, version, inside, _ in page]
+            self._db.executemany(_SEE, rows)
+
+    def _unspool(self) -> None:
+        """From now on each record can be found."""
+        if not self._spooling:
+            return
+        self._spooling = False
+        for page, *columns in self._db.execute("select * from spooled"):
+            ids, versions, inside = map(orjson.loads, columns)
+            rows = [(*row, page) for row in zip(ids, versions, inside, strict=True)]
+            self._db.executemany(_SEE, rows)
+        self._db.execute("delete from spooled")
 
     def enter_again(self, digest: bytes) -> int:
         """Enters a page with bytes that were entered before, none of it rejected.
@@ -246,9 +277,11 @@ class DiskCensus:
         """Closes the scratch file."""
         self._db.close()
 
-    def _known(self, ids: set[str]) -> _Versions:
+    def _known(self, wanted: list[str]) -> _Versions:
+        """The versions that were seen of ids."""
         known: _Versions = {}
-        wanted = list(ids)
+        if wanted:
+            self._unspool()
         for start in range(0, len(wanted), _AT_ONCE):
             part = wanted[start : start + _AT_ONCE]
             marks = ",".join("?" * len(part))

@@ -162,5 +162,10 @@ def test_what_is_seen_is_on_disk_not_in_memory(tmp_path):
     census.begin_sweep()
     census.enter([Sighting(str(number), "a" * 64, True) for number in range(1000)])
     with sqlite3.connect(path) as reader:
-        assert reader.execute("select count(*) from seen").fetchone() == (1000,)
+        spooled = "select count(*) from spooled, json_each(cast(ids as text))"
+        assert reader.execute(spooled).fetchone() == (1000,)
+        # A record that may stand in two places is looked for.
+        census.enter([Sighting("999", "a" * 64, True), Sighting("1000", "a" * 64, True)])
+        assert reader.execute(spooled).fetchone() == (0,)
+        assert reader.execute("select count(*) from seen").fetchone() == (1001,)
     census.close()
