@@ -103,7 +103,8 @@ class Page:
 class Census(Protocol):
     """What an extraction knows of the records it has seen; the reader of a listing asks it.
 
-    The consumer of pages has entered all records of a page before it asks for the next.
+    Who takes the pages enters them, and every answer is of all pages that were given to him. They may be
+    parsed while the next is asked for: a client that asks the census after each page makes them wait.
     """
 
     @property
@@ -127,8 +128,9 @@ class Census(Protocol):
         ...
 
     @property
-    def repeated(self) -> int:
-        """Records of the last page that had been seen since `begin_sweep` already."""
+    def repeats(self) -> int:
+        """How many pages in a row, up to the last that had records, brought only what had been seen since
+        `begin_sweep`."""
         ...
 
     def begin_sweep(self) -> None:

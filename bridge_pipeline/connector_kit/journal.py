@@ -104,7 +104,7 @@ class Journal:
         stored = redact_bytes(body)
         if stored is not body:
             log.warning("the source sent a credential back; it is cut out of the page", page=number, key=key)
-        body = stored
+        body, digest = stored, hashlib.sha256(stored).hexdigest()
         entry = Entry(
             number=number,
             key=key,
@@ -112,8 +112,8 @@ class Journal:
             fetched_at=fetched_at,
             records=records,
             size=len(body),
-            sha256=hashlib.sha256(body).hexdigest(),
-            original_sha256=hashlib.sha256(original).hexdigest(),
+            sha256=digest,
+            original_sha256=digest if original is body else hashlib.sha256(original).hexdigest(),
             headers={name: redact(value) for name, value in (headers or {}).items()},
         )
         path = self.folder / f"{number:06d}.{key}.json.zst"

@@ -117,7 +117,8 @@ class Listing:
         """Yields pages until the listing ends, or so many have been read that it is `enough`."""
         self.census.begin_sweep()
         self._live, self._ended, self._last = True, False, 1
-        empty = repeated = number = 0
+        empty = number = 0
+        shown: list[int] = []
         while not enough(number):
             number += 1
             if number > self.limits.pages:
@@ -125,20 +126,26 @@ class Listing:
             page, live = self.fetch(Request(f"{name}-p{number}", number, filtered))
             self._live &= live
             yield page
-            records = len(page.content.records)
-            empty = empty + 1 if not records else 0
-            repeated = repeated + 1 if records and self.census.repeated == records else 0
-            self._last = number if records and not repeated else self._last
-            if self._over(page, number, empty, repeated):
+            if page.content.records:
+                empty = 0
+                shown.append(number)
+            else:
+                empty += 1
+            if self._over(page, number, empty):
                 self._ended = True
-                return
+                break
+        self._last = next(iter(shown[-1 - self.census.repeats :]), 1)
 
-    def _over(self, page: Page, number: int, empty: int, repeated: int) -> bool:
+    def _over(self, page: Page, number: int, empty: int) -> bool:
         """Whether the listing ends here. Envelopes are not believed against the records."""
         content = page.content
         says_more = content.more is True or (content.total_pages or 0) > number
         if empty:
             return not says_more or empty >= _CONTRADICTIONS
+        if says_more and number % _ENDLESS != 1:
+            # The next page is asked for whatever the census says of this one.
+            return False
+        repeated = self.census.repeats
         if repeated >= _ENDLESS:
             raise NeverWhole(
                 f"page {number} and the {repeated - 1} before it bring only what was seen before"
@@ -153,8 +160,9 @@ class Listing:
         def enough(number: int) -> bool:
             nonlocal pages
             pages = number
-            compared = self.census.swept_in_window >= _COMPARED or self.filter_proven
-            return number >= self.limits.confirm_pages and compared
+            if number < self.limits.confirm_pages:
+                return False
+            return self.filter_proven or self.census.swept_in_window >= _COMPARED
 
         yield from self._sweep(name, False, enough)
         self.proof["filter"] = {

@@ -19,6 +19,7 @@ import httpx
 
 # As long as httpx itself keeps an idle connection.
 _KEEP_ALIVE = 5.0
+_PIECE = 1_048_576
 
 
 class NotPublic(RuntimeError):
@@ -119,7 +120,8 @@ class _TimedStream(httpcore.NetworkStream):
         self._deadline = deadline
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._deadline.left(timeout))
+        # Whoever reads takes larger pieces than he asks for as well, and needs fewer of them.
+        return self._stream.read(max(max_bytes, _PIECE), self._deadline.left(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, self._deadline.left(timeout))

@@ -97,3 +97,9 @@ class Entity:
                 pa.field("raw", pa.string(), nullable=False),
             ]
         )
+
+    @property
+    def content_schema(self) -> pa.Schema:
+        """Of the landing schema what a record alone decides, wherever it was read."""
+        places = ("seq", "fetched_at", "page", "position")
+        return pa.schema([field for field in self.landing_schema if field.name not in places])

@@ -6,9 +6,11 @@ a crash it is built again from the page journal.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import repeat
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +53,7 @@ with swept as (
 select count(*), coalesce(sum(own and other), 0) from swept
 """
 _SEE = "insert or replace into seen values (?, ?, ?, ?)"
+_INSIDE = attrgetter("inside")
 # SQLite allows 32,766 variables in a statement.
 _AT_ONCE = 30_000
 
@@ -99,18 +102,21 @@ class DiskCensus:
     Each version belongs to the page that brought it last, and when it was seen is kept of the page. So a
     page that comes again with the same bytes is entered at once, however many records it has.
 
+    `settle` is called before anything is answered: who takes the pages may not have entered all of them.
+
     Until a record may stand in two places, pages are spooled whole: nobody looks for one of their records.
     """
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
+        self.settle: Callable[[], None] = lambda: None
         self._db = sqlite3.connect(path, isolation_level=None)
         # A scratch file: durability would only cost time.
         self._db.execute("pragma journal_mode = off")
         self._db.execute("pragma synchronous = off")
         self._db.executescript(_TABLES)
         self._sweep = self._page = 0
-        self._unseen = self._in_window = self._swept = self._repeated = 0
+        self._unseen = self._in_window = self._swept = self._repeats = 0
         self._prints = Fingerprints()
         # Whether no record stands in two places.
         self._disjoint = True
@@ -119,28 +125,34 @@ class DiskCensus:
 
     @property
     def unseen(self) -> int:
+        self.settle()
         return self._unseen
 
     @property
     def in_window(self) -> int:
+        self.settle()
         return self._in_window
 
     @property
     def swept_in_window(self) -> int:
+        self.settle()
         return self._swept
 
     @property
-    def repeated(self) -> int:
-        return self._repeated
+    def repeats(self) -> int:
+        self.settle()
+        return self._repeats
 
     @property
     def missed(self) -> int:
+        self.settle()
         query = _MISSED_PAGES if self._disjoint else _MISSED
         return int(self._db.execute(query, (self._sweep,)).fetchone()[0])
 
     def begin_sweep(self) -> None:
+        self.settle()
         self._sweep += 1
-        self._unseen = self._swept = self._repeated = 0
+        self._unseen = self._swept = self._repeats = 0
 
     def enter(self, page: list[Sighting], digest: bytes | None = None) -> list[bool]:
         """Enters the records of a page, in order; says of each whether this version is new.
@@ -148,31 +160,32 @@ class DiskCensus:
         Args:
             digest: SHA-256 of the page's bytes, for `enter_again`.
         """
-        ids = [sighting.id for sighting in page]
+        columns = list(zip(*page, strict=True)) or [()] * len(Sighting._fields)
+        ids, _, insides, _ = columns
         known = self._known(self._prints.add(ids))
-        alone = not known and len(set(ids)) == len(page)
+        distinct = len(set(ids)) == len(page)
+        alone = distinct and not known
         fresh = self._add(page) if alone else self._compare(page, known)
         self._disjoint &= alone
         self._page += 1
-        number, inside = self._page, sum(sighting.inside for sighting in page)
-        kept = digest if alone or len(set(ids)) == len(page) else None
+        number, inside = self._page, sum(insides)
+        kept = digest if page and distinct else None
         with self._transaction():
             self._disown(page, known)
             self._db.execute(
                 "insert into pages values (?, ?, ?, ?, ?)", (number, self._sweep, len(page), inside, kept)
             )
-            self._keep(page, alone)
+            self._keep(columns[:3], alone)
         return fresh
 
-    def _keep(self, page: list[Sighting], alone: bool) -> None:
-        """Keeps the records of the page that is entered."""
-        if alone and self._spooling and page:
-            columns = [orjson.dumps(column) for column in list(zip(*page, strict=True))[:3]]
-            self._db.execute("insert into spooled values (?, ?, ?, ?)", (self._page, *columns))
+    def _keep(self, columns: list[tuple[Any, ...]], alone: bool) -> None:
+        """Keeps the ids, versions and windows of the page that is entered."""
+        if alone and self._spooling:
+            values = (self._page, *map(orjson.dumps, columns))
+            self._db.execute("insert into spooled values (?, ?, ?, ?)", values)
         else:
             self._unspool()
-            rows = [(record_id, version, inside, self._page) for record_id, version, inside, _ in page]
-            self._db.executemany(_SEE, rows)
+            self._db.executemany(_SEE, zip(*columns, repeat(self._page)))
 
     def _unspool(self) -> None:
         """From now on each record can be found."""
@@ -197,12 +210,17 @@ class DiskCensus:
             return 0
         page, sweep, records, inside = found
         if sweep == self._sweep:
-            self._repeated = records
+            self._repeats += 1
             return records
-        self._repeated, elsewhere = (0, 0) if self._disjoint else self._swept_elsewhere(page)
+        repeated, elsewhere = (0, 0) if self._disjoint else self._swept_elsewhere(page)
+        self._repeats = self._repeats + 1 if repeated == records else 0
         self._swept += inside - elsewhere
         self._db.execute("update pages set sweep = ? where page = ?", (self._sweep, page))
         return records
+
+    def knows(self, digest: bytes) -> bool:
+        """Whether `enter_again` knows a page with these bytes."""
+        return self._db.execute("select 1 from pages where digest = ?", (digest,)).fetchone() is not None
 
     def _swept_elsewhere(self, page: int) -> tuple[int, int]:
         """How many records of a page other pages of this sweep had; how many of them lie in the window."""
@@ -212,17 +230,17 @@ class DiskCensus:
 
     def _add(self, page: list[Sighting]) -> list[bool]:
         """Counts records of which none was seen before."""
-        inside = sum(sighting.inside for sighting in page)
-        counted = sum(sighting.inside and not sighting.rejected for sighting in page)
+        inside = sum(map(_INSIDE, page))
+        counted = inside - sum(inside and rejected for _, _, inside, rejected in page)
         self._unseen += inside
         self._in_window += counted
         self._swept += counted
-        self._repeated = 0
+        self._repeats = 0 if page else self._repeats
         return [True] * len(page)
 
     def _compare(self, page: list[Sighting], known: _Versions) -> list[bool]:
         """Counts records of which some were seen before, on this page or on others."""
-        fresh, self._repeated = [], 0
+        fresh, again = [], 0
         seen = {record_id: dict(versions) for record_id, versions in known.items()}
         for record_id, version, inside, rejected in page:
             versions = seen.setdefault(record_id, {})
@@ -231,7 +249,7 @@ class DiskCensus:
                 repeated |= sweep == self._sweep
                 counted |= was_inside
                 swept |= was_inside and sweep == self._sweep
-            self._repeated += repeated
+            again += repeated
             if inside:
                 self._unseen += not counted
                 if not rejected:
@@ -239,10 +257,13 @@ class DiskCensus:
                     self._swept += not swept
             fresh.append(version not in versions)
             versions[version] = (inside, self._sweep, 0)
+        self._repeats = self._repeats + 1 if again == len(page) else 0
         return fresh
 
     def _disown(self, page: list[Sighting], known: _Versions) -> None:
         """Forgets the bytes of pages that lose a version to the one that is entered."""
+        if not known:
+            return
         pages = {
             known[sighting.id][sighting.version][2]
             for sighting in page

@@ -1,7 +1,8 @@
 """From pages to landing tables: parse, sort out, count.
 
 Every record of every page ends in exactly one of `landed`, `outside`, `duplicate` and
-`quarantined`; memory holds one page and one chunk of rows. Pages are taken column by column.
+`quarantined`; memory holds two pages and one chunk of rows. Pages are taken column by column, and those
+of a long listing are parsed by another process meanwhile.
 
 A record that the source lists as deleted is `outside`: it has no version to land, and would
 overwrite the last good one. It is reported, for a lookup to confirm (rule 19).
@@ -9,14 +10,14 @@ overwrite the last good one. It is reported, for a lookup to confirm (rule 19).
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from itertools import compress, repeat
+from itertools import compress
+from operator import and_, gt
 from typing import Any
 
-import orjson
 import pyarrow as pa
 
 from bridge_pipeline.connector_kit.connector import Page, Stream
@@ -29,7 +30,8 @@ from bridge_pipeline.model import Window
 from bridge_pipeline.model.entity import TIMESTAMP
 from bridge_pipeline.steps.census import DiskCensus, GoneReport, RejectedRecord, Sighting
 from bridge_pipeline.steps.inventory import FieldInventory
-from bridge_pipeline.steps.parse import RecordParser, Rows
+from bridge_pipeline.steps.parse import RecordParser
+from bridge_pipeline.steps.parser_process import ParserProcess
 
 # A source whose clock runs ahead by more than this does not tell the time.
 _AHEAD = timedelta(hours=24)
@@ -63,7 +65,13 @@ class Collector:
     """Takes the pages of one extraction and gives landing tables."""
 
     def __init__(
-        self, stream: Stream, window: Window | None, census: DiskCensus, journal: Journal | None, chunk: int
+        self,
+        stream: Stream,
+        window: Window | None,
+        census: DiskCensus,
+        journal: Journal | None,
+        chunk: int,
+        helper: ParserProcess | None = None,
     ) -> None:
         self.counts = Counts()
         self.inventory = FieldInventory(stream.keys)
@@ -74,12 +82,16 @@ class Collector:
         self._chunk = chunk
         self._parser = RecordParser(stream)
         self._schema = stream.entity.landing_schema
-        self._changed = stream.entity.column_names.index("updated_at")
-        self._changed_at = stream.fields[self._changed].read
+        changed = stream.entity.column_names.index("updated_at")
+        self._changed_at = stream.fields[changed].read
         self._span = (_micros(window.start), _micros(window.end)) if window else None
         self._batches: list[pa.RecordBatch] = []
         self._bytes = 0
         self._exact_page, self._exact_slices = -1, list[bytes]()
+        self._helper = helper
+        # A page that the helper parses.
+        self._awaited: Page | None = None
+        census.settle = self.settle
 
     def tables(self, source: Iterator[Page]) -> Iterator[pa.Table]:
         """Consumes all pages and yields tables of about `chunk` rows with the landing schema; of fewer
@@ -89,33 +101,60 @@ class Collector:
             rows = sum(batch.num_rows for batch in self._batches)
             if rows >= self._chunk or self._bytes >= _MOST_BYTES:
                 yield self._flush()
+        self.settle()
         if self._batches:
             yield self._flush()
 
+    def settle(self) -> None:
+        """Takes what the helper has under way; all pages given so far are entered then."""
+        awaited, self._awaited = self._awaited, None
+        if awaited and self._helper:
+            self._enter(awaited, self._helper.result())
+
     def _take(self, page: Page) -> None:
+        """Counts a page, and has it parsed by the helper while the next is asked for, or enters it."""
+        self._count(page)
+        helper, before = self._helper, self._awaited
+        parsed = helper.result() if helper and before else None
+        body, digest = page.content.body, page.content.digest
+        new = digest is not None and not self._census.knows(digest)
+        given = new and helper is not None and body is not None and helper.give(body, _latest(page))
+        self._awaited = page if given else None
+        if before:
+            self._enter(before, parsed)
+        if not self._awaited:
+            self._enter(page)
+
+    def _count(self, page: Page) -> None:
         counts = self.counts
         counts.fetched += len(page.content.records)
         counts.pages += 1
         counts.fetched_from = min(counts.fetched_from or page.fetched_at, page.fetched_at)
         counts.fetched_to = max(counts.fetched_to or page.fetched_at, page.fetched_at)
+
+    def _enter(self, page: Page, parsed: pa.RecordBatch | None = None) -> None:
+        """Enters a page into the census; `parsed` are its rows where all of its records can be accepted."""
         digest = page.content.digest
         if digest is not None and (known := self._census.enter_again(digest)):
-            counts.duplicate += known
+            self.counts.duplicate += known
         else:
-            self._sort_out(page)
+            self._sort_out(page, parsed)
 
-    def _sort_out(self, page: Page) -> None:
+    def _sort_out(self, page: Page, parsed: pa.RecordBatch | None) -> None:
         """Enters a page of new bytes into the census, and says what becomes of each record."""
         digest, records = page.content.digest, page.content.records
-        gone = {position for position, record in enumerate(records) if self._is_gone(record)}
+        gone = self._gone(records)
         # Of a deleted record the source may show no more than its id.
         self.inventory.add([r for i, r in enumerate(records) if i not in gone] if gone else records)
-        latest = _micros(page.fetched_at + _AHEAD)
-        accepted, rejected = self._parsed(page, latest)
-        inside = [self._within(moment) for moment in self._changes(accepted)]
+        latest = _latest(page)
+        if parsed is not None:
+            accepted, rejected = _Accepted(list(range(len(records))), parsed), []
+        else:
+            accepted, rejected = self._parsed(page, latest)
+        inside = self._all_within(accepted.changes)
         refused_inside = [self._rejected_within(item, latest) for _, item in rejected]
         sightings = [
-            *map(Sighting, accepted.rows.ids, accepted.rows.content_hash, inside),
+            *map(Sighting, accepted.ids, accepted.versions, inside),
             *(_unaccepted(item, within) for (_, item), within in zip(rejected, refused_inside, strict=True)),
         ]
         # What is rejected may be accepted later: a change time in the future comes.
@@ -128,19 +167,18 @@ class Collector:
     def _keep_accepted(
         self, page: Page, accepted: "_Accepted", inside: list[bool], new: list[bool], gone: set[int]
     ) -> None:
-        reported = [new and position in gone for position, new in zip(accepted.positions, new, strict=True)]
-        landing = [
-            new and within and not left for new, within, left in zip(new, inside, reported, strict=True)
-        ]
+        landing = list(map(and_, new, inside))
+        if gone:
+            reported = [position in gone for position in accepted.positions]
+            landing = list(map(gt, landing, reported))
+            self._report_gone(page, accepted.of(list(map(and_, new, reported))))
         self.counts.outside += sum(new) - sum(landing)
-        if any(reported):
-            self._report_gone(page, accepted.of(reported))
         if any(landing):
             self._land(page, accepted if all(landing) else accepted.of(landing))
 
     def _report_gone(self, page: Page, accepted: "_Accepted") -> None:
         seen = _micros(page.fetched_at)
-        told = zip(accepted.rows.ids, self._changes(accepted), accepted.positions, strict=True)
+        told = zip(accepted.ids, accepted.changes, accepted.positions, strict=True)
         reports = [GoneReport(name, changed, seen, page.number, position) for name, changed, position in told]
         self._census.report_gone(reports)
         self.counts.gone += len(reports)
@@ -162,7 +200,7 @@ class Collector:
 
     def _parsed(self, page: Page, latest: int) -> "tuple[_Accepted, list[tuple[int, Rejected]]]":
         """The records of a page that can be accepted, and the others with their positions."""
-        records = page.content.records
+        records, exact = page.content.records, page.content.exact
         rejected = self._no_objects(page)
         unsound = {position for position, _ in rejected}
         parts: list[_Accepted] = []
@@ -170,9 +208,9 @@ class Collector:
         while pending:
             positions = pending.pop()
             try:
-                parts.append(
-                    _Accepted(positions, self._parser.parse([records[i] for i in positions], latest))
-                )
+                raw = [exact[i] for i in positions] if exact else None
+                batch = self._parser.batch([records[i] for i in positions], latest, raw)
+                parts.append(_Accepted(positions, batch))
             except Refused as refused:
                 if len(positions) == 1:
                     rejected.append((positions[0], self._refused(page, positions[0], refused)))
@@ -181,7 +219,7 @@ class Collector:
                     half = len(positions) // 2
                     pending += [positions[half:], positions[:half]]
         if not parts:
-            parts.append(_Accepted([], self._parser.parse([], latest)))
+            parts.append(_Accepted([], self._parser.batch([], latest, None)))
         return _Accepted.joined(parts), sorted(rejected, key=lambda each: each[0])
 
     def _no_objects(self, page: Page) -> list[tuple[int, Rejected]]:
@@ -202,11 +240,12 @@ class Collector:
         raw = self._exact(page, position)
         return Rejected(raw, refused.reason, refused.pointer, refused.detail, record_id)
 
-    def _changes(self, accepted: "_Accepted") -> list[int | None]:
-        return accepted.rows.columns[self._changed]
-
-    def _is_gone(self, record: Any) -> bool:
-        return state_of(self._stream, record) == "deleted"
+    def _gone(self, records: Sequence[Any]) -> set[int]:
+        """The places of records that the source lists as deleted."""
+        if self._stream.state is None:
+            return set()
+        states = (state_of(self._stream, record) for record in records)
+        return {position for position, state in enumerate(states) if state == "deleted"}
 
     def _exact(self, page: Page, position: int) -> bytes:
         """The bytes of a record as the source sent them."""
@@ -219,9 +258,15 @@ class Collector:
             self._exact_page, self._exact_slices = page.number, self._stream.exact_records(body)
         return self._exact_slices[position]
 
+    def _all_within(self, moments: list[int | None]) -> list[bool]:
+        if self._span is None:
+            return [True] * len(moments)
+        first, end = self._span
+        return [moment is None or first <= moment < end for moment in moments]
+
     def _within(self, moment: int | None) -> bool:
         """Whether a record that changed then belongs to the window; one without a time belongs to any."""
-        return self._span is None or moment is None or self._span[0] <= moment < self._span[1]
+        return self._all_within([moment])[0]
 
     def _rejected_within(self, item: Rejected, latest: int) -> bool | None:
         """Whether a rejected record changed within the window; None where it does not say when."""
@@ -235,22 +280,16 @@ class Collector:
 
     def _land(self, page: Page, accepted: "_Accepted") -> None:
         """Adds rows to the next table."""
-        count = len(accepted.positions)
-        records, exact = page.content.records, page.content.exact
-        raw = [exact[i] if exact else orjson.dumps(records[i]) for i in accepted.positions]
-        columns = [
-            range(self.counts.landed, self.counts.landed + count),
-            *accepted.rows.columns,
-            repeat(_micros(page.fetched_at), count),
-            repeat(page.number, count),
-            accepted.positions,
-            raw,
-        ]
-        arrays = [
-            _array(list(values), field.type) for values, field in zip(columns, self._schema, strict=True)
-        ]
+        count, batch = len(accepted.positions), accepted.batch
+        places = {
+            "seq": pa.array(range(self.counts.landed, self.counts.landed + count), pa.int64()),
+            "fetched_at": pa.array([_micros(page.fetched_at)] * count, pa.int64()).cast(TIMESTAMP),
+            "page": pa.array([page.number] * count, pa.int64()),
+            "position": pa.array(accepted.positions, pa.int64()),
+        }
+        arrays = [places[name] if name in places else batch.column(name) for name in self._schema.names]
         self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
-        self._bytes += sum(map(len, raw))
+        self._bytes += batch.column("raw").nbytes
         self.counts.landed += count
 
     def _flush(self) -> pa.Table:
@@ -262,21 +301,34 @@ class Collector:
 
 @dataclass(frozen=True)
 class _Accepted:
-    """Rows of a page, and where on it their records stand."""
+    """Rows of a page in the entity's `content_schema`, and where on it their records stand."""
 
     positions: list[int]
-    rows: Rows
+    batch: pa.RecordBatch
 
     @classmethod
     def joined(cls, parts: "list[_Accepted]") -> "_Accepted":
         if len(parts) == 1:
             return parts[0]
         positions = [position for part in parts for position in part.positions]
-        return cls(positions, Rows.joined([part.rows for part in parts]))
+        return cls(positions, pa.concat_batches([part.batch for part in parts]))
 
     def of(self, wanted: list[bool]) -> "_Accepted":
         """Those that are wanted."""
-        return _Accepted(list(compress(self.positions, wanted)), self.rows.of(wanted))
+        return _Accepted(list(compress(self.positions, wanted)), self.batch.filter(pa.array(wanted)))
+
+    @property
+    def ids(self) -> list[str]:
+        return self.batch.column("id").to_pylist()
+
+    @property
+    def versions(self) -> list[str]:
+        return self.batch.column("content_hash").to_pylist()
+
+    @property
+    def changes(self) -> list[int | None]:
+        """When the records changed, in µs since 1970."""
+        return self.batch.column("updated_at").cast(pa.int64()).to_pylist()
 
 
 def _unaccepted(item: Rejected, inside: bool | None) -> Sighting:
@@ -286,8 +338,9 @@ def _unaccepted(item: Rejected, inside: bool | None) -> Sighting:
     return Sighting(f"sha256:{digest}", digest, inside is not False, rejected=True)
 
 
-def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
-    return pa.array(values, pa.int64()).cast(TIMESTAMP) if kind == TIMESTAMP else pa.array(values, kind)
+def _latest(page: Page) -> int:
+    """µs since 1970 after which no record of a page can have changed."""
+    return _micros(page.fetched_at + _AHEAD)
 
 
 def _micros(moment: datetime) -> int:

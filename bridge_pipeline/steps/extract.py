@@ -9,7 +9,7 @@ import gc
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -43,6 +43,7 @@ from bridge_pipeline.steps.collect import Collector
 from bridge_pipeline.steps.held import LandedRecords
 from bridge_pipeline.steps.land import land
 from bridge_pipeline.steps.metering import shared_quota
+from bridge_pipeline.steps.parser_process import ParserProcess
 
 log = structlog.get_logger(__name__)
 _QUARANTINE_CHUNK = 200
@@ -240,9 +241,9 @@ class _Extraction:
         work.mkdir(parents=True)
         census = DiskCensus(work / "census.sqlite")
         try:
-            collector = self._collector(census, journal)
-            pages = self._reported(self._pages(connection, census, journal), collector)
-            with _collected_by_hand():
+            with closing(ParserProcess(record.connector, entity)) as helper, _collected_by_hand():
+                collector = self._collector(census, journal, helper)
+                pages = self._reported(self._pages(connection, census, journal), collector)
                 files = land(entity, lambda: collector.tables(pages), folder, work / "dlt")
             batch = self._batch(batch_id, number, collector, journal, files)
             batch = replace(batch, first_read_of=self._first_read(connection, batch))
@@ -277,10 +278,10 @@ class _Extraction:
             return begin_extraction(folder, last, signature)
         return open_extraction(folder, last, signature, self._workspace.settings.journal_max_age)
 
-    def _collector(self, census: DiskCensus, journal: Journal) -> Collector:
+    def _collector(self, census: DiskCensus, journal: Journal, helper: ParserProcess) -> Collector:
         window = self._window if self._kind == "window" else None
         chunk = self._workspace.settings.rows_per_chunk
-        return Collector(self._stream, window, census, journal, chunk)
+        return Collector(self._stream, window, census, journal, chunk, helper)
 
     def _pages(self, connection: sa.Connection, census: DiskCensus, journal: Journal) -> Iterator[Page]:
         client = self._source.client

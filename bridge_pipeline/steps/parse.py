@@ -10,14 +10,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import chain, compress
 from typing import Any
 
 import orjson
+import pyarrow as pa
 
 from bridge_pipeline.connector_kit.connector import Stream
 from bridge_pipeline.connector_kit.fields import Record, Refused, under
 from bridge_pipeline.model import Kind
+from bridge_pipeline.model.entity import TIMESTAMP
 
 # A time finer than microseconds, which no column holds whole.
 _FINER = re.compile(r"[.,]\d{6}\d*[1-9]")
@@ -44,22 +45,13 @@ class Rows:
         """What tells versions of a record apart."""
         return self.columns[-1]
 
-    @classmethod
-    def joined(cls, parts: Sequence["Rows"]) -> "Rows":
-        """The rows of all parts, of which there is at least one."""
-        columns = zip(*(part.columns for part in parts), strict=True)
-        return cls([list(chain.from_iterable(column)) for column in columns])
-
-    def of(self, wanted: Sequence[bool]) -> "Rows":
-        """Those rows that are wanted."""
-        return Rows([list(compress(column, wanted)) for column in self.columns])
-
 
 class RecordParser:
     """Parses the records of one stream."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
+        self._schema = stream.entity.content_schema
         self._consumed = {key for field in stream.fields for key in field.consumes}
         columns = list(zip(stream.entity.columns, stream.fields, strict=True))
         self._changed = stream.entity.column_names.index("updated_at")
@@ -85,6 +77,23 @@ class RecordParser:
         hashes = [hashlib.sha256(_dumped(each)).hexdigest() for each in content]
         return Rows([*values, *([people] if self._stream.entity.people else []), custom, hashes])
 
+    def batch(self, records: Sequence[Record], latest: int, exact: Sequence[bytes] | None) -> pa.RecordBatch:
+        """The rows of records as landing holds them, in the entity's `content_schema`.
+
+        Args:
+            latest: as for `parse`.
+            exact: the records' bytes as the source sent them, where they are known.
+
+        Raises:
+            Refused: as `parse`.
+        """
+        rows = self.parse(records, latest)
+        raw = exact or [orjson.dumps(record) for record in records]
+        columns = zip([*rows.columns, raw], self._schema, strict=True)
+        return pa.RecordBatch.from_arrays(
+            [_array(values, field.type) for values, field in columns], schema=self._schema
+        )
+
     def _refuse_times(self, records: Sequence[Record], changed: list[int | None], latest: int) -> None:
         if not self._stream.entity.reference and None in changed:
             raise Refused("change_time_missing", "/updated_at")
@@ -109,6 +118,10 @@ class RecordParser:
             to_json([{"user_id": user, "part": part} for user, part in sorted(set(read(record)))])
             for record in records
         ]
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    return pa.array(values, pa.int64()).cast(TIMESTAMP) if kind == TIMESTAMP else pa.array(values, kind)
 
 
 def to_json(value: Any) -> str:

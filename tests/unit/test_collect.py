@@ -281,7 +281,7 @@ def test_a_page_with_the_bytes_of_an_earlier_one_is_counted_and_not_read_again(e
     assert (rows["id"].to_pylist(), counts.fetched_to) == (["1", "2"], again.fetched_at)
     # As if each record had been read again: the sweep saw all of the window, nothing new, nothing missed.
     census = extraction.census
-    assert (census.unseen, census.missed, census.swept_in_window, census.repeated) == (0, 0, 2, 0)
+    assert (census.unseen, census.missed, census.swept_in_window, census.repeats) == (0, 0, 2, 0)
 
 
 def test_a_page_with_a_rejected_record_is_read_again(extraction):

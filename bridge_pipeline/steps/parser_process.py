@@ -1,0 +1,198 @@
+"""A process that parses pages while its extraction asks for the next: the work of another core.
+
+Nothing depends on it. It gets a page's bytes and gives rows, or none where a record of the page cannot be
+accepted, or where it has ended; then its extraction parses the page itself, with the same outcome. It
+ends with its extraction, however that ends.
+
+Run as `python -m bridge_pipeline.steps.parser_process CONNECTOR ENTITY`; both ways go frames of bytes,
+each behind its length.
+"""
+
+import fcntl
+import gc
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+from contextlib import suppress
+from typing import IO
+
+import pyarrow as pa
+import structlog
+
+from bridge_pipeline import connectors
+from bridge_pipeline.connector_kit.connector import Stream
+from bridge_pipeline.connector_kit.fields import Refused
+from bridge_pipeline.connector_kit.pages import parse_plain
+from bridge_pipeline.steps.parse import RecordParser
+
+log = structlog.get_logger(__name__)
+# Bytes of pages. To start takes as long as to parse about so many.
+_WORTHWHILE = 8_000_000
+_LENGTH = struct.Struct("<q")
+# A frame's length, and µs since 1970 after which no record can have changed.
+_HEAD = struct.Struct("<qq")
+# Most pages fit, so that nobody waits for the other to read.
+_PIPE_BYTES = 1_048_576
+
+
+class ParserProcess:
+    """Parses pages of one stream, one at a time; to be closed."""
+
+    def __init__(self, connector: str, entity: str) -> None:
+        self._arguments = (connector, entity)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready = self._lost = _cores() < 2
+        self._offered = 0
+
+    def give(self, body: bytes, latest: int) -> bool:
+        """Gives it a page to parse; False where it does not take it: it is not there, or not yet.
+
+        Args:
+            body: as `pages.parse_plain` takes it.
+            latest: µs since 1970 after which no change time can be true.
+        """
+        if self._lost or not self._is_ready(len(body)):
+            return False
+        try:
+            self._input.write(_HEAD.pack(len(body), latest))
+            self._input.write(body)
+            self._input.flush()
+        except OSError:
+            self._lose()
+        return not self._lost
+
+    def result(self) -> pa.RecordBatch | None:
+        """The rows of the page that it was given, in the entity's `content_schema`; None where a record of
+        the page cannot be accepted, or it has ended."""
+        try:
+            frame = _frame(self._output)
+        except (OSError, EOFError):
+            self._lose()
+            return None
+        return pa.ipc.open_stream(frame).read_next_batch() if frame else None
+
+    def close(self) -> None:
+        """Ends it."""
+        self._lost = True
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._input, self._output):
+                # What was not sent is of no use any more.
+                with suppress(OSError):
+                    pipe.close()
+            self._process = None
+
+    def _is_ready(self, size: int) -> bool:
+        """Whether it can take a page; it is started when there is enough to do."""
+        self._offered += size
+        if self._process is None and self._offered >= _WORTHWHILE:
+            self._start()
+        elif self._process and not self._ready and select.select([self._output], [], [], 0)[0]:
+            self._ready = True
+            # It says so by a frame without content.
+            self.result()
+        return self._ready and not self._lost
+
+    def _start(self) -> None:
+        # It needs no settings, and so no secrets.
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("BRIDGE_")}
+        command = [sys.executable, "-P", "-m", __spec__.name, *self._arguments]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+        for pipe in (self._input, self._output):
+            # Where the system does not let it, the two wait for each other in pieces.
+            with suppress(OSError, AttributeError):
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+    def _lose(self) -> None:
+        process = self._process
+        self.close()
+        log.warning(
+            "the process that parses pages has ended; its extraction goes on without",
+            exit=process and process.returncode,
+        )
+
+    @property
+    def _input(self) -> IO[bytes]:
+        assert self._process
+        assert self._process.stdin
+        return self._process.stdin
+
+    @property
+    def _output(self) -> IO[bytes]:
+        assert self._process
+        assert self._process.stdout
+        return self._process.stdout
+
+
+def serve(stream: Stream, source: IO[bytes], target: IO[bytes]) -> None:
+    """Parses pages until there are no more."""
+    parser = RecordParser(stream)
+    _answer(target, b"")
+    while head := source.read(_HEAD.size):
+        size, latest = _HEAD.unpack(head)
+        _answer(target, _parsed(parser, stream, source.read(size), latest))
+
+
+def _parsed(parser: RecordParser, stream: Stream, body: bytes, latest: int) -> pa.Buffer | bytes:
+    """The rows of a page as an Arrow stream; nothing where one of its records cannot be accepted."""
+    records = parse_plain(body, stream.names).records
+    if not all(type(record) is dict for record in records):
+        return b""
+    try:
+        batch = parser.batch(records, latest, None)
+    except Refused:
+        return b""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue()
+
+
+def _answer(target: IO[bytes], content: pa.Buffer | bytes) -> None:
+    target.write(_LENGTH.pack(len(content)))
+    target.write(content)
+    target.flush()
+
+
+def _frame(source: IO[bytes]) -> bytes:
+    """The next frame.
+
+    Raises:
+        EOFError: there is none, or it is cut.
+    """
+    head = source.read(_LENGTH.size)
+    content = source.read(_LENGTH.unpack(head)[0]) if len(head) == _LENGTH.size else b""
+    if len(head) < _LENGTH.size or len(content) < _LENGTH.unpack(head)[0]:
+        raise EOFError
+    return content
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def main(connector: str, entity: str) -> None:
+    """Serves the process that started this one."""
+    # Whoever interrupts its extraction ends it, too: its input ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Records are trees, and need no search for cycles.
+    gc.disable()
+    # Whatever else is printed belongs to no frame.
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as target:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        serve(connectors.get(connector).stream(entity), sys.stdin.buffer, target)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

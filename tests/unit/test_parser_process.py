@@ -1,0 +1,141 @@
+"""Pages are parsed by another process while the next is asked for; nothing depends on it."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import orjson
+import psutil
+import pyarrow as pa
+import pytest
+from structlog.testing import capture_logs
+
+from bridge_pipeline.connector_kit import pages
+from bridge_pipeline.connector_kit.connector import Page
+from bridge_pipeline.connector_kit.journal import Journal
+from bridge_pipeline.connectors.helpdesk.streams import STREAMS
+from bridge_pipeline.steps import parser_process
+from bridge_pipeline.steps.census import DiskCensus
+from bridge_pipeline.steps.collect import Collector
+from bridge_pipeline.steps.parser_process import ParserProcess
+from tests.unit.test_collect import FETCHED, WINDOW
+
+TICKETS = STREAMS[2]
+OWNER = """
+import sys
+from bridge_pipeline.steps import parser_process
+parser_process._WORTHWHILE = 0
+helper = parser_process.ParserProcess("helpdesk", "tickets")
+helper.give(b"", 0)
+print(helper._process.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def helper(monkeypatch):
+    """A process that is ready for the first page."""
+    monkeypatch.setattr(parser_process, "_WORTHWHILE", 0)
+    helper = ParserProcess("helpdesk", "tickets")
+    assert not helper.give(b"", 0)
+    helper._ready = True
+    assert helper.result() is None
+    yield helper
+    helper.close()
+
+
+def ticket(number, updated_at="2025-03-01T12:00:00Z", **fields):
+    return {"id": number, "subject": f"s{number}", "updated_at": updated_at, **fields}
+
+
+# Three pages that can be accepted, one again, one with a repeated record, and two that cannot whole.
+LISTING = [
+    [ticket(n, tags=["a"], account={"id": 5}, cf_floor=n) for n in range(1, 40)],
+    [ticket(n, "2025-03-05T00:00:00.123456789Z") for n in range(40, 60)],
+    [ticket(7, subject="other"), ticket(60, assignee={"id": 9, "_type": "User"})],
+    [ticket(n, tags=["a"], account={"id": 5}, cf_floor=n) for n in range(1, 40)],
+    [ticket(61, "2031-01-01T00:00:00Z"), ticket(62)],
+    [ticket(63, tags="no list"), 7, ticket(64)],
+    [],
+    [ticket(65, description="ü\\u0041\n", due=1.5)],
+]
+
+
+def collected(folder, helper):
+    """What becomes of the listing, and what a census answers after each of its pages."""
+    folder.mkdir()
+    census, journal = DiskCensus(folder / "census.sqlite"), Journal(folder)
+    census.begin_sweep()
+    collector = Collector(TICKETS, WINDOW, census, journal, 25, helper)
+    reader, answers = pages.Reader(TICKETS.names), []
+
+    def listing():
+        for number, records in enumerate(LISTING):
+            body = orjson.dumps({"data": records})
+            content = reader.parse_list(body)
+            journal.write(f"p{number}", "https://h/", body, body, len(records), FETCHED)
+            yield Page(number, content, FETCHED)
+            if number % 3 == 2:
+                answers.append((census.unseen, census.in_window, census.repeats))
+
+    table = pa.concat_tables(list(collector.tables(listing())))
+    rejected = list(census.rejected())
+    census.close()
+    return table, rejected, vars(collector.counts), collector.inventory.found, answers
+
+
+def test_what_it_parses_is_the_same(tmp_path, helper):
+    given = []
+    give = helper.give
+    helper.give = lambda *page: given.append(give(*page)) or given[-1]
+    with_it, without = collected(tmp_path / "with", helper), collected(tmp_path / "without", None)
+    assert with_it == without
+    assert without[0].num_rows > 40
+    # It takes every page of new bytes.
+    assert given == [True] * 7
+
+
+@pytest.mark.parametrize("under_way", [False, True])
+def test_an_extraction_goes_on_when_it_is_killed(tmp_path, helper, under_way):
+    give, given = helper.give, []
+
+    def killing(*page):
+        given.append(page)
+        taken = give(*page) if under_way or len(given) != 3 else None
+        if len(given) == 3:
+            helper._process.kill()
+            helper._process.wait()
+        return give(*page) if taken is None else taken
+
+    helper.give = killing
+    with capture_logs() as logs:
+        assert collected(tmp_path / "with", helper) == collected(tmp_path / "without", None)
+    assert [entry["event"].split(";")[0] for entry in logs if entry["log_level"] == "warning"] == [
+        "the process that parses pages has ended"
+    ]
+
+
+def test_it_is_not_started_for_a_short_listing(tmp_path):
+    helper = ParserProcess("helpdesk", "tickets")
+    collected(tmp_path / "with", helper)
+    assert helper._process is None
+
+
+def test_it_ends_with_the_process_that_started_it():
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    helper = psutil.Process(int(owner.stdout.readline()))
+    assert helper.is_running()
+    os.kill(owner.pid, signal.SIGKILL)
+    owner.communicate()
+    assert psutil.wait_procs([helper], timeout=60)[0]
+
+
+def test_it_is_told_no_secret(helper, monkeypatch):
+    monkeypatch.setenv("BRIDGE_SECRET_KEY", "s3cret-key")
+    another = ParserProcess("helpdesk", "tickets")
+    another.give(b"", 0)
+    assert "BRIDGE_SECRET_KEY" not in psutil.Process(another._process.pid).environ()
+    another.close()
