@@ -4,7 +4,9 @@ That format has no escapes, tells null from empty by itself, and spares the serv
 times; see docs/decisions/0004. Nothing here knows a table, or which rows are to be copied.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 import numpy as np
 import psycopg
@@ -35,7 +37,8 @@ def copy_into(
     Args:
         types: Postgres type of each column, in the order of the rows' columns: `text`, `jsonb`,
             `timestamptz`, `boolean` or `bigint`.
-        rows: may not ask anything of this connection while they are made.
+        rows: are made in a thread of their own while the server takes those before; they may not ask
+            anything of this connection.
         constants: values of further columns, the same in each row: a text or a bigint.
 
     Returns:
@@ -49,11 +52,8 @@ def copy_into(
     with driver.cursor() as cursor:
         with cursor.copy(f"copy {table} ({columns}) from stdin (format binary)".encode()) as copy:
             copy.write(_HEADER)
-            for part in rows:
-                reach("copy.part")
-                for batch in part.to_batches(max_chunksize=_ROWS_AT_A_TIME):
-                    if batch.num_rows:
-                        copy.write(_encoded(batch, list(types.values()), prefix))
+            for message in _ahead(_messages(rows, list(types.values()), prefix)):
+                copy.write(message)
             copy.write(_TRAILER)
         return cursor.rowcount
 
@@ -63,6 +63,28 @@ def stage(connection: sa.Connection, table: str, types: Mapping[str, str], rows:
     columns = ", ".join(f"{name} {kind}" for name, kind in types.items())
     connection.execute(sa.text(f"create temporary table {table} ({columns}) on commit drop"))
     copy_into(connection, table, types, rows)
+
+
+def _messages(rows: Iterable[pa.Table], types: list[str], prefix: bytes) -> Iterator[memoryview]:
+    for part in rows:
+        reach("copy.part")
+        for batch in part.to_batches(max_chunksize=_ROWS_AT_A_TIME):
+            if batch.num_rows:
+                yield _encoded(batch, types, prefix)
+
+
+def _ahead(messages: Iterator[memoryview]) -> Iterator[memoryview]:
+    """The messages, each made by a thread while the one before is sent: encoding costs no time of its own."""
+    context = copy_context()
+
+    def make() -> memoryview | None:
+        return context.run(lambda: next(messages, None))
+
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(make)
+        while (message := following.result()) is not None:
+            following = pool.submit(make)
+            yield message
 
 
 def _constant(value: str | int) -> bytes:

@@ -531,7 +531,10 @@ purges = _bridge(
 
 
 def desk_table(entity: Entity) -> sa.Table:
-    """The table of an entity: identity, canonical columns, custom fields and provenance."""
+    """The table of an entity: identity, canonical columns, custom fields and provenance.
+
+    Neither it nor `ticket_users` has foreign keys: see docs/decisions/0028.
+    """
     return metadata.tables[f"{naming.DESK_SCHEMA}.{entity.name}"]
 
 
@@ -544,7 +547,7 @@ def _desk(entity: Entity) -> sa.Table:
         entity.name,
         metadata,
         _text("tenant"),
-        # That of the batch, which has the foreign key: one check per load and not per row.
+        # That of the batch, which has the foreign key.
         _text("connection"),
         *canonical,
         sa.Column("custom_fields", JSONB, nullable=False, server_default="{}"),
@@ -556,14 +559,6 @@ def _desk(entity: Entity) -> sa.Table:
         _now("loaded_at"),
         sa.Column("batch_id", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("connection", "id"),
-        *(
-            sa.ForeignKeyConstraint(
-                ["connection", column.name],
-                [f"{naming.DESK_SCHEMA}.{column.references}.{name}" for name in ("connection", "id")],
-                name=f"{entity.name}_{column.name}_fkey",
-            )
-            for column in entity.parents
-        ),
         sa.Index(None, "connection", "updated_at"),
         # Few rows of many: each load and each audit asks for them.
         sa.Index(
@@ -572,7 +567,6 @@ def _desk(entity: Entity) -> sa.Table:
             "updated_at",
             postgresql_where=sa.text("deleted_at is not null"),
         ),
-        *(sa.Index(None, "connection", column.name) for column in entity.parents),
         schema=naming.DESK_SCHEMA,
         comment=entity.description,
     )
@@ -581,7 +575,6 @@ def _desk(entity: Entity) -> sa.Table:
 for _entity in ENTITIES.values():
     _desk(_entity)
 
-# Without foreign keys: a load writes the ticket and the users before it links them (decision 24).
 ticket_users = sa.Table(
     "ticket_users",
     metadata,

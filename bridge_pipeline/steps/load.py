@@ -7,7 +7,6 @@ copied first, and the contents only of those rows that are to be written (docs/d
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +24,8 @@ from bridge_pipeline.model import ENTITIES, Entity, Window
 from bridge_pipeline.model.expectation import LOADED
 from bridge_pipeline.steps import facts
 from bridge_pipeline.steps.announce import tell_verdict
+from bridge_pipeline.steps.chosen import Choice, Landed, people_of
 from bridge_pipeline.steps.extract import landing_of
-from bridge_pipeline.steps.land import read_landed
 
 log = structlog.get_logger(__name__)
 
@@ -144,7 +143,7 @@ def _load(workspace: Workspace, batch: Batch, run_id: str | None) -> LoadResult:
         refuse_unreadable(listed)
         if done := ledger.load_counts(connection, batch.id):
             return LoadResult(batch, **done)
-        counts = _Load(connection, entity, listed, landing_of(workspace, batch)).apply()
+        counts = _Load(connection, entity, Landed(listed, landing_of(workspace, batch))).apply()
         reach("load.counted")
         check = _equation(listed, counts)
         if not check.passed and not _accepted(listed, counts):
@@ -187,78 +186,81 @@ def _accepted(batch: Batch, counts: _Counts) -> bool:
     return whole and batch.verdict == "accepted"
 
 
+@dataclass(frozen=True)
+class _Decided:
+    """What becomes of the landed rows: counts, and which are written.
+
+    `left` are written, of which `replacing` take the place of a row of the table.
+    """
+
+    copied: int
+    rejected: int
+    older: int
+    unchanged: int
+    superseded: int
+    left: Choice
+    replacing: np.ndarray
+
+    @property
+    def new(self) -> Choice:
+        """The rows whose ids the table does not have."""
+        if self.left is None:
+            return None
+        new = self.left.copy()
+        new[: len(self.replacing)] &= ~self.replacing
+        return new
+
+
 class _Load:
     """The statements of one batch's load, in the caller's transaction."""
 
-    def __init__(self, connection: sa.Connection, entity: Entity, batch: Batch, folder: Path) -> None:
+    def __init__(self, connection: sa.Connection, entity: Entity, landed: Landed) -> None:
         self._connection = connection
         self._entity = entity
-        self._batch = batch
-        self._folder = folder
+        self._landed = landed
 
     def apply(self) -> _Counts:
         """Writes what is newer than the tables, and what it refers to."""
+        self._run(_PLANNED)
+        empty = not self._connection.scalar(sa.text(_HELD.format(self._entity.name)), self._names)
+        decided = self._take_all() if empty else self._compare()
+        placeholders = self._add_parents(decided.left)
+        loaded = self._insert(decided.new) + self._replace(decided.replacing)
+        if self._entity.people:
+            self._run(_UNLINK_ALL if empty else _UNLINK)
+            placeholders += self._link(decided.left)
+        counts = {name: value for name, value in vars(decided).items() if name not in ("left", "replacing")}
+        return _Counts(**counts, loaded=loaded, placeholders=placeholders)
+
+    # --- What becomes of each row
+
+    def _take_all(self) -> _Decided:
+        """All rows are new: only those that were taken out, or are not the newest of their id, are not."""
+        numbers = self._connection.scalars(sa.text(_REJECTED), self._names)
+        rejected = np.fromiter(numbers, np.int64)
+        rows, older = self._landed.count(), self._landed.older(rejected)
+        left = None
+        if len(rejected) or len(older):
+            left = np.ones(rows, bool)
+            left[rejected[rejected < rows]] = False
+            left[older] = False
+        return _Decided(rows, int((rejected < rows).sum()), len(older), 0, 0, left, np.zeros(0, bool))
+
+    def _compare(self) -> _Decided:
+        """Compares the rows with those of the table; leaves in `incoming` those that are to be written."""
         entity, run = self._entity, self._run
-        run(_PLANNED)
-        stage(self._connection, "incoming", _deciding(entity), self._landed(_deciding(entity)))
-        copied = self._count("incoming")
+        stage(self._connection, "incoming", _DECIDING, self._landed.read(tuple(_DECIDING)))
+        copied = self._connection.scalar(sa.text("select count(*) from incoming")) or 0
         rejected = run(_DROP_REJECTED)
         older = run(_DROP_OLDER)
         run(_reappeared(entity))
         unchanged = run(_drop_unchanged(entity))
         superseded = run(_drop_superseded(entity))
-        placeholders = self._add_parents()
-        loaded = self._write(whole=not (rejected or older or unchanged or superseded))
-        return _Counts(copied, rejected, older, unchanged, superseded, loaded, placeholders)
-
-    def _add_parents(self) -> int:
-        """Adds placeholders for what the rows to be written refer to and the tables do not have."""
-        columns = self._entity.parents
-        added = [_placeholders(c.references, f"select {c.name} from incoming") for c in columns]
-        if self._entity.people:
-            self._run(_PEOPLE)
-            added.append(_placeholders("users", "select user_id from people"))
-        return sum(self._run(statement) for statement in added)
-
-    def _write(self, whole: bool) -> int:
-        """Writes the rows that are left in `incoming`; returns how many Postgres took.
-
-        Args:
-            whole: whether all landed rows are left.
-        """
-        known = self._run(_known(self._entity))
+        known = run(_known(entity))
         replacing = self._numbers("known") if known else np.zeros(0, bool)
-        loaded = self._insert(None if whole and not known else _without(self._numbers("incoming"), replacing))
-        if known:
-            loaded += self._replace(replacing)
-        if self._entity.people:
-            self._run(_UNLINK)
-            self._run(_DROP_LINKED)
-            self._run(_LINK)
-        return loaded
-
-    def _insert(self, chosen: np.ndarray | None) -> int:
-        rows = self._landed(types := _contents(self._entity), chosen)
-        batch = self._batch
-        same = {"tenant": batch.tenant, "connection": batch.connection, "batch_id": batch.id}
-        return copy_into(self._connection, f"desk.{self._entity.name}", types, rows, same)
-
-    def _replace(self, chosen: np.ndarray) -> int:
-        types = _contents(self._entity)
-        stage(self._connection, "replacing", types, self._landed(types, chosen))
-        return self._run(_replace(self._entity))
-
-    def _landed(self, types: dict[str, str], chosen: np.ndarray | None = None) -> Iterator[pa.Table]:
-        """The landed rows with these columns; of them those whose number is `chosen`."""
-        if chosen is not None and not chosen.any():
-            return
-        names, done = tuple(types), 0
-        columns = names if "seq" in names else (*names, "seq")
-        for rows in read_landed(self._folder, self._batch.files, self._entity.name, columns):
-            kept = rows if chosen is None else rows.filter(_among(chosen, rows["seq"]))
-            yield kept.select(names)
-            done += kept.num_rows
-            progress.report("load", self._entity.name, done, "rows")
+        whole = not (known or rejected or older or unchanged or superseded)
+        left = None if whole else self._numbers("incoming")
+        return _Decided(copied, rejected, older, unchanged, superseded, left, replacing)
 
     def _numbers(self, table: str) -> np.ndarray:
         """Whether each row, by its number, stands in a temporary table."""
@@ -269,23 +271,71 @@ class _Load:
             chosen[part] = True
         return chosen
 
-    def _run(self, statement: str) -> int:
+    # --- What is written
+
+    def _add_parents(self, chosen: Choice) -> int:
+        """Adds placeholders for what the chosen rows refer to and the tables do not have."""
+        columns = self._entity.parents
+        added = 0
+        if columns:
+            for rows in self._landed.many(tuple(column.name for column in columns), chosen):
+                added += sum(self._add_missing(column.references, rows[column.name]) for column in columns)
+        return added
+
+    def _add_missing(self, parent: str | None, ids: pa.ChunkedArray) -> int:
+        found = ids.unique().drop_null().to_pylist()
+        return self._run(_PLACEHOLDERS.format(parent), ids=found) if found else 0
+
+    def _insert(self, chosen: Choice) -> int:
+        types, batch = _contents(self._entity), self._landed.batch
+        same = {"tenant": batch.tenant, "connection": batch.connection, "batch_id": batch.id}
+        rows = self._told(self._landed.read(tuple(types), chosen))
+        return copy_into(self._connection, f"desk.{self._entity.name}", types, rows, same)
+
+    def _replace(self, chosen: np.ndarray) -> int:
+        if not chosen.any():
+            return 0
+        types = _contents(self._entity)
+        stage(self._connection, "replacing", types, self._told(self._landed.read(tuple(types), chosen)))
+        return self._run(_replace(self._entity))
+
+    def _link(self, chosen: Choice) -> int:
+        """Links the chosen tickets, which have no links, with their users; returns the placeholders added."""
+        added, batch = 0, self._landed.batch
+        same = {"tenant": batch.tenant, "connection": batch.connection}
+        for rows in self._landed.many(("id", "people"), chosen):
+            links = people_of(rows)
+            added += self._add_missing("users", links["user_id"])
+            copy_into(self._connection, "desk.ticket_users", _LINKS, [links], same)
+        return added
+
+    def _told(self, parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        """The parts, while progress is reported."""
+        done = 0
+        for rows in parts:
+            yield rows
+            done += rows.num_rows
+            progress.report("load", self._entity.name, done, "rows")
+
+    def _run(self, statement: str, **values: object) -> int:
         reach("load.statement")
-        batch = self._batch
-        names = {"tenant": batch.tenant, "connection": batch.connection, "batch": batch.id}
-        return self._connection.execute(sa.text(statement), names).rowcount
+        return self._connection.execute(sa.text(statement), self._names | values).rowcount
 
-    def _count(self, table: str) -> int:
-        return self._connection.scalar(sa.text(f"select count(*) from {table}")) or 0
-
-
-def _deciding(entity: Entity) -> dict[str, str]:
-    """The columns that say what becomes of a row, with their types in Postgres."""
-    names = ["seq", "id", "updated_at", "fetched_at", "content_hash", *(c.name for c in entity.parents)]
-    return {name: _TYPES.get(name, "text") for name in [*names, *(["people"] if entity.people else [])]}
+    @property
+    def _names(self) -> dict[str, object]:
+        batch = self._landed.batch
+        return {"tenant": batch.tenant, "connection": batch.connection, "batch": batch.id}
 
 
-_TYPES = {"seq": "bigint", "updated_at": "timestamptz", "fetched_at": "timestamptz", "people": "jsonb"}
+# The columns that say what becomes of a row.
+_DECIDING = {
+    "seq": "bigint",
+    "id": "text",
+    "updated_at": "timestamptz",
+    "fetched_at": "timestamptz",
+    "content_hash": "text",
+}
+_LINKS = {"ticket_id": "text", "user_id": "text", "part": "text"}
 
 
 def _contents(entity: Entity) -> dict[str, str]:
@@ -294,20 +344,13 @@ def _contents(entity: Entity) -> dict[str, str]:
     return types | {"custom_fields": "jsonb", "content_hash": "text", "fetched_at": "timestamptz"}
 
 
-def _among(chosen: np.ndarray, numbers: pa.ChunkedArray) -> pa.Array:
-    found = numbers.to_numpy()
-    within = found < len(chosen)
-    return pa.array(within & chosen[np.where(within, found, 0)])
-
-
-def _without(chosen: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """What is chosen but for `others`, all of which are."""
-    chosen[: len(others)] &= ~others
-    return chosen
-
-
 # Compiling a plan costs more than each of these statements takes.
 _PLANNED = "set local jit = off"
+
+# Whether the table holds anything of the connection; while this load has its lock, nobody adds to that.
+_HELD = "select exists (select from desk.{} where connection = :connection)"
+
+_REJECTED = "select seq from bridge.rejections where batch_id = :batch"
 
 _DROP_REJECTED = """
 delete from incoming using bridge.rejections r where r.batch_id = :batch and r.seq = incoming.seq
@@ -332,27 +375,17 @@ _REPLAYED = """
 update bridge.quarantine set replayed_at = now() where replay_batch = :batch and last_batch <> :batch
 """
 
-_PEOPLE = """
-create temporary table people on commit drop as
-select n.id as ticket_id, p.user_id, p.part
-from incoming n cross join lateral jsonb_to_recordset(n.people) as p (user_id text, part text)
+# A ticket's links are replaced with each of its versions, also where there should be none.
+_UNLINK = """
+delete from desk.ticket_users l using incoming n where l.connection = :connection and l.ticket_id = n.id
 """
+_UNLINK_ALL = "delete from desk.ticket_users where connection = :connection"
 
-_SAME_LINK = (
-    "l.connection = :connection and l.ticket_id = p.ticket_id and l.user_id = p.user_id and l.part = p.part"
-)
-
-_UNLINK = f"""
-delete from desk.ticket_users l using incoming n
-where l.connection = :connection and l.ticket_id = n.id
-    and not exists (select from people p where {_SAME_LINK})
-"""
-
-_DROP_LINKED = f"delete from people p using desk.ticket_users l where {_SAME_LINK}"
-
-_LINK = """
-insert into desk.ticket_users (tenant, connection, ticket_id, user_id, part)
-select :tenant, :connection, ticket_id, user_id, part from people
+_PLACEHOLDERS = """
+insert into desk.{} (tenant, connection, id, placeholder, batch_id)
+select :tenant, :connection, parent.id, true, cast(:batch as bigint)
+from unnest(cast(:ids as text[])) as parent (id)
+on conflict (connection, id) do nothing
 """
 
 
@@ -391,15 +424,6 @@ def _drop_superseded(entity: Entity) -> str:
     where d.connection = :connection and d.id = n.id and not {_newer("d")}
         and not (d.deleted_at is not null and d.content_hash = n.content_hash
             and n.fetched_at > d.deleted_at)
-    """
-
-
-def _placeholders(parent: str | None, ids: str) -> str:
-    return f"""
-    insert into desk.{parent} (tenant, connection, id, placeholder, batch_id)
-    select distinct :tenant, :connection, parent.id, true, cast(:batch as bigint)
-    from ({ids}) as parent (id) where parent.id is not null
-    on conflict (connection, id) do nothing
     """
 
 

@@ -262,15 +262,18 @@ def test_the_tables_hold_what_postgres_makes_of_the_newest_versions(workspace, r
         assert cursor.execute(links.encode()).fetchall() == cursor.execute(linked.encode()).fetchall()
 
 
-def test_no_link_is_without_its_ticket_and_its_user(workspace, random_numbers):
+def test_nothing_refers_to_a_row_that_is_not_there(workspace, random_numbers):
     connect(workspace, "http://127.0.0.1:1")
     for batch in reversed(world(workspace, random_numbers).values()):
         load(workspace, batch)
     orphans = """select * from desk.ticket_users l
         where not exists (select from desk.tickets d where (d.connection, d.id) = (l.connection, l.ticket_id))
             or not exists (select from desk.users d where (d.connection, d.id) = (l.connection, l.user_id))"""
+    strays = """select id from desk.tickets t where account_id is not null and not exists (
+        select from desk.accounts d where (d.connection, d.id) = (t.connection, t.account_id))"""
     assert rows(workspace, "select count(*) from desk.ticket_users")[0]["count"] > 10
-    assert rows(workspace, orphans) == []
+    assert rows(workspace, "select count(*) from desk.accounts where placeholder") == [{"count": 2}]
+    assert rows(workspace, orphans) == rows(workspace, strays) == []
 
 
 def test_what_is_copied_is_what_python_would_write(workspace):
