@@ -403,8 +403,8 @@ def _reappeared(entity: Entity) -> str:
     """
     return f"""
     update desk.{entity.name} d set deleted_at = null, loaded_at = now() from incoming n
-    where d.connection = :connection and d.id = n.id and n.fetched_at > d.deleted_at
-        and d.content_hash <> n.content_hash
+    where d.connection = :connection and d.id = n.id and d.deleted_at is not null
+        and n.fetched_at > d.deleted_at and d.content_hash <> n.content_hash
     """
 
 

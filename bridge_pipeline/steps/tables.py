@@ -40,9 +40,10 @@ def bring_up_to_date(
     """
     loads = load_window(workspace, name, entity, window, run_id)
     placeholders = fetch_missing(workspace, name, entity, window, run_id)
-    found = check_tables(workspace, name, entity, window, run_id)
     with workspace.database.engine.connect() as connection:
         rows = ledger.rows_in_table(connection, name, entity)
+    found = check_tables(workspace, name, entity, window, run_id, rows=rows)
+    with workspace.database.engine.connect() as connection:
         newest = ledger.newest_batch(connection, name, entity, window, run_id)
         checks = ledger.checks_of(connection, newest.id) if newest else []
     return TableUpdate(loads, rows, placeholders, [*(c for c in checks if c.stage == "load"), *found])
