@@ -21,6 +21,7 @@ import sqlalchemy as sa
 
 from bench.records import NAME, World, render
 from bridge_pipeline import settings as configuration
+from bridge_pipeline.automation.runs import STORAGE_VARIABLE
 from bridge_pipeline.database import embedded, registry
 from bridge_pipeline.database.engine import Database
 from bridge_pipeline.database.registry import ConnectionRecord
@@ -82,6 +83,9 @@ class Stage:
             box = workspace.sealer.seal(_TOKEN, record.tenant, record.name, "api_token")
             registry.put(workspace.database.engine, record, {"api_token": box})
             workspace.database.engine.dispose()
+            variables["DAGSTER_HOME"] = str(workspace.home.dagster)
+            variables[STORAGE_VARIABLE] = workspace.dagster_database.psycopg2()
+            self.run("connected", variables=variables)
             yield variables
 
     def run(

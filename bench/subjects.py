@@ -126,21 +126,26 @@ def floor(url: str, database: str) -> Figures:
     return {"seconds": seconds, "rows": counted and counted[0]}
 
 
-def bare(steps: str) -> Figures:
-    """A Dagster run of empty steps over the same storage."""
-    import dagster as dg
-
-    from bridge_pipeline.automation.runs import prepare_instance
+def connected() -> Figures:
+    """What `bridge connections apply` leaves: the connection is a partition, Dagster's tables are there."""
+    from bridge_pipeline.automation.runs import add_partition
     from bridge_pipeline.database.workspace import open_workspace
 
-    instance = prepare_instance(open_workspace())
+    add_partition(open_workspace(), NAME)
+    return {}
+
+
+def bare(steps: str) -> Figures:
+    """A Dagster run of empty steps over the same storage, in a process that imports nothing else."""
+    import dagster as dg
 
     @dg.job
     def empty() -> None:
         for number in range(int(steps)):
             dg.op(name=f"step_{number}")(_nothing)()
 
-    return {"success": empty.execute_in_process(instance=instance).success}
+    with dg.DagsterInstance.get() as instance:
+        return {"success": empty.execute_in_process(instance=instance).success}
 
 
 def _nothing() -> None:
@@ -193,7 +198,8 @@ def _peak() -> float:
 
 
 SUBJECTS: dict[str, Callable[..., Figures]] = {
-    function.__name__: function for function in (pipeline, library, plain_dlt, floor, bare, imported)
+    function.__name__: function
+    for function in (pipeline, library, plain_dlt, floor, connected, bare, imported)
 }
 
 

@@ -17,7 +17,6 @@ from bridge_pipeline.automation.launcher import (
     on_this_machine,
     process_tag,
 )
-from bridge_pipeline.automation.storage import connections_kept
 from bridge_pipeline.connector_kit.journal import write_durably
 from bridge_pipeline.database import registry
 from bridge_pipeline.database.exclusive import exclusively
@@ -25,6 +24,7 @@ from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.imports import collections_paused
 from bridge_pipeline.settings import PROJECT_ROOT
 from bridge_pipeline.steps.due import checked_request
+from resources.storage import storage_kept
 
 STORAGE_VARIABLE = "BRIDGE_DAGSTER_STORAGE_URL"
 _UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED]
@@ -66,7 +66,7 @@ def run_days(
     record = registry.get(workspace.database.engine, name)
     wanted = checked_request(workspace, record, first, last, entities)
     instance = prepare_instance(workspace)
-    add_partition(workspace, name)
+    _add_partition(instance, record)
     # Importing the definitions takes seconds; only a run pays for it.
     with collections_paused():
         from bridge_pipeline.definitions import defs
@@ -75,7 +75,7 @@ def run_days(
     keys = keys_for(wanted, defs.resolve_asset_graph().get_all_asset_keys())
     start, end = naming.partition_key(name, first), naming.partition_key(name, last)
     # Two runs of a connection would stop at each other's unchecked batches: the second one waits (L5).
-    with exclusively(workspace, f"run:{name}"), connections_kept(instance):
+    with exclusively(workspace, f"run:{name}"), storage_kept(instance):
         result = job.execute_in_process(
             instance=instance,
             asset_selection=keys,
@@ -134,8 +134,10 @@ def add_partition(workspace: Workspace, name: str) -> None:
     Raises:
         UnknownConnection: there is no such connection.
     """
-    record = registry.get(workspace.database.engine, name)
-    instance = prepare_instance(workspace)
+    _add_partition(prepare_instance(workspace), registry.get(workspace.database.engine, name))
+
+
+def _add_partition(instance: dg.DagsterInstance, record: registry.ConnectionRecord) -> None:
     instance.add_dynamic_partitions(
         naming.CONNECTION_DIMENSION, [naming.checked_key("connection", record.name)]
     )

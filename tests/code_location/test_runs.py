@@ -24,6 +24,8 @@ from bridge_pipeline.database.registry import UnknownConnection
 from bridge_pipeline.definitions import defs
 from bridge_pipeline.model import ENTITIES as MODEL
 from bridge_pipeline.steps.due import due_spans
+from resources.storage import storage_kept
+from resources.workspace import WorkspaceResource
 from tests.integration.desk import Desk, Request, account, ticket, user
 from tests.integration.flow import NAME, arrived, connect, day, execute, land, process, rows
 
@@ -165,6 +167,31 @@ def test_a_range_of_days_is_one_run_that_materialises_every_partition(installati
     assert metadata["dagster/row_count"].value == 4
     assert "account_name" in {column.name for column in metadata["dagster/column_schema"].value.columns}
     assert metadata["dagster/column_lineage"].value.deps_by_column["ticket_id"]
+
+
+def test_whoever_starts_a_run_its_steps_share_one_workspace_and_dagsters_connections(installation):
+    instance = prepare_instance(installation)
+    instance.add_dynamic_partitions(naming.CONNECTION_DIMENSION, [NAME])
+    context = dg.build_init_resource_context(instance=instance)
+
+    def ask() -> int:
+        with opened() as connections:
+            for _ in range(5):
+                instance.get_runs_count()
+                assert instance.has_dynamic_partition(naming.CONNECTION_DIMENSION, NAME)
+        return connections["psycopg2"]
+
+    with WorkspaceResource().yield_for_execution(context) as resource:
+        assert resource.open() is resource.open()
+        assert ask() == 2, "one of each of Dagster's storages"
+        # As `bridge run` does, which keeps them around the run too.
+        with storage_kept(instance):
+            assert ask() == 0
+        assert ask() == 0
+        engine = resource.open().database.engine
+        pool = engine.pool
+    assert engine.pool is not pool, "what the run held is given back"
+    assert ask() > 5, "an instance outside a run keeps no connection"
 
 
 def test_a_dead_run_is_ended_and_a_living_one_is_not(installation):

@@ -14,11 +14,18 @@ import psycopg
 import psycopg2
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import make_url
 
 from bridge_pipeline import redaction, settings
 from bridge_pipeline.database import embedded
 from bridge_pipeline.database.embedded import DatabaseUnavailable
-from bridge_pipeline.database.engine import Database, advisory_lock, resolve
+from bridge_pipeline.database.engine import (
+    Database,
+    advisory_lock,
+    make_engine,
+    replace_lost_connections,
+    resolve,
+)
 from bridge_pipeline.database.workspace import open_workspace
 from bridge_pipeline.naming import Home
 
@@ -94,6 +101,34 @@ def limited(database):
 
 def external(url, **more):
     return settings.load(home="/nonexistent", database_url=url, **more)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_a_connection_that_was_lost_while_it_rested_is_replaced(database, driver):
+    engine = sa.create_engine(make_url(database.psycopg2()).set(drivername=f"postgresql+{driver}"))
+    replace_lost_connections(engine)
+    pid = sa.text("select pg_backend_pid()")
+    with engine.connect() as connection:
+        first = connection.scalar(pid)
+    with engine.connect() as connection:
+        assert connection.scalar(pid) == first
+    with database.engine.connect() as other:
+        other.execute(sa.text("select pg_terminate_backend(:pid, 10000)"), {"pid": first})
+    with engine.connect() as connection:
+        assert connection.scalar(pid) != first
+    engine.dispose()
+
+
+def test_a_connection_that_rested_long_is_asked_whether_it_is_alive(database, monkeypatch):
+    monkeypatch.setattr("bridge_pipeline.database.engine._LONG_REST", 0)
+    engine, pings = make_engine(database.libpq()), []
+    monkeypatch.setattr(engine.dialect, "do_ping", lambda connection: bool(pings.append(connection)))
+    with engine.connect():
+        assert not pings, "a new connection is alive"
+    with engine.connect() as connection:
+        assert connection.connection.dbapi_connection not in pings, "one that does not answer is replaced"
+    assert len(pings) == 1
+    engine.dispose()
 
 
 def test_missing_databases_are_made(workspace):
