@@ -8,6 +8,7 @@ from assets import keys, runs, shown
 from assets.partitions import scope_of
 from bridge_pipeline import naming
 from bridge_pipeline.model import Entity
+from bridge_pipeline.steps import gx_worker
 from bridge_pipeline.steps.extract import extract
 from resources.workspace import WorkspaceResource
 
@@ -22,6 +23,8 @@ def extracted_asset(entity: Entity, partitions: dg.PartitionsDefinition) -> dg.A
         scope, opened = scope_of(context.run), workspace.open()
         with runs.bound(context, scope, entity) as run_id:
             if runs.offers(opened, scope.connection, entity, context.log):
+                # The check that follows finds it ready.
+                gx_worker.start()
                 asked = (scope.connection, entity.name, scope.window)
                 batch = extract(opened, *asked, run_id, scope.scheduled)
                 yield shown.batch(context, opened, batch)

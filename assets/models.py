@@ -9,6 +9,7 @@ import orjson
 
 from assets.manifest import SELECTED, asset_specs, check_specs
 from bridge_pipeline.imports import collections_paused
+from bridge_pipeline.steps import gx_worker
 from resources.dbt import DbtResource
 from resources.workspace import WorkspaceResource
 
@@ -28,7 +29,9 @@ def model_assets(manifest: Path) -> dg.AssetsDefinition:
     def models(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, dbt: DbtResource
     ) -> Iterator[Any]:
-        # dbt's import takes seconds, so only a build pays for it.
+        # dbt's import takes seconds, so only a build pays for it; and memory, which who judged before
+        # need not hold any longer.
+        gx_worker.dismiss()
         with collections_paused():
             from assets.building import build
 

@@ -23,6 +23,7 @@ from bridge_pipeline.database.exclusive import exclusively
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.imports import collections_paused
 from bridge_pipeline.settings import PROJECT_ROOT
+from bridge_pipeline.steps import gx_worker
 from bridge_pipeline.steps.due import checked_request
 from resources.storage import storage_kept
 
@@ -65,6 +66,8 @@ def run_days(
     """
     record = registry.get(workspace.database.engine, name)
     wanted = checked_request(workspace, record, first, last, entities)
+    # It imports what it needs while this process does.
+    gx_worker.start()
     instance = prepare_instance(workspace)
     _add_partition(instance, record)
     # Importing the definitions takes seconds; only a run pays for it.

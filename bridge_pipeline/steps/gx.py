@@ -4,6 +4,7 @@ What it is shown of a batch, and what its answers mean for the rows, is in `rows
 """
 
 import functools
+import gc
 import importlib
 import os
 from collections.abc import Iterable
@@ -49,6 +50,17 @@ def failing(questions: Iterable[Question], frame: "pd.DataFrame") -> dict[str, l
         RuntimeError: Great Expectations could not evaluate one.
     """
     gx = great_expectations()
+    # What lives now outlives the frame; the collection after it need not look at it.
+    gc.freeze()
+    try:
+        return _validated(gx, questions, frame)
+    finally:
+        # What was shown and who judged it refer to each other in circles: they go when asked to (L9).
+        gc.collect()
+        gc.unfreeze()
+
+
+def _validated(gx: Any, questions: Iterable[Question], frame: "pd.DataFrame") -> dict[str, list[int]]:
     # A context keeps what it was shown, so each frame has one of its own (L9).
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = gx.data_context.types.base.ProgressBarsConfig(globally=False)

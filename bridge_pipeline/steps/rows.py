@@ -6,11 +6,10 @@ says of a value holds for all rows with that value, so counts and positions are 
 batch. Examples are read from the landing files afterwards.
 """
 
-import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +19,10 @@ from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.masking import masked, masked_key
 from bridge_pipeline.model import ENTITIES, Entity
 from bridge_pipeline.model.expectation import Expectation
-from bridge_pipeline.steps import gx
+from bridge_pipeline.steps import gx, gx_worker
 from bridge_pipeline.steps.land import read_landed
 
-if TYPE_CHECKING:
-    import pandas as pd
-
+Failing = Iterator[tuple[Expectation, np.ndarray]]
 # Rows that are judged together: each time costs Great Expectations some tenths of a second.
 _AT_ONCE = 250_000
 # Or fewer, where there are many long values.
@@ -132,16 +129,9 @@ def judge(
     if not batch.landed or not suite:
         return tallies
     rules = [_rule(expectation) for expectation in suite]
-    gx.great_expectations()
-    # What lives now outlives the frames; the collections after each need not look at it.
-    gc.freeze()
-    for rows in _parts(batch, folder, rules):
-        seqs = rows["seq"].to_numpy()
-        for expectation, positions in _failing(rules, rows):
+    for seqs, failing in _answered_in_turn(rules, _parts(batch, folder, rules)):
+        for expectation, positions in failing():
             _add(tallies[expectation.name], expectation, seqs, positions)
-        # What was shown and who judged it refer to each other in circles: they go when asked to (L9).
-        gc.collect()
-    gc.unfreeze()
     _add_examples(batch, folder, ENTITIES[batch.entity], suite, tallies, clear)
     return tallies
 
@@ -166,16 +156,34 @@ def _shown(rules: list[_Rule], rows: pa.Table) -> pa.Table:
     return pa.table({"seq": rows["seq"]} | encoded)
 
 
-def _failing(rules: list[_Rule], rows: pa.Table) -> Iterator[tuple[Expectation, np.ndarray]]:
-    """Each expectation with the positions of the rows that fail it, in order."""
+def _answered_in_turn(
+    rules: list[_Rule], parts: Iterator[pa.Table]
+) -> Iterator[tuple[np.ndarray, Callable[[], Failing]]]:
+    """The `seq` of each part's rows and what fails among them; a part is read while another is judged."""
+    judged = None
+    for rows in parts:
+        if judged is not None:
+            yield judged
+        judged = rows["seq"].to_numpy(), _failing(rules, rows)
+    if judged is not None:
+        yield judged
+
+
+def _failing(rules: list[_Rule], rows: pa.Table) -> Callable[[], Failing]:
+    """Lets rows be judged; gives, when asked, each expectation with the positions of those that fail it."""
     values = {rule.column: _values(rows[rule.column]) for rule in rules}
-    found = gx.failing((rule.question for rule in rules), _frame(values))
-    for rule in rules:
-        column = values[rule.column]
-        fails = np.zeros(len(column.different), dtype=bool)
-        # Beyond its own values a column of the frame is only filled up.
-        fails[[place for place in found[rule.expectation.name] if place < len(fails)]] = True
-        yield rule.expectation, np.flatnonzero(fails[column.of_rows])
+    answers = gx_worker.ask((rule.question for rule in rules), _frame(values))
+
+    def failing() -> Failing:
+        found = answers()
+        for rule in rules:
+            column, places = values[rule.column], found[rule.expectation.name]
+            fails = np.zeros(len(column.different), dtype=bool)
+            # Beyond its own values a column of the frame is only filled up.
+            fails[places[places < len(fails)]] = True
+            yield rule.expectation, np.flatnonzero(fails[column.of_rows])
+
+    return failing
 
 
 def _values(column: pa.ChunkedArray) -> _Values:
@@ -188,7 +196,7 @@ def _values(column: pa.ChunkedArray) -> _Values:
     return _Values(values, codes.to_numpy())
 
 
-def _frame(values: dict[str, _Values]) -> "pd.DataFrame":
+def _frame(values: dict[str, _Values]) -> pa.Table:
     """The different values side by side; columns with fewer than others repeat their last one."""
     size = max(len(column.different) for column in values.values())
     places = np.arange(size)
@@ -196,7 +204,7 @@ def _frame(values: dict[str, _Values]) -> "pd.DataFrame":
         name: column.different.take(pa.array(np.minimum(places, len(column.different) - 1)))
         for name, column in values.items()
     }
-    return pa.table(columns | {_EARLIER: pa.array(np.zeros(size, dtype=np.int8))}).to_pandas()
+    return pa.table(columns | {_EARLIER: pa.array(np.zeros(size, dtype=np.int8))})
 
 
 def _add(tally: Tally, expectation: Expectation, seqs: np.ndarray, positions: np.ndarray) -> None:

@@ -204,7 +204,7 @@ def test_what_great_expectations_is_shown_gives_the_results_of_the_values_themse
         judging._shown(rules, part.append_column("seq", pa.array(range(len(part)))))
         for part in (landed.slice(0, 7), landed.slice(7, 1), landed.slice(8))
     )
-    (_, positions), *_ = judging._failing(rules, shown)
+    (_, positions), *_ = judging._failing(rules, shown)()
     raw = pd.DataFrame({"name": pd.Series(data["name"], dtype=object)} | {
         key: pd.to_datetime(pd.Series(data[key]), utc=True) for key in ("created_at", "updated_at")
     })  # fmt: skip

@@ -1,0 +1,191 @@
+"""Great Expectations in a process of its own: how it is started and asked, and what it does.
+
+Its import takes seconds, longer than all the rest of a small run: here it takes place on another core
+while records are fetched, and its memory is given back when it is dismissed. The worker is told
+neither where the database is nor any credential, and ends with the process that started it.
+What is asked, and what the answers mean, is in `gx` and `rows`.
+"""
+
+import atexit
+import os
+import pickle
+import re
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+
+from bridge_pipeline.settings import PROJECT_ROOT
+from bridge_pipeline.steps import gx
+
+Answers = dict[str, np.ndarray]
+# What an interpreter may need; everything else in the environment is none of its business.
+_INHERITED = re.compile(r"PATH|LD_LIBRARY_PATH|LANG|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|PYTHON\w*")
+_LENGTH = struct.Struct("!Q")
+
+_started: "_Worker | None" = None
+
+
+class WorkerEnded(RuntimeError):
+    """The process that judges ended before it had answered."""
+
+
+class _Worker:
+    """The parent's end of a worker; `owner` is the process that started it.
+
+    `waiting` is it between a question and its answer.
+    """
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self.waiting = False
+        variables = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
+        path = [str(PROJECT_ROOT), *filter(None, [variables.get("PYTHONPATH")])]
+        # Safe path: the current folder is anybody's.
+        command = [sys.executable, "-P", "-m", __spec__.name]
+        self._process = subprocess.Popen(
+            command,
+            env=variables | {"PYTHONPATH": os.pathsep.join(path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    @property
+    def usable(self) -> bool:
+        """Whether it lives, and the next answer is to the next question of this very process.
+
+        One that nobody waits for any longer may still be on its way, and a forked process would read
+        those of the other.
+        """
+        return self.owner == os.getpid() and not self.waiting and self._process.poll() is None
+
+    def send(self, questions: tuple[gx.Question, ...], values: pa.Table) -> None:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, values.schema) as stream:
+            stream.write_table(values)
+        assert self._process.stdin is not None
+        self.waiting = True
+        try:
+            _write(self._process.stdin, (questions, sink.getvalue().to_pybytes()))
+        except OSError as error:
+            raise self._ended() from error
+
+    def receive(self) -> Answers:
+        assert self._process.stdout is not None
+        try:
+            answers, refusal = _read(self._process.stdout)
+        except EOFError as error:
+            raise self._ended() from error
+        self.waiting = False
+        if refusal:
+            raise RuntimeError(refusal)
+        return answers
+
+    def end(self) -> None:
+        # It keeps nothing that a sudden end could damage.
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with suppress(OSError):
+                pipe.close()
+
+    def _ended(self) -> WorkerEnded:
+        status = self._process.wait()
+        return WorkerEnded(
+            f"the process that runs Great Expectations ended with status {status} before it had answered; "
+            "the batch stays unchecked: run the partition again, and see whether there is memory enough"
+        )
+
+
+def start() -> None:
+    """Starts the worker, so that it is ready when it is asked; does not wait for it."""
+    global _started
+    if "great_expectations" in sys.modules or (_started is not None and _started.usable):
+        return
+    dismiss()
+    _started = _Worker()
+
+
+def dismiss() -> None:
+    """Ends the worker, if there is one; the next question starts another."""
+    global _started
+    worker, _started = _started, None
+    if worker is not None and worker.owner == os.getpid():
+        worker.end()
+
+
+atexit.register(dismiss)
+
+
+def ask(questions: Iterable[gx.Question], values: pa.Table) -> Callable[[], Answers]:
+    """Lets the values be judged; what it gives waits for the answers, before the next is asked.
+
+    Where Great Expectations is imported already, this process judges itself.
+
+    Raises:
+        WorkerEnded: the worker was killed; by the answers, too.
+        RuntimeError: by the answers, that Great Expectations could not evaluate a question.
+    """
+    asked = tuple(questions)
+    start()
+    if _started is None or not _started.usable:
+        found = _judged(asked, values)
+        return lambda: found
+    _started.send(asked, values)
+    return _started.receive
+
+
+def _judged(questions: tuple[gx.Question, ...], values: pa.Table) -> Answers:
+    found = gx.failing(questions, values.to_pandas())
+    return {name: np.array(positions, dtype=np.int64) for name, positions in found.items()}
+
+
+def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
+    gx.great_expectations()
+    while True:
+        try:
+            questions, values = _read(requests)
+        except EOFError:
+            return
+        try:
+            outcome = _judged(questions, pa.ipc.open_stream(values).read_all()), ""
+        except Exception as error:
+            outcome = {}, f"{type(error).__name__}: {error}"
+        _write(answers, outcome)
+
+
+def _read(pipe: IO[bytes]) -> tuple:
+    head = pipe.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        raise EOFError
+    (length,) = _LENGTH.unpack(head)
+    body = pipe.read(length)
+    if len(body) < length:
+        raise EOFError
+    return pickle.loads(body)  # noqa: S301 - from this program's other end
+
+
+def _write(pipe: IO[bytes], content: tuple) -> None:
+    body = pickle.dumps(content, pickle.HIGHEST_PROTOCOL)
+    pipe.write(_LENGTH.pack(len(body)) + body)
+    pipe.flush()
+
+
+def _main() -> None:
+    # An interrupt is for the process that asks; this one ends with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "wb")
+    # What a library prints must not be taken for an answer.
+    os.dup2(2, 1)
+    _serve(sys.stdin.buffer, answers)
+
+
+if __name__ == "__main__":
+    _main()
