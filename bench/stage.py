@@ -19,6 +19,7 @@ from uuid import uuid4
 import psutil
 import sqlalchemy as sa
 
+from bench.peaks import watched
 from bench.records import NAME, World, render
 from bridge_pipeline import settings as configuration
 from bridge_pipeline.automation.runs import STORAGE_VARIABLE
@@ -94,17 +95,26 @@ class Stage:
         """Runs a subject in a process of its own; gives what it says of itself, with its costs.
 
         `wall` and `cpu` (user and system, of the process) are those of the whole process; `postgres`
-        are the seconds that the server worked meanwhile; `peak` is in MiB.
+        are the seconds that the server worked meanwhile; `peak` is the most that it and the processes it
+        started held at one time, in MiB.
         """
         before, began = self._postgres_cpu(), time.perf_counter()
         command = [sys.executable, "-m", "bench.subjects", subject, *map(str, arguments)]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("BRIDGE_")}
-        done = subprocess.run(command, env=environment | (variables or {}), capture_output=True)
+        pipe = subprocess.PIPE
+        with (
+            subprocess.Popen(
+                command, env=environment | (variables or {}), stdout=pipe, stderr=pipe
+            ) as process,
+            watched(process.pid) as memory,
+        ):
+            output, errors = process.communicate()
         wall = time.perf_counter() - began
-        if done.returncode:
-            raise RuntimeError(f"{subject} failed:\n{done.stderr.decode()[-4_000:]}")
-        said = json.loads(done.stdout.splitlines()[-1])
-        return {"wall": wall, "postgres": self._postgres_cpu() - before} | said
+        if process.returncode:
+            raise RuntimeError(f"{subject} failed:\n{errors.decode()[-4_000:]}")
+        said = json.loads(output.splitlines()[-1])
+        spent = {"wall": wall, "postgres": self._postgres_cpu() - before, "peak": memory.peak}
+        return spent | said
 
     def _postgres_cpu(self) -> float:
         server = psutil.Process(self.server.pid)

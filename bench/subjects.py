@@ -8,22 +8,16 @@ import importlib
 import json
 import resource
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from datetime import date
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-
-import psutil
 
 from bench.records import NAME
 
 Figures = dict[str, Any]
-WORKER = "bridge_pipeline.steps.gx_worker"
 _COLUMNS = (
     "id text, subject text, description text, status text, priority text, tags jsonb, account_id text, "
     "created_at timestamptz, updated_at timestamptz, resolved_at timestamptz, responded_at timestamptz, "
@@ -192,51 +186,18 @@ def _flat(record: dict[str, Any], dumps: Callable[[Any], bytes]) -> tuple[Any, .
     )
 
 
-def _peak() -> float:
-    """The most memory that this process has held, in MiB."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    # Where there is one: Linux lets a new program begin with the peak of the one that started it.
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 2**10
-
-
 SUBJECTS: dict[str, Callable[..., Figures]] = {
     function.__name__: function
     for function in (pipeline, library, plain_dlt, floor, connected, bare, imported)
 }
 
 
-@contextmanager
-def _most_together() -> Iterator[list[float]]:
-    """The most memory, in MiB, that this process and its worker of Great Expectations held together, as
-    far as ten looks a second saw it; in the list afterwards.
-    """
-    seen, done, own = [0.0], threading.Event(), psutil.Process()
-
-    def look() -> None:
-        while not done.wait(0.1):
-            with suppress(psutil.NoSuchProcess):
-                workers = [child for child in own.children() if WORKER in child.cmdline()]
-                seen.append(max(seen.pop(), sum(each.memory_info().rss for each in (own, *workers)) / 2**20))
-
-    looking = threading.Thread(target=look)
-    looking.start()
-    try:
-        yield seen
-    finally:
-        done.set()
-        looking.join()
-
-
 def main(subject: str, *arguments: str) -> None:
     """Runs one subject and prints its figures with the process's own costs."""
-    with _most_together() as together:
-        figures = SUBJECTS[subject](*arguments)
+    figures = SUBJECTS[subject](*arguments)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu = sum(each.ru_utime + each.ru_stime for each in used)
-    sys.stdout.write("\n" + json.dumps(figures | {"cpu": cpu, "peak": max(_peak(), *together)}) + "\n")
+    sys.stdout.write("\n" + json.dumps(figures | {"cpu": cpu}) + "\n")
 
 
 if __name__ == "__main__":

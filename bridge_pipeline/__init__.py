@@ -3,3 +3,7 @@
 The library: everything below `connectors` and `steps` knows nothing of Dagster.
 Nothing here is opened, read or logged in to at import.
 """
+
+from bridge_pipeline.memory import keep_small
+
+keep_small()

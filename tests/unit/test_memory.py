@@ -1,0 +1,84 @@
+"""Memory: what the process gives back, and how the benchmarks see what its family holds."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from bench.peaks import Watched
+
+_MIB = 2**20
+_FAMILY = f"""
+import subprocess, sys
+child = subprocess.Popen(
+    [sys.executable, "-c", "held = bytearray(b'x') * (40 * {_MIB}); print(flush=True); input()"],
+    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+)
+child.stdout.readline()
+print(flush=True)
+input()
+bytearray(b"x") * (60 * {_MIB})
+print(flush=True)
+input()
+child.communicate(b"\\n")
+"""
+
+
+def test_the_peak_of_a_family_is_that_of_all_its_processes_together_however_short_it_was():
+    with subprocess.Popen(
+        [sys.executable, "-c", _FAMILY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        family = Watched(parent.pid)
+        family.look()
+        family.look()
+        at_rest = family.peak
+        assert 40 < at_rest < 100
+        parent.stdin.write("\n")
+        parent.stdout.readline()
+        # By now the 60 MiB are gone again.
+        family.look()
+        assert at_rest + 55 < family.peak < at_rest + 100
+        highest = family.peak
+        family.look()
+        assert family.peak == highest
+        parent.stdin.write("\n")
+
+
+_HEAPS = """
+import ctypes, sys, threading
+import bridge_pipeline
+import pyarrow
+
+def allocate():
+    kept = [bytes(1_000) for _ in range(1_000)]
+    barrier.wait()
+    barrier.wait()
+
+barrier = threading.Barrier(9)
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for thread in threads:
+    thread.start()
+barrier.wait()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+barrier.wait()
+print(pyarrow.default_memory_pool().backend_name)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such heaps")
+def test_arrow_and_all_threads_take_their_memory_from_one_heap(tmp_path):
+    command = [sys.executable, "-c", _HEAPS, str(tmp_path / "heaps.xml")]
+    environment = {name: value for name, value in os.environ.items() if "ARENA" not in name}
+    environment.pop("ARROW_DEFAULT_MEMORY_POOL", None)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "system\n"
+    assert (tmp_path / "heaps.xml").read_text().count("<heap ") == 1
