@@ -27,7 +27,7 @@ class ModelsTranslator(DagsterDbtTranslator):
         return keys.model_owners()
 
     def get_automation_condition(self, dbt_resource_props: Mapping[str, Any]) -> dg.AutomationCondition:
-        return keys.follows_upstream()
+        return keys.follows_upstream(missing=True)
 
 
 class _Building(dg.AssetExecutionContext):

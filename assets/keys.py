@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.partitions import CONNECTION_TAG
 from bridge_pipeline import naming
 from bridge_pipeline.model import ENTITIES, Entity, Kind
 
@@ -106,6 +107,26 @@ def model_owners() -> list[str]:
     return [_OWNERS[naming.MODELS]]
 
 
-def follows_upstream() -> dg.AutomationCondition:
-    """Materialise when what lies upstream was, also for days long past."""
-    return dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window())
+def follows_upstream(missing: bool = False) -> dg.AutomationCondition:
+    """Materialise when what lies upstream was, and not in one run with what follows it, also for days
+    long past.
+
+    Nothing here asks what is missing of all partitions there are, as Dagster's `eager` does: each look
+    would cost as much as all connections have days (docs/decisions/0027).
+
+    Args:
+        missing: whether some of what lies upstream may never have been materialised.
+    """
+    condition = dg.AutomationCondition
+    by_itself = (
+        condition.newly_updated()
+        # Of a range of days the other one knows the last alone, and looks up each of them.
+        & ~condition.all_new_updates_have_run_tags(tag_keys={CONNECTION_TAG})
+        & ~condition.executed_with_root_target()
+    )
+    updated = condition.any_deps_match(by_itself | condition.will_be_requested())
+    handled = condition.newly_requested() | condition.newly_updated()
+    due = updated.with_label("upstream was updated").since(handled)
+    if not missing:
+        due &= ~condition.any_deps_missing()
+    return due & ~condition.any_deps_in_progress() & ~condition.in_progress()

@@ -53,7 +53,7 @@ def _asset(manifest: Mapping[str, Any], node: Node) -> dg.AssetSpec:
         skippable=True,
         group_name=keys.model_group(node),
         code_version=hashlib.sha1(code.encode(), usedforsecurity=False).hexdigest(),
-        automation_condition=keys.follows_upstream(),
+        automation_condition=keys.follows_upstream(missing=True),
         owners=keys.model_owners(),
         tags=dict.fromkeys(node["tags"], ""),
         kinds={"dbt", about["adapter_type"]},

@@ -8,6 +8,8 @@ import dagster as dg
 from bridge_pipeline import naming
 from bridge_pipeline.model import Window
 
+# On the runs of days of a connection that take them through all layers: its name.
+CONNECTION_TAG = "bridge/connection"
 # On the runs that the schedule requested: the time of its tick.
 SCHEDULED_TAG = "bridge/scheduled"
 CONNECTIONS = dg.DynamicPartitionsDefinition(name=naming.CONNECTION_DIMENSION)

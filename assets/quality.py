@@ -30,7 +30,7 @@ def report_asset(partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
         deps=[keys.key(naming.AUDIT, entity) for entity in ENTITIES],
         partitions_def=partitions,
         backfill_policy=dg.BackfillPolicy.single_run(),
-        automation_condition=keys.follows_upstream(),
+        automation_condition=keys.follows_upstream(missing=True),
         output_required=False,
         # After everything else that can run.
         op_tags={"dagster/priority": "-10"},

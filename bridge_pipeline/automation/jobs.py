@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from assets.partitions import CONNECTION_TAG
 from bridge_pipeline import naming
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
 DAILY_JOB, CERTIFY_JOB = "daily", "certify"
 CERTIFICATE = dg.AssetKey(naming.asset_key(naming.QUALITY, "certificate"))
-CONNECTION_TAG = "bridge/connection"
 # Of runs that are waiting or under way.
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,

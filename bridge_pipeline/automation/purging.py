@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from assets.partitions import CONNECTION_TAG
 from bridge_pipeline import naming
-from bridge_pipeline.automation.jobs import CONNECTION_TAG, UNFINISHED
+from bridge_pipeline.automation.jobs import UNFINISHED
 from bridge_pipeline.automation.runs import prepare_instance
 from bridge_pipeline.database.purges import Purge
 from bridge_pipeline.database.workspace import Workspace

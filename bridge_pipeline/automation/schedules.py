@@ -5,11 +5,10 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from assets.partitions import SCHEDULED_TAG
+from assets.partitions import CONNECTION_TAG, SCHEDULED_TAG
 from bridge_pipeline import naming
 from bridge_pipeline.automation.jobs import (
     CERTIFY_JOB,
-    CONNECTION_TAG,
     DAILY_JOB,
     UNFINISHED,
     keys_for,

@@ -5,8 +5,9 @@ from datetime import date
 import dagster as dg
 import pytest
 
+from assets.partitions import CONNECTION_TAG
 from bridge_pipeline import naming
-from bridge_pipeline.automation.jobs import CONNECTION_TAG, DAILY_JOB, range_tags
+from bridge_pipeline.automation.jobs import DAILY_JOB, range_tags
 from bridge_pipeline.automation.purging import purge
 from bridge_pipeline.automation.runs import add_partition, prepare_instance
 from bridge_pipeline.database import registry
