@@ -18,7 +18,12 @@ from assets.tables import table_asset
 from bridge_pipeline import logs, settings
 from bridge_pipeline.automation.jobs import certify_job, daily_job
 from bridge_pipeline.automation.schedules import certify_schedule, daily_schedule
-from bridge_pipeline.automation.sensors import deliveries_sensor, failed_runs_sensor, follow_upstream_sensor
+from bridge_pipeline.automation.sensors import (
+    deliveries_sensor,
+    failed_runs_sensor,
+    follow_upstream_sensor,
+    summaries_sensor,
+)
 from bridge_pipeline.model import ENTITIES
 from resources.dbt import MANIFEST, DbtResource
 from resources.workspace import WorkspaceResource
@@ -52,7 +57,7 @@ def build_definitions(
         asset_checks=[entity_checks(entity) for entity in entities],
         jobs=[daily_job(), certify_job()],
         schedules=[daily_schedule(configuration), certify_schedule(configuration)],
-        sensors=[follow_upstream_sensor(), failed_runs_sensor(), deliveries_sensor()],
+        sensors=[follow_upstream_sensor(), failed_runs_sensor(), deliveries_sensor(), summaries_sensor()],
         resources={"workspace": WorkspaceResource(), "dbt": DbtResource()},
         executor=dg.in_process_executor,
     )

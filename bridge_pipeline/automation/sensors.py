@@ -1,10 +1,12 @@
-"""The sensors: what follows upstream, what is told of failed runs, and the sending of messages."""
+"""The sensors: what follows upstream, what is told of failed runs, the sending of messages, and what the
+UI is to know of partitions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dagster as dg
 
+from bridge_pipeline.automation import summaries
 from bridge_pipeline.automation.alarms import tell_failed
 from bridge_pipeline.database.workspace import Workspace, open_workspace
 from bridge_pipeline.steps.deliver import deliver
@@ -52,6 +54,25 @@ def deliveries_sensor() -> dg.SensorDefinition:
         return dg.SkipReason(f"{done.sent} sent, {done.postponed} to be tried again, {done.failed} given up")
 
     return deliveries
+
+
+def summaries_sensor() -> dg.SensorDefinition:
+    """Keeps the UI's knowledge of partitions up to date, so that no reader waits for it."""
+
+    @dg.sensor(
+        name="partition_summaries",
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Sums up which partitions are materialised, before somebody opens their grid.",
+    )
+    def partition_summaries(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        assert context.repository_def is not None
+        assets = summaries.partitioned(context.repository_def.asset_graph)
+        done = summaries.look(context.instance, assets, summaries.Look.of(context.cursor))
+        context.update_cursor(done.cursor)
+        return dg.SkipReason(f"{done.made} brought up to date, {len(done.due)} to follow")
+
+    return partition_summaries
 
 
 @contextmanager

@@ -244,6 +244,7 @@ def test_jobs_schedules_and_sensors_are_those_listed():
         "deliveries",
         "failed_runs",
         "follow_upstream",
+        "partition_summaries",
     ]
     assert {sensor.default_status for sensor in repository.sensor_defs} == {dg.DefaultSensorStatus.RUNNING}
 

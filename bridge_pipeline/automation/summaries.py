@@ -1,0 +1,83 @@
+"""Which partitions of an asset are materialised: Dagster's summary of that, brought up to date before
+anybody asks.
+
+Dagster makes it from the whole log when an asset's partitions are looked at for the first time, and anew
+whenever a connection came or went; later it reads what was added. Whoever looks would wait for it.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import dagster as dg
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
+from dagster._core.definitions.partitions.context import partition_loading_context
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+
+Partitioned = Mapping[dg.AssetKey, dg.PartitionsDefinition]
+# Seconds after which a look begins with no further asset: other sensors wait for it.
+BUDGET = 10.0
+
+
+@dataclass
+class Look:
+    """What the last look came to.
+
+    Attributes:
+        event: the newest event of the log that was there.
+        partitions: the identities of all definitions of partitions; another connection changes them.
+        due: the assets whose summaries it did not come to, as texts.
+        made: how many it made, of this look alone.
+    """
+
+    event: int = 0
+    partitions: list[str] = field(default_factory=list)
+    due: list[str] = field(default_factory=list)
+    made: int = 0
+
+    @classmethod
+    def of(cls, cursor: str | None) -> "Look":
+        """The look that left this cursor."""
+        return cls(**json.loads(cursor)) if cursor else cls()
+
+    @property
+    def cursor(self) -> str:
+        """What the next look is to know."""
+        return json.dumps(asdict(self) | {"made": 0})
+
+
+def partitioned(graph: BaseAssetGraph) -> Partitioned:
+    """The assets that have partitions."""
+    found = {key: graph.get(key).partitions_def for key in sorted(graph.get_all_asset_keys())}
+    return {key: definition for key, definition in found.items() if definition is not None}
+
+
+def look(instance: dg.DagsterInstance, assets: Partitioned, last: Look, budget: float = BUDGET) -> Look:
+    """Brings the summaries of assets up to date that were materialised since the last look, at least one.
+
+    Costs two queries where nothing happened.
+    """
+    ends = time.monotonic() + budget
+    newest = instance.event_log_storage.get_maximum_record_id() or 0
+    with partition_loading_context(dynamic_partitions_store=instance):
+        partitions = sorted({each.get_serializable_unique_identifier() for each in assets.values()})
+    by_text = {key.to_user_string(): key for key in assets}
+    due = [
+        text
+        for text, key in by_text.items()
+        if partitions != last.partitions
+        or text in last.due
+        or (newest > last.event and _materialised(instance, key, last.event))
+    ]
+    made = 0
+    while due and (not made or time.monotonic() < ends):
+        key = by_text[due.pop(0)]
+        get_and_update_asset_status_cache_value(instance, key, assets[key], instance)
+        made += 1
+    return Look(newest, partitions, due, made)
+
+
+def _materialised(instance: dg.DagsterInstance, key: dg.AssetKey, since: int) -> bool:
+    wanted = dg.AssetRecordsFilter(asset_key=key, after_storage_id=since)
+    return bool(instance.fetch_materializations(wanted, limit=1).records)

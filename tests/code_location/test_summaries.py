@@ -1,0 +1,94 @@
+"""What the UI knows of partitions: summed up before somebody looks, and only where something changed."""
+
+from datetime import date
+
+import dagster as dg
+import pytest
+
+from assets.partitions import CONNECTIONS, connection_days
+from bridge_pipeline.automation import summaries
+from bridge_pipeline.automation.summaries import Look, look
+from bridge_pipeline.definitions import defs
+
+DAYS = connection_days(date(2024, 1, 1))
+FIRST, SECOND = "acme|2024-03-01", "acme|2024-03-02"
+
+
+@dg.asset(partitions_def=DAYS)
+def one() -> None: ...
+
+
+@dg.asset(partitions_def=DAYS)
+def other() -> None: ...
+
+
+ASSETS = summaries.partitioned(dg.Definitions([one, other]).resolve_asset_graph())
+
+
+@pytest.fixture
+def instance():
+    with dg.instance_for_test() as instance:
+        instance.add_dynamic_partitions(CONNECTIONS.name, ["acme"])
+        yield instance
+
+
+def materialise(instance, asset, key):
+    assert dg.materialize([asset], partition_key=key, instance=instance).success
+
+
+def known(instance, asset):
+    """The partitions that the stored summary of an asset has; None where there is no summary."""
+    (record,) = instance.get_asset_records([asset.key])
+    status = record.asset_entry.cached_status
+    return status and set(status.deserialize_materialized_partition_subsets(DAYS).get_partition_keys())
+
+
+def test_a_summary_is_there_before_anybody_looks(instance):
+    materialise(instance, one, FIRST)
+    materialise(instance, other, FIRST)
+    assert known(instance, one) is None
+    done = look(instance, ASSETS, Look())
+    assert (done.made, done.due) == (2, [])
+    assert known(instance, one) == known(instance, other) == {FIRST}
+
+
+def test_only_what_was_materialised_since_is_summed_up_again(instance):
+    materialise(instance, one, FIRST)
+    materialise(instance, other, FIRST)
+    done = look(instance, ASSETS, Look())
+    assert look(instance, ASSETS, Look.of(done.cursor)).made == 0
+    materialise(instance, one, SECOND)
+    done = look(instance, ASSETS, Look.of(done.cursor))
+    assert done.made == 1
+    assert known(instance, one) == {FIRST, SECOND}
+
+
+def test_another_connection_makes_all_of_them_due(instance):
+    materialise(instance, one, FIRST)
+    done = look(instance, ASSETS, Look())
+    instance.add_dynamic_partitions(CONNECTIONS.name, ["globex"])
+    done = look(instance, ASSETS, Look.of(done.cursor))
+    assert done.made == 2
+    (record,) = instance.get_asset_records([one.key])
+    assert record.asset_entry.cached_status.partitions_def_id in done.partitions
+
+
+def test_what_takes_too_long_goes_on_with_the_next_look(instance):
+    materialise(instance, one, FIRST)
+    materialise(instance, other, FIRST)
+    done = look(instance, ASSETS, Look(), budget=0)
+    assert (done.made, done.due) == (1, ["other"])
+    assert known(instance, other) is None
+    done = look(instance, ASSETS, Look.of(done.cursor), budget=0)
+    assert (done.made, done.due) == (1, [])
+    assert known(instance, other) == {FIRST}
+
+
+def test_the_sensor_remembers_its_last_look(instance):
+    sensor = defs.get_repository_def().get_sensor_def("partition_summaries")
+    with dg.build_sensor_context(instance, definitions=defs) as context:
+        first = sensor.evaluate_tick(context)
+    with dg.build_sensor_context(instance, definitions=defs, cursor=first.cursor) as context:
+        again = sensor.evaluate_tick(context)
+    assert not first.skip_message.startswith("0 ")
+    assert again.skip_message == "0 brought up to date, 0 to follow"
