@@ -1,6 +1,7 @@
 """The most memory that a process and all it starts hold at one time."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,10 +14,10 @@ _MIB = 2**20
 
 
 class Watched:
-    """What a family of processes held so far; `peak` in MiB, with what they share counted in each."""
+    """What a family of processes held so far, with what they share counted in each."""
 
     def __init__(self, pid: int) -> None:
-        self.peak = 0.0
+        self._looks: list[tuple[float, float]] = []
         self._pid = pid
         self._seen = {pid}
 
@@ -28,7 +29,11 @@ class Watched:
             # Until a new process runs its own program, it is a view of the one that started it.
             held = sum(_held(each) for each in family if each.pid in self._seen)
             self._seen = {each.pid for each in family}
-            self.peak = max(self.peak, held / _MIB)
+            self._looks.append((time.time(), held / _MIB))
+
+    def peak(self, until: float | None = None) -> float:
+        """The most that all of them held at one time, in MiB, until a time (seconds since 1970) or now."""
+        return max((held for at, held in self._looks if until is None or at <= until), default=0.0)
 
 
 @contextmanager

@@ -96,7 +96,7 @@ class Stage:
 
         `wall` and `cpu` (user and system, of the process) are those of the whole process; `postgres`
         are the seconds that the server worked meanwhile; `peak` is the most that it and the processes it
-        started held at one time, in MiB.
+        started held at one time, in MiB; `own_peak` the same until `ended`, where it says when that was.
         """
         before, began = self._postgres_cpu(), time.perf_counter()
         command = [sys.executable, "-m", "bench.subjects", subject, *map(str, arguments)]
@@ -113,7 +113,8 @@ class Stage:
         if process.returncode:
             raise RuntimeError(f"{subject} failed:\n{errors.decode()[-4_000:]}")
         said = json.loads(output.splitlines()[-1])
-        spent = {"wall": wall, "postgres": self._postgres_cpu() - before, "peak": memory.peak}
+        peaks = {"peak": memory.peak(), "own_peak": memory.peak(said.get("ended"))}
+        spent = {"wall": wall, "postgres": self._postgres_cpu() - before} | peaks
         return spent | said
 
     def _postgres_cpu(self) -> float:

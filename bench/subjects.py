@@ -28,7 +28,8 @@ _PLAIN = {"id", "subject", "description", "tags", *_TIMES}
 
 
 def pipeline(first: str, last: str, entities: str) -> Figures:
-    """Days of the connection through Dagster, everything on; `seconds` from the first step to the last."""
+    """Days of the connection through Dagster, everything on; `seconds` from the first step to the last of
+    its own, which `ended` then (seconds since 1970): models and report are shown beside."""
     import dagster as dg
 
     from bridge_pipeline.automation.runs import run_days
@@ -42,9 +43,10 @@ def pipeline(first: str, last: str, entities: str) -> Figures:
     stats = dg.DagsterInstance.get().get_run_step_stats(outcome.run_id)
     steps = {step.step_key: (step.start_time or 0.0, step.end_time or 0.0) for step in stats}
     own = {key: span for key, span in steps.items() if not key.startswith(("models", "quality", "dbt"))}
-    seconds = max(end for _, end in own.values()) - min(start for start, _ in own.values())
+    ended = max(end for _, end in own.values())
+    seconds = ended - min(start for start, _ in own.values())
     lasted = {key: round(end - start, 3) for key, (start, end) in steps.items()}
-    return {"seconds": seconds, "steps": lasted}
+    return {"seconds": seconds, "ended": ended, "steps": lasted}
 
 
 def library(first: str, last: str, entities: str) -> Figures:

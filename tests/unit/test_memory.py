@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -36,16 +37,18 @@ def test_the_peak_of_a_family_is_that_of_all_its_processes_together_however_shor
         family = Watched(parent.pid)
         family.look()
         family.look()
-        at_rest = family.peak
+        at_rest = family.peak()
         assert 40 < at_rest < 100
+        before = time.time()
         parent.stdin.write("\n")
         parent.stdout.readline()
         # By now the 60 MiB are gone again.
         family.look()
-        assert at_rest + 55 < family.peak < at_rest + 100
-        highest = family.peak
+        assert at_rest + 55 < family.peak() < at_rest + 100
+        highest = family.peak()
         family.look()
-        assert family.peak == highest
+        assert family.peak() == highest
+        assert family.peak(until=before) == at_rest
         parent.stdin.write("\n")
 
 
