@@ -315,7 +315,7 @@ class _Accepted:
 
     def of(self, wanted: list[bool]) -> "_Accepted":
         """Those that are wanted."""
-        return _Accepted(list(compress(self.positions, wanted)), self.batch.filter(pa.array(wanted)))
+        return _Accepted(list(compress(self.positions, wanted)), self.batch.filter(pa.array(wanted, pa.bool_())))
 
     @property
     def ids(self) -> list[str]:

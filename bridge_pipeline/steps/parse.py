@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from bridge_pipeline.connector_kit.connector import Stream
+from bridge_pipeline.connector_kit.connector import Person, Stream
 from bridge_pipeline.connector_kit.fields import Record, Refused, under
 from bridge_pipeline.model import Kind
 from bridge_pipeline.model.entity import TIMESTAMP
@@ -106,22 +106,33 @@ class RecordParser:
         consumed = self._consumed
         custom = [{key: value for key, value in record.items() if key not in consumed} for record in records]
         for key in self._times:
-            for own, value in zip(custom, under(records, key), strict=True):
-                if value is not None and len(value) > _COARSE and _FINER.search(value):
+            values = under(records, key)
+            if max(map(len, filter(None, values)), default=0) <= _COARSE:
+                continue
+            for own, value in zip(custom, values, strict=True):
+                if value and _FINER.search(value):
                     own[key] = value
         return custom
 
     def _people(self, records: Sequence[Record]) -> list[str | None]:
         if (read := self._stream.people) is None:
             return [None] * len(records)
-        return [
-            to_json([{"user_id": user, "part": part} for user, part in sorted(set(read(record)))])
-            for record in records
-        ]
+        return [_linked(read(record)) for record in records]
 
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     return pa.array(values, pa.int64()).cast(TIMESTAMP) if kind == TIMESTAMP else pa.array(values, kind)
+
+
+def _linked(found: list[Person]) -> str:
+    """The people of a record as canonical JSON."""
+    people = sorted(set(found)) if len(found) > 1 else found
+    users = "".join([user for user, _ in people])
+    if users.isascii() and users.isalnum():
+        # As `to_json`, many times faster: there is nothing to escape in these, nor in parts.
+        links = [f'{{"part":"{part}","user_id":"{user}"}}' for user, part in people]
+        return f"[{','.join(links)}]"
+    return to_json([{"user_id": user, "part": part} for user, part in people])
 
 
 def to_json(value: Any) -> str:
