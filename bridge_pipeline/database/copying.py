@@ -5,8 +5,6 @@ times; see docs/decisions/0004. Nothing here knows a table, or which rows are to
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 
 import numpy as np
 import psycopg
@@ -14,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
+from bridge_pipeline.ahead import ahead
 from bridge_pipeline.failpoints import reach
 
 # What is encoded at a time; a message of COPY is cut further by the driver.
@@ -52,7 +51,7 @@ def copy_into(
     with driver.cursor() as cursor:
         with cursor.copy(f"copy {table} ({columns}) from stdin (format binary)".encode()) as copy:
             copy.write(_HEADER)
-            for message in _ahead(_messages(rows, list(types.values()), prefix)):
+            for message in ahead(_messages(rows, list(types.values()), prefix)):
                 copy.write(message)
             copy.write(_TRAILER)
         return cursor.rowcount
@@ -71,20 +70,6 @@ def _messages(rows: Iterable[pa.Table], types: list[str], prefix: bytes) -> Iter
         for batch in part.to_batches(max_chunksize=_ROWS_AT_A_TIME):
             if batch.num_rows:
                 yield _encoded(batch, types, prefix)
-
-
-def _ahead(messages: Iterator[memoryview]) -> Iterator[memoryview]:
-    """The messages, each made by a thread while the one before is sent: encoding costs no time of its own."""
-    context = copy_context()
-
-    def make() -> memoryview | None:
-        return context.run(lambda: next(messages, None))
-
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(make)
-        while (message := following.result()) is not None:
-            following = pool.submit(make)
-            yield message
 
 
 def _constant(value: str | int) -> bytes:

@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain, groupby
@@ -31,6 +32,7 @@ import sqlalchemy as sa
 import structlog
 
 from bridge_pipeline import naming, progress
+from bridge_pipeline.ahead import ahead
 from bridge_pipeline.connector_kit.journal import sync_folder
 from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.database import tables as t
@@ -300,15 +302,20 @@ class _Writing:
         ranks = range(sum(version.picked.rows for version in added))
         ordered = ordering.in_order(self._ranked(added), ranks, self._scratch, ordering.BUDGET)
         # Many days at a time: each call of Arrow costs as much as dozens of rows.
-        rows = _Rows(map(self._written, ordered))
-        for number, version in enumerate(added, start=1):
-            kept: list[pa.ChunkedArray] | None = None if version.current is None else []
-            parts = rows.take(version.picked.rows)
-            version.sha256 = _write_hashed(_draft(version.target), self._lines(parts, kept))
-            if version.current is not None and kept is not None:
-                version.left = _left(self._root / version.current.path, kept)
-            reach("audit.exported")
-            progress.report("audit", self._batch.entity, number, "files")
+        with closing(ahead(map(self._written, ordered))) as made:
+            rows = _Rows(made)
+            for number, version in enumerate(added, start=1):
+                self._write(version, rows)
+                reach("audit.exported")
+                progress.report("audit", self._batch.entity, number, "files")
+
+    def _write(self, version: _Version, rows: "_Rows") -> None:
+        """Writes the file of a version from the next rows."""
+        kept: list[pa.ChunkedArray] | None = None if version.current is None else []
+        parts = rows.take(version.picked.rows)
+        version.sha256 = _write_hashed(_draft(version.target), self._lines(parts, kept))
+        if version.current is not None and kept is not None:
+            version.left = _left(self._root / version.current.path, kept)
 
     def _lines(
         self, parts: Iterable[pa.Table], kept: list[pa.ChunkedArray] | None

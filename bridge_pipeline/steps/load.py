@@ -6,7 +6,7 @@ copied first, and the contents only of those rows that are to be written (docs/d
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -188,18 +188,15 @@ def _accepted(batch: Batch, counts: _Counts) -> bool:
 
 @dataclass(frozen=True)
 class _Decided:
-    """What becomes of the landed rows: counts, and which are written.
+    """Which landed rows are written, and how many are not because of what the table has.
 
     `left` are written, of which `replacing` take the place of a row of the table.
     """
 
-    copied: int
-    rejected: int
-    older: int
-    unchanged: int
-    superseded: int
     left: Choice
-    replacing: np.ndarray
+    replacing: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    unchanged: int = 0
+    superseded: int = 0
 
     @property
     def new(self) -> Choice:
@@ -222,45 +219,30 @@ class _Load:
     def apply(self) -> _Counts:
         """Writes what is newer than the tables, and what it refers to."""
         self._run(_PLANNED)
-        empty = not self._connection.scalar(sa.text(_HELD.format(self._entity.name)), self._names)
-        decided = self._take_all() if empty else self._compare()
+        rejected = np.fromiter(self._execute(_REJECTED).scalars(), np.int64)
+        copied, older = self._landed.count(), self._landed.older(rejected)
+        rejected = rejected[rejected < copied]
+        counted = _all_but(copied, rejected, older)
+        known = self._execute(_HELD.format(self._entity.name)).scalar()
+        decided = self._compare(counted) if known else _Decided(counted)
         placeholders = self._add_parents(decided.left)
         loaded = self._insert(decided.new) + self._replace(decided.replacing)
         if self._entity.people:
-            self._run(_UNLINK_ALL if empty else _UNLINK)
+            self._run(_UNLINK if known else _UNLINK_ALL)
             placeholders += self._link(decided.left)
-        counts = {name: value for name, value in vars(decided).items() if name not in ("left", "replacing")}
-        return _Counts(**counts, loaded=loaded, placeholders=placeholders)
+        same, before = decided.unchanged, decided.superseded
+        return _Counts(copied, len(rejected), len(older), same, before, loaded, placeholders)
 
-    # --- What becomes of each row
-
-    def _take_all(self) -> _Decided:
-        """All rows are new: only those that were taken out, or are not the newest of their id, are not."""
-        numbers = self._connection.scalars(sa.text(_REJECTED), self._names)
-        rejected = np.fromiter(numbers, np.int64)
-        rows, older = self._landed.count(), self._landed.older(rejected)
-        left = None
-        if len(rejected) or len(older):
-            left = np.ones(rows, bool)
-            left[rejected[rejected < rows]] = False
-            left[older] = False
-        return _Decided(rows, int((rejected < rows).sum()), len(older), 0, 0, left, np.zeros(0, bool))
-
-    def _compare(self) -> _Decided:
-        """Compares the rows with those of the table; leaves in `incoming` those that are to be written."""
-        entity, run = self._entity, self._run
-        stage(self._connection, "incoming", _DECIDING, self._landed.read(tuple(_DECIDING)))
-        copied = self._connection.scalar(sa.text("select count(*) from incoming")) or 0
-        rejected = run(_DROP_REJECTED)
-        older = run(_DROP_OLDER)
-        run(_reappeared(entity))
-        unchanged = run(_drop_unchanged(entity))
-        superseded = run(_drop_superseded(entity))
-        known = run(_known(entity))
-        replacing = self._numbers("known") if known else np.zeros(0, bool)
-        whole = not (known or rejected or older or unchanged or superseded)
-        left = None if whole else self._numbers("incoming")
-        return _Decided(copied, rejected, older, unchanged, superseded, left, replacing)
+    def _compare(self, counted: Choice) -> _Decided:
+        """Compares rows with those of the table; `writing` lists those that are to be written."""
+        stage(self._connection, "incoming", _DECIDING, self._landed.read(tuple(_DECIDING), counted))
+        self._run(_reappeared(self._entity))
+        self._run(_WRITING)
+        found = self._execute(_compared(self._entity)).one()
+        replacing = self._numbers("writing where known") if found.known else np.zeros(0, bool)
+        whole = not (found.known or found.unchanged or found.superseded)
+        left = counted if whole else self._numbers("writing")
+        return _Decided(left, replacing, found.unchanged, found.superseded)
 
     def _numbers(self, table: str) -> np.ndarray:
         """Whether each row, by its number, stands in a temporary table."""
@@ -318,13 +300,25 @@ class _Load:
             progress.report("load", self._entity.name, done, "rows")
 
     def _run(self, statement: str, **values: object) -> int:
+        return self._execute(statement, **values).rowcount
+
+    def _execute(self, statement: str, **values: object) -> sa.CursorResult:
         reach("load.statement")
-        return self._connection.execute(sa.text(statement), self._names | values).rowcount
+        return self._connection.execute(sa.text(statement), self._names | values)
 
     @property
     def _names(self) -> dict[str, object]:
         batch = self._landed.batch
         return {"tenant": batch.tenant, "connection": batch.connection, "batch": batch.id}
+
+
+def _all_but(rows: int, *others: np.ndarray) -> Choice:
+    """The choice of all of so many rows but those with these numbers."""
+    if not any(len(numbers) for numbers in others):
+        return None
+    chosen = np.ones(rows, bool)
+    chosen[np.concatenate(others)] = False
+    return chosen
 
 
 # The columns that say what becomes of a row.
@@ -352,20 +346,8 @@ _HELD = "select exists (select from desk.{} where connection = :connection)"
 
 _REJECTED = "select seq from bridge.rejections where batch_id = :batch"
 
-_DROP_REJECTED = """
-delete from incoming using bridge.rejections r where r.batch_id = :batch and r.seq = incoming.seq
-"""
-
-# Few batches hold an id twice: only those are sorted.
-_DROP_OLDER = """
-delete from incoming using (
-    select seq, row_number() over (
-        partition by id order by updated_at desc nulls last, fetched_at desc, seq desc
-    ) as place
-    from incoming where id in (select id from incoming group by id having count(*) > 1)
-) as versions
-where versions.place > 1 and versions.seq = incoming.seq
-"""
+# What is left of `incoming`; `known` rows replace one of the table, the others are new.
+_WRITING = "create temporary table writing (seq bigint, id text, known boolean) on commit drop"
 
 # Numbers of rows, many in one message: each message costs as much as hundreds of numbers.
 _NUMBERS = "select string_agg(int8send(seq), ''::bytea) from {table} group by seq / 100000"
@@ -377,7 +359,7 @@ update bridge.quarantine set replayed_at = now() where replay_batch = :batch and
 
 # A ticket's links are replaced with each of its versions, also where there should be none.
 _UNLINK = """
-delete from desk.ticket_users l using incoming n where l.connection = :connection and l.ticket_id = n.id
+delete from desk.ticket_users l using writing n where l.connection = :connection and l.ticket_id = n.id
 """
 _UNLINK_ALL = "delete from desk.ticket_users where connection = :connection"
 
@@ -408,30 +390,26 @@ def _reappeared(entity: Entity) -> str:
     """
 
 
-def _drop_unchanged(entity: Entity) -> str:
-    """Takes out what the table holds already; a deleted row that was seen again is not unchanged."""
-    return f"""
-    delete from incoming n using desk.{entity.name} d
-    where d.connection = :connection and d.id = n.id and d.content_hash = n.content_hash
-        and (d.deleted_at is null or n.fetched_at <= d.deleted_at)
+def _compared(entity: Entity) -> str:
+    """Fills `writing`, and counts what is not written because of what the table has.
+
+    Unchanged is what it holds already, but for a deleted row that was seen again; superseded what is older.
     """
-
-
-def _drop_superseded(entity: Entity) -> str:
-    """Takes out what is older than the table's version; what is left is to be written."""
+    seen_again = "(d.deleted_at is not null and n.fetched_at > d.deleted_at)"
     return f"""
-    delete from incoming n using desk.{entity.name} d
-    where d.connection = :connection and d.id = n.id and not {_newer("d")}
-        and not (d.deleted_at is not null and d.content_hash = n.content_hash
-            and n.fetched_at > d.deleted_at)
-    """
-
-
-def _known(entity: Entity) -> str:
-    """The rows that replace one of the table; the others are new."""
-    return f"""
-    create temporary table known on commit drop as
-    select n.seq, n.id from incoming n join desk.{entity.name} d on d.connection = :connection and d.id = n.id
+    with compared as materialized (
+        select n.seq, n.id, d.id is not null as known,
+            coalesce(d.content_hash = n.content_hash and not {seen_again}, false) as unchanged,
+            coalesce(not {_newer("d")} and not (d.content_hash = n.content_hash and {seen_again}), false)
+                as older
+        from incoming n left join desk.{entity.name} d on d.connection = :connection and d.id = n.id
+    ), written as (
+        insert into writing select seq, id, known from compared where not unchanged and not older
+    )
+    select count(*) filter (where unchanged) as unchanged,
+        count(*) filter (where older and not unchanged) as superseded,
+        count(*) filter (where known and not older and not unchanged) as known
+    from compared
     """
 
 
