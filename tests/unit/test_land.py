@@ -1,0 +1,32 @@
+"""Landing: the files that a batch's tables become."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bridge_pipeline.model import ENTITIES
+from bridge_pipeline.steps.land import land, read_landed
+
+SCHEMA = ENTITIES["accounts"].landing_schema
+
+
+def test_what_lands_depends_on_no_setting_of_dlt_in_environment_or_folder(tmp_path, monkeypatch):
+    # Either alone would cut the batch into files of one row.
+    monkeypatch.setenv("DATA_WRITER__FILE_MAX_ITEMS", "1")
+    (tmp_path / ".dlt").mkdir()
+    (tmp_path / ".dlt" / "config.toml").write_text("[data_writer]\nfile_max_items = 1\n")
+    monkeypatch.chdir(tmp_path)
+    values = {pa.int64(): [0, 1, 2], pa.string(): ["1", "2", "3"]}
+    columns = [pa.array(values.get(field.type, [0, 0, 0])).cast(field.type) for field in SCHEMA]
+    parts = pa.Table.from_arrays(columns, schema=SCHEMA).to_batches(max_chunksize=1)
+
+    def tables():
+        for part in parts:
+            yield pa.Table.from_batches([part])
+
+    folder = tmp_path / "landing" / "7"
+    files = land("accounts", tables, folder, tmp_path / "work")
+    assert [file["rows"] for file in files] == [3]
+    (rows,) = read_landed(folder, files, "accounts", ("id",))
+    assert rows["id"].to_pylist() == ["1", "2", "3"]
+    assert pq.read_schema(folder / files[0]["path"]).names == SCHEMA.names
+    assert not (tmp_path / "work").exists()
