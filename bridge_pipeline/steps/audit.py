@@ -48,6 +48,7 @@ from bridge_pipeline.steps import cells, ordering
 from bridge_pipeline.steps import chain as audit_chain
 from bridge_pipeline.steps.load import refuse_unreadable
 from bridge_pipeline.steps.picks import Part, Picked, Tombstone, parts_of, pick
+from bridge_pipeline.steps.places import Places
 
 log = structlog.get_logger(__name__)
 
@@ -250,9 +251,14 @@ class _Writing:
 
     def write(self) -> list[AuditFile]:
         self._remove_unlisted()
+        with Places(self._scratch / "places", sum(part.rows for part in self._parts)) as places:
+            return self._write(places)
+
+    def _write(self, places: Places) -> list[AuditFile]:
         files: dict[date, AuditFile] = {}
         added: list[_Version] = []
-        for picked in pick(self._connection, self._batch, self._parts, self._days, self._scratch):
+        wanted = (self._connection, self._batch, self._parts, self._days, self._scratch, places)
+        for picked in pick(*wanted):
             current = self._current(picked.day)
             if current is not None and (
                 current.rows_sha256 == picked.sha256 or current.fetched_to > self._batch.fetched_to
@@ -263,7 +269,7 @@ class _Writing:
         reach("audit.filled")
         if added:
             try:
-                self._export(added)
+                self._export(added, places)
                 self._write_manifests(added)
                 self._place(added)
             except BaseException:
@@ -297,10 +303,10 @@ class _Writing:
 
     # --- The CSV files
 
-    def _export(self, added: list[_Version]) -> None:
+    def _export(self, added: list[_Version], places: Places) -> None:
         """Writes all files in one pass over the landed rows, in order of day and row."""
-        ranks = range(sum(version.picked.rows for version in added))
-        ordered = ordering.in_order(self._ranked(added), ranks, self._scratch, ordering.BUDGET)
+        ranks = range(added[0].picked.first, added[-1].picked.first + added[-1].picked.rows)
+        ordered = ordering.in_order(self._ranked(added, places), ranks, self._scratch, ordering.BUDGET)
         # Many days at a time: each call of Arrow costs as much as dozens of rows.
         with closing(ahead(map(self._written, ordered))) as made:
             rows = _Rows(made)
@@ -332,29 +338,28 @@ class _Writing:
         """The cells of rows, and the ids as they are."""
         return cells.written(rows.select(_columns(self._entity))).append_column(_OWN_ID, rows["id"])
 
-    def _ranked(self, added: list[_Version]) -> Iterator[pa.Table]:
-        """The rows of all versions, each with its place among them."""
-        ranks = np.full(sum(part.rows for part in self._parts), -1, np.int32)
-        graves, places, first = list[Tombstone](), [np.zeros(0, np.int64)], 0
-        for version in added:
-            picked = version.picked
-            ranks[picked.numbers[picked.numbers >= 0]] = np.flatnonzero(picked.numbers >= 0) + first
-            graves += picked.tombstones
-            places.append(np.flatnonzero(picked.numbers < 0) + first)
-            first += picked.rows
+    def _ranked(self, added: list[_Version], known: Places) -> Iterator[pa.Table]:
+        """The rows of all versions, each with its place among those of all days."""
+        graves = [grave for version in added for grave in version.picked.tombstones]
         if graves:
-            yield self._tombstones(graves, np.concatenate(places))
+            buried = [place for version in added for place in version.picked.buried]
+            yield self._tombstones(graves, np.array(buried))
+        days = np.array([(each.picked.first, each.picked.first + each.picked.rows) for each in added])
         for part in self._parts:
-            yield from self._landed(part, ranks)
+            yield from self._landed(part, days, known)
 
-    def _landed(self, part: Part, ranks: np.ndarray) -> Iterator[pa.Table]:
+    def _landed(self, part: Part, days: np.ndarray, known: Places) -> Iterator[pa.Table]:
+        """The rows of a part that stand in the files of days, each given by its first and next place."""
         # Few batches have all their rows in the files; contents of those that have none are not read.
-        if not (ranks[part.first : part.first + part.rows] >= 0).any():
+        if not known.any(part.first, part.rows):
             return
         for rows in part.read(("seq", *_columns(self._entity)[:-1])):
-            places = ranks[rows["seq"].to_numpy()]
+            places = known.of(rows["seq"].to_numpy())
+            # A day whose file is as it should be has places, too.
+            day = np.searchsorted(days[:, 0], places, side="right") - 1
+            wanted = (day >= 0) & (places < days[day, 1])
             table = self._table(rows, pa.nulls(rows.num_rows, TIMESTAMP), places)
-            yield table.filter(pa.array(places >= 0))
+            yield table.filter(pa.array(wanted))
 
     def _tombstones(self, graves: Sequence[Tombstone], places: np.ndarray) -> pa.Table:
         schema, names = self._entity.landing_schema, _columns(self._entity)[:-1]

@@ -25,6 +25,7 @@ from bridge_pipeline.model import ENTITIES
 from bridge_pipeline.model.entity import TIMESTAMP
 from bridge_pipeline.steps.extract import landing_of
 from bridge_pipeline.steps.land import read_landed
+from bridge_pipeline.steps.places import Places
 
 _DECIDING = ("seq", "id", "updated_at", "fetched_at", "content_hash")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -83,15 +84,17 @@ class Picked:
     """The rows of one day's file, in its order.
 
     Attributes:
+        first: the place of its first row among the rows of all days.
         sha256: of the rows' content hashes, one a line.
-        numbers: of the landed rows, among those of all parts; -1 stands for the next of `tombstones`.
+        buried: the places of `tombstones`; those of landed rows are in `places`.
     """
 
     day: date
+    first: int
     rows: int = 0
     sha256: str = hashlib.sha256().hexdigest()
-    numbers: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     tombstones: list[Tombstone] = field(default_factory=list)
+    buried: list[int] = field(default_factory=list)
 
 
 def parts_of(
@@ -154,7 +157,12 @@ def _loaded(connection: sa.Connection, batch: Batch, certified: int) -> Callable
 
 
 def pick(
-    connection: sa.Connection, batch: Batch, parts: list[Part], days: list[date], scratch: Path
+    connection: sa.Connection,
+    batch: Batch,
+    parts: list[Part],
+    days: list[date],
+    scratch: Path,
+    places: Places,
 ) -> Iterator[Picked]:
     """What the file of each day holds, in the order of the days.
 
@@ -164,6 +172,7 @@ def pick(
     Args:
         days: in order.
         scratch: an existing folder for what does not fit into memory.
+        places: gets the place of each landed row that stands in a file, among the rows of all days.
     """
     # Read before DuckDB asks for rows: it does so from threads of its own.
     deleted = list(_deleted(connection, batch, days[0], days[-1]))
@@ -178,7 +187,7 @@ def pick(
         db.register("landed", pa.RecordBatchReader.from_batches(_DECISION, batches))
         first, last = ((day - _EPOCH.date()).days for day in (days[0], days[-1]))
         ordered = db.sql(_ORDERED.format(first=first, last=last))
-        yield from _by_day(_newest(ordered.to_arrow_reader(_ROWS_AT_A_TIME)), days)
+        yield from _by_day(_newest(ordered.to_arrow_reader(_ROWS_AT_A_TIME)), days, places)
 
 
 _DECISION = pa.schema(
@@ -261,23 +270,21 @@ def _newest(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches([batch]).filter(pa.array(~again))
 
 
-def _by_day(newest: Iterable[pa.Table], days: list[date]) -> Iterator[Picked]:
+def _by_day(newest: Iterable[pa.Table], days: list[date], places: Places) -> Iterator[Picked]:
     waiting = iter(days)
-    current = next(waiting)
-    builder = _Builder(current)
+    builder = _Builder(next(waiting), 0, places)
     for rows in newest:
         found = rows["day"].to_numpy()
         for start, end in _runs(found):
             day = _EPOCH.date() + timedelta(days=int(found[start]))
-            while current < day:
+            while builder.day < day:
                 yield builder.picked()
-                current = next(waiting)
-                builder = _Builder(current)
-            if current == day:
+                builder = _Builder(next(waiting), builder.next, places)
+            if builder.day == day:
                 builder.add(rows.slice(start, end - start))
     yield builder.picked()
     for day in waiting:
-        yield Picked(day)
+        yield Picked(day, builder.next)
 
 
 def _runs(numbers: np.ndarray) -> list[tuple[int, int]]:
@@ -287,27 +294,32 @@ def _runs(numbers: np.ndarray) -> list[tuple[int, int]]:
 
 
 class _Builder:
-    """Collects the rows of a day."""
+    """Takes the rows of a day; `next` is the place after its last one."""
 
-    def __init__(self, day: date) -> None:
-        self._day = day
+    def __init__(self, day: date, first: int, places: Places) -> None:
+        self.day = day
+        self.next = first
+        self._first = first
+        self._places = places
         self._digest = hashlib.sha256()
-        self._numbers: list[np.ndarray] = []
         self._tombstones: list[Tombstone] = []
+        self._buried: list[int] = []
 
     def add(self, rows: pa.Table) -> None:
-        # Half of what they were: there is one for each row of all days.
-        numbers, marks = rows["seq"].to_numpy().astype(np.int32), rows["mark"].combine_chunks()
+        numbers, marks = rows["seq"].to_numpy(), rows["mark"].combine_chunks()
+        places = np.arange(self.next, self.next + len(numbers))
+        self.next += len(numbers)
         if rows["deleted_at"].null_count < rows.num_rows:
             fetched = rows["fetched_at"].fill_null(np.iinfo(np.int64).min).to_numpy()
             gone = rows["deleted_at"].fill_null(np.iinfo(np.int64).min).to_numpy()
             dead = (numbers < 0) | (rows["deleted_at"].is_valid().to_numpy() & (fetched <= gone))
             marks = self._bury(rows, gone, np.flatnonzero(dead), marks)
-            numbers[dead] = -1
+            self._buried += places[dead].tolist()
+            numbers, places = numbers[~dead], places[~dead]
+        self._places.put(numbers, places)
         lines = pc.call_function("binary_join_element_wise", [marks, pa.scalar("\n"), pa.scalar("")])
         _, starts, data = lines.buffers()
         self._digest.update(memoryview(data)[: np.frombuffer(starts, np.int32)[len(lines)]])
-        self._numbers.append(numbers)
 
     def _bury(self, rows: pa.Table, gone: np.ndarray, places: np.ndarray, marks: pa.Array) -> pa.Array:
         found = marks.to_pylist()
@@ -318,5 +330,6 @@ class _Builder:
         return pa.array(found, pa.string())
 
     def picked(self) -> Picked:
-        numbers = np.concatenate([np.zeros(0, np.int32), *self._numbers])
-        return Picked(self._day, len(numbers), self._digest.hexdigest(), numbers, self._tombstones)
+        rows = self.next - self._first
+        digest = self._digest.hexdigest()
+        return Picked(self.day, self._first, rows, digest, self._tombstones, self._buried)
