@@ -149,25 +149,31 @@ def assert_true(workspace, file: AuditFile) -> None:
 
 
 def test_a_version_is_added_only_where_rows_changed_and_none_is_rewritten(workspace, desk):
-    window = day("2024-03-01", "2024-03-02")
-    desk.records["tickets"] = [ticket(1, NOON), ticket(2, "2024-03-02T12:00:00Z")]
+    window = day("2024-03-01", "2024-03-03")
+    days = [NOON, "2024-03-02T12:00:00Z", "2024-03-03T12:00:00Z"]
+    desk.records["tickets"] = [ticket(number, changed) for number, changed in enumerate(days, start=1)]
     first = process(workspace, window, ["tickets"])["tickets"][2]
     kept = first[0].path.read_bytes()
     desk.records["tickets"][0] = ticket(1, LATER, subject="x" * 3_000_000)
+    # Between the two that change lies one that does not.
+    desk.records["tickets"][2] = ticket(3, "2024-03-03T13:00:00Z", subject="changed")
     desk.records["tickets"].reverse()
     second = process(workspace, window, ["tickets"])["tickets"][2]
     assert [(file.version, file.added) for file in (*first, *second)] == [
         (1, True),
         (1, True),
+        (1, True),
         (2, True),
         (1, False),
+        (2, True),
     ]
+    assert [[row["id"] for row in cells(file)] for file in second] == [["1"], ["2"], ["3"]]
     assert first[0].path.read_bytes() == kept
     assert manifest(first[0])["previous"] is None
     assert manifest(second[0])["previous"] == {"version": 1, "sha256": manifest(first[0])["sha256"]}
-    desk.records["tickets"][1] = ticket(1, "2024-03-01T14:00:00Z", subject="short again")
+    desk.records["tickets"][2] = ticket(1, "2024-03-01T14:00:00Z", subject="short again")
     third = process(workspace, window, ["tickets"])["tickets"][2]
-    assert [(file.version, file.added) for file in third] == [(3, True), (1, False)]
+    assert [(file.version, file.added) for file in third] == [(3, True), (1, False), (2, False)]
     for file in (*first, *second, *third):
         assert_true(workspace, file)
 
