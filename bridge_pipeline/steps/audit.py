@@ -311,11 +311,11 @@ class _Writing:
         with closing(ahead(map(self._written, ordered))) as made:
             rows = _Rows(made)
             for number, version in enumerate(added, start=1):
-                self._write(version, rows)
+                self._write_file(version, rows)
                 reach("audit.exported")
                 progress.report("audit", self._batch.entity, number, "files")
 
-    def _write(self, version: _Version, rows: "_Rows") -> None:
+    def _write_file(self, version: _Version, rows: "_Rows") -> None:
         """Writes the file of a version from the next rows."""
         kept: list[pa.ChunkedArray] | None = None if version.current is None else []
         parts = rows.take(version.picked.rows)

@@ -315,7 +315,8 @@ class _Accepted:
 
     def of(self, wanted: list[bool]) -> "_Accepted":
         """Those that are wanted."""
-        return _Accepted(list(compress(self.positions, wanted)), self.batch.filter(pa.array(wanted, pa.bool_())))
+        mask = pa.array(wanted, pa.bool_())
+        return _Accepted(list(compress(self.positions, wanted)), self.batch.filter(mask))
 
     @property
     def ids(self) -> list[str]:
