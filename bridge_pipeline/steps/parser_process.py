@@ -101,13 +101,15 @@ class ParserProcess:
         # It needs no settings, and so no secrets.
         environment = {key: value for key, value in os.environ.items() if not key.startswith("BRIDGE_")}
         command = [sys.executable, "-P", "-m", __spec__.name, *self._arguments]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-        )
+        pipe = subprocess.PIPE
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment
+            )
+        except OSError:
+            # There may be no memory, or no more processes to be had.
+            self._lose()
+            return
         for pipe in (self._input, self._output):
             # Where the system does not let it, the two wait for each other in pieces.
             with suppress(OSError, AttributeError):
@@ -117,7 +119,7 @@ class ParserProcess:
         process = self._process
         self.close()
         log.warning(
-            "the process that parses pages has ended; its extraction goes on without",
+            "there is no process that parses pages; its extraction goes on without",
             exit=process and process.returncode,
         )
 

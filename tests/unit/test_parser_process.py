@@ -112,8 +112,16 @@ def test_an_extraction_goes_on_when_it_is_killed(tmp_path, helper, under_way):
     with capture_logs() as logs:
         assert collected(tmp_path / "with", helper) == collected(tmp_path / "without", None)
     assert [entry["event"].split(";")[0] for entry in logs if entry["log_level"] == "warning"] == [
-        "the process that parses pages has ended"
+        "there is no process that parses pages"
     ]
+
+
+def test_an_extraction_goes_on_when_it_cannot_be_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(parser_process, "_WORTHWHILE", 0)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
+    assert collected(tmp_path / "with", ParserProcess("helpdesk", "tickets")) == collected(
+        tmp_path / "without", None
+    )
 
 
 def test_it_is_not_started_for_a_short_listing(tmp_path):
