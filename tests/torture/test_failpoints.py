@@ -89,4 +89,6 @@ def test_a_fault_at_any_point_heals_by_a_plain_re_run(target, name, action):
 @pytest.mark.skipif(not ONLY, reason="repeats the cases of BRIDGE_TORTURE_CASES")
 def test_repeated_cases(target):
     row = [Case.read(each) for each in ONLY.split(",")]
+    # Before, not amid the attack: it takes a workspace of its own.
+    target.undisturbed(SCENARIOS[row[0].scenario])
     assert target.attacked(row) == []
