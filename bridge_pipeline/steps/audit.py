@@ -14,7 +14,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -269,9 +269,10 @@ class _Writing:
         reach("audit.filled")
         if added:
             try:
-                self._export(added, places)
-                self._write_manifests(added)
-                self._place(added)
+                with ThreadPoolExecutor(_SYNCS) as pool:
+                    durable = self._export(added, places, pool)
+                    self._write_manifests(added)
+                    self._place(added, durable, pool)
             except BaseException:
                 for path in _places(added):
                     _draft(path).unlink(missing_ok=True)
@@ -303,17 +304,22 @@ class _Writing:
 
     # --- The CSV files
 
-    def _export(self, added: list[_Version], places: Places) -> None:
-        """Writes all files in one pass over the landed rows, in order of day and row."""
+    def _export(self, added: list[_Version], places: Places, pool: ThreadPoolExecutor) -> list[Future[None]]:
+        """Writes all files in one pass over the landed rows, in order of day and row.
+
+        Each is made durable while those after it are written; returns what ends when it is.
+        """
         ranks = range(added[0].picked.first, added[-1].picked.first + added[-1].picked.rows)
         ordered = ordering.in_order(self._ranked(added, places), ranks, self._scratch, ordering.BUDGET)
         # Many days at a time: each call of Arrow costs as much as dozens of rows.
         with closing(ahead(map(self._written, ordered))) as made:
-            rows = _Rows(made)
+            rows, durable = _Rows(made), []
             for number, version in enumerate(added, start=1):
                 self._write_file(version, rows)
+                durable.append(pool.submit(_sync, _draft(version.target)))
                 reach("audit.exported")
                 progress.report("audit", self._batch.entity, number, "files")
+        return durable
 
     def _write_file(self, version: _Version, rows: "_Rows") -> None:
         """Writes the file of a version from the next rows."""
@@ -463,16 +469,17 @@ class _Writing:
 
     # --- What makes them exist
 
-    def _place(self, added: list[_Version]) -> None:
-        """Makes the files durable, all of them together, and puts them in their places."""
+    def _place(self, added: list[_Version], durable: list[Future[None]], pool: ThreadPoolExecutor) -> None:
+        """Puts the files in their places once all of them are durable."""
         folders = list(dict.fromkeys(version.target.parent for version in added))
-        with ThreadPoolExecutor(_SYNCS) as pool:
-            list(pool.map(_sync, map(_draft, _places(added))))
-            for path in _places(added):
-                reach("audit.renaming")
-                _draft(path).replace(path)
-            # Also the folders that hold those of the days, which may be new.
-            list(pool.map(sync_folder, [*folders, *dict.fromkeys(folder.parent for folder in folders)]))
+        list(pool.map(_sync, [_draft(version.target.with_suffix(".json")) for version in added]))
+        for each in durable:
+            each.result()
+        for path in _places(added):
+            reach("audit.renaming")
+            _draft(path).replace(path)
+        # Also the folders that hold those of the days, which may be new.
+        list(pool.map(sync_folder, [*folders, *dict.fromkeys(folder.parent for folder in folders)]))
 
     def _list(self, added: list[_Version]) -> dict[date, AuditFile]:
         batch = self._batch
