@@ -238,7 +238,8 @@ class _Load:
     def _compare(self, counted: Choice) -> _Decided:
         """Compares rows with those of the table; `writing` lists those that are to be written."""
         stage(self._connection, "incoming", _DECIDING, self._landed.read(tuple(_DECIDING), counted))
-        self._run(_reappeared(self._entity))
+        for statement in (_HASHED, _reappeared(self._entity), _PLANNED_AGAIN):
+            self._run(statement)
         self._run(_WRITING)
         found = self._execute(_compared(self._entity)).one()
         replacing = self._numbers("writing where known") if found.known else np.zeros(0, bool)
@@ -343,6 +344,10 @@ def _contents(entity: Entity) -> dict[str, str]:
 
 # Compiling a plan costs more than each of these statements takes.
 _PLANNED = "set local jit = off"
+
+# How many rows are deleted may be news to the planner: a nested loop over what it takes for few is quadratic.
+_HASHED = "set local enable_nestloop = off"
+_PLANNED_AGAIN = "set local enable_nestloop to default"
 
 # Whether the table holds anything of the connection; while this load has its lock, nobody adds to that.
 _HELD = "select exists (select from desk.{} where connection = :connection)"
