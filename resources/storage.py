@@ -3,15 +3,20 @@
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import sqlalchemy as sa
-from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage
 
 from bridge_pipeline.database.engine import replace_lost_connections
 
-Storage = PostgresEventLogStorage | PostgresRunStorage
+if TYPE_CHECKING:
+    from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage
+
+    Storage = PostgresEventLogStorage | PostgresRunStorage
+
+# What the storages ask about their tables and columns.
+_OF_THE_SCHEMA = ("has_table", "_has_asset_key_col_on_connection", "has_run_stats_index_cols")
 
 
 @contextmanager
@@ -23,16 +28,21 @@ def storage_kept(instance: dg.DagsterInstance) -> Iterator[None]:
     that the server closed meanwhile is replaced. Also only for that time what tables and columns the
     storage has is asked once, not with every event. Within itself it does nothing more.
     """
+    # Imported by whoever has such a storage; the code location has none.
+    from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage
+
     with ExitStack() as kept:
         for storage in (instance.event_log_storage, instance.run_storage):
-            if isinstance(storage, Storage) and isinstance(storage._engine.pool, sa.NullPool):
+            if isinstance(storage, PostgresEventLogStorage | PostgresRunStorage) and isinstance(
+                storage._engine.pool, sa.NullPool
+            ):
                 kept.enter_context(_connections_kept(storage))
                 kept.enter_context(_schema_known(storage))
         yield
 
 
 @contextmanager
-def _connections_kept(storage: Storage) -> Iterator[None]:
+def _connections_kept(storage: "Storage") -> Iterator[None]:
     before = storage._engine
     storage._engine = sa.create_engine(
         storage.postgres_url, isolation_level="AUTOCOMMIT", pool_size=1, max_overflow=5
@@ -46,10 +56,8 @@ def _connections_kept(storage: Storage) -> Iterator[None]:
 
 
 @contextmanager
-def _schema_known(storage: Storage) -> Iterator[None]:
-    names = ["has_run_stats_index_cols"]
-    if isinstance(storage, PostgresEventLogStorage):
-        names = ["has_table", "_has_asset_key_col_on_connection"]
+def _schema_known(storage: "Storage") -> Iterator[None]:
+    names = [name for name in _OF_THE_SCHEMA if hasattr(storage, name)]
     for name in names:
         setattr(storage, name, _answered_once(getattr(storage, name)))
     try:

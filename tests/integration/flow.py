@@ -40,7 +40,9 @@ _INHERITED = ("BRIDGE_", "TORTURE_")
 
 # A server that has imported what is slow, and forks children without threads of the tests.
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload([__name__, "great_expectations", "tests.torture.attack"])
+_PROCESSES.set_forkserver_preload(
+    [__name__, "great_expectations", "bridge_pipeline.steps.dlt_pipeline", "tests.torture.attack"]
+)
 
 
 def connect(

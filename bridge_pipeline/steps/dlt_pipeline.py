@@ -1,0 +1,84 @@
+"""dlt: its settings, and tables by one of its pipelines to Parquet files.
+
+Its import takes half a second, so it is for `land` alone, which is for everybody else.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dlt
+import pyarrow as pa
+from dlt.common.configuration.container import Container
+from dlt.common.configuration.providers import CustomLoaderDocProvider
+from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
+from dlt.pipeline.exceptions import PipelineStepFailed
+from dlt.sources import DltResource
+
+# The tables' schema is the entity's declaration; a column more or another type is an error.
+_CONTRACT = {"tables": "evolve", "columns": "freeze", "data_type": "freeze"}
+
+_SETTINGS = {
+    "runtime": {"dlthub_telemetry": False},
+    # A pipeline is new with each batch: there is nothing to restore, and nobody reads its trace.
+    "restore_from_destination": False,
+    "enable_runtime_trace": False,
+}
+
+Tables = Callable[[], Iterator[pa.Table]]
+
+
+@dlt.source(name="connection")
+def connection_source(resources: dict[str, Tables]) -> list[DltResource]:
+    """The streams of one connection as dlt resources, by entity; each yields Arrow tables."""
+    return [
+        dlt.resource(
+            tables,
+            name=entity,
+            write_disposition="append",
+            file_format="parquet",
+            schema_contract=_CONTRACT,  # type: ignore[arg-type]
+        )
+        for entity, tables in resources.items()
+    ]
+
+
+def write_parquet(entity: str, tables: Tables, folder: Path, work: Path) -> None:
+    """Writes the tables below `folder` by a pipeline of their own, which works in `work`.
+
+    What the tables raise is raised as it is.
+    """
+    _settle_dlt()
+    pipeline = dlt.pipeline(
+        pipeline_name=f"batch_{folder.name}",
+        pipelines_dir=str(work),
+        destination=dlt.destinations.filesystem(
+            bucket_url=folder.parent.as_uri(),
+            layout="{table_name}.{file_id}.{ext}",
+            enable_dataset_name_normalization=False,
+        ),
+        dataset_name=folder.name,
+    )
+    try:
+        pipeline.run(connection_source({entity: tables}), loader_file_format="parquet")
+    except PipelineStepFailed as failure:
+        # dlt wraps what the tables raised; the caller is to see that itself.
+        raise _cause(failure) from None
+
+
+@functools.cache
+def _settle_dlt() -> None:
+    """Gives dlt its settings, and nowhere else to look for any.
+
+    It asks for each of hundreds of values, many times a pipeline, at every place it knows: the
+    environment and files of the current folder and the user's, none of which is to change what lands.
+    That took two thirds of the time of a small batch.
+    """
+    providers = Container()[PluggableRunContext].providers
+    providers.providers[:] = [CustomLoaderDocProvider("bridge", lambda: _SETTINGS)]
+
+
+def _cause(failure: BaseException) -> BaseException:
+    while failure.__cause__ is not None:
+        failure = failure.__cause__
+    return failure
