@@ -30,10 +30,14 @@ _PLAIN = {"id", "subject", "description", "tags", *_TIMES}
 def pipeline(first: str, last: str, entities: str) -> Figures:
     """Days of the connection through Dagster, everything on; `seconds` from the first step to the last of
     its own, which `ended` then (seconds since 1970): models and report are shown beside."""
-    import dagster as dg
+    from bridge_pipeline.imports import collections_paused
 
-    from bridge_pipeline.automation.runs import run_days
-    from bridge_pipeline.database.workspace import open_workspace
+    # As `bridge run` does.
+    with collections_paused():
+        import dagster as dg
+
+        from bridge_pipeline.automation.runs import run_days
+        from bridge_pipeline.database.workspace import open_workspace
 
     workspace = open_workspace()
     days = date.fromisoformat(first), date.fromisoformat(last)

@@ -53,6 +53,7 @@ def run(
     """
     from bridge_pipeline.commands import working
     from bridge_pipeline.commands.summaries import show_summary
+    from bridge_pipeline.imports import collections_paused
     from bridge_pipeline.steps.summary import NothingExtracted, summarise_run
 
     workspace = opened()
@@ -61,8 +62,9 @@ def run(
         _estimate(workspace, connection, first, last, names, json_output)
         return
     with working.shown(f"{connection} {first} to {last}"):
-        # Dagster takes seconds to import.
-        from bridge_pipeline.automation.runs import run_days
+        # Dagster takes seconds to import, longer where the collector looks at all that stays.
+        with collections_paused():
+            from bridge_pipeline.automation.runs import run_days
 
         try:
             outcome = run_days(workspace, connection, first, last, names)
