@@ -16,8 +16,8 @@ from dagster._core.definitions.partitions.context import partition_loading_conte
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 Partitioned = Mapping[dg.AssetKey, dg.PartitionsDefinition]
-# Seconds after which a look begins with no further asset: other sensors wait for it.
-BUDGET = 10.0
+# Seconds after which a look begins with no further asset: Dagster gives a tick a minute.
+BUDGET = 20.0
 
 
 @dataclass

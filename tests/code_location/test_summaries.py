@@ -4,11 +4,13 @@ from datetime import date
 
 import dagster as dg
 import pytest
+import yaml
 
 from assets.partitions import CONNECTIONS, connection_days
 from bridge_pipeline.automation import summaries
 from bridge_pipeline.automation.summaries import Look, look
 from bridge_pipeline.definitions import defs
+from bridge_pipeline.settings import PROJECT_ROOT
 
 DAYS = connection_days(date(2024, 1, 1))
 FIRST, SECOND = "acme|2024-03-01", "acme|2024-03-02"
@@ -82,6 +84,12 @@ def test_what_takes_too_long_goes_on_with_the_next_look(instance):
     done = look(instance, ASSETS, Look.of(done.cursor), budget=0)
     assert (done.made, done.due) == (1, [])
     assert known(instance, other) == {FIRST}
+
+
+def test_other_sensors_do_not_wait_for_it():
+    declared = yaml.safe_load((PROJECT_ROOT / "dagster.yaml").read_text())
+    with dg.instance_for_test({"sensors": declared["sensors"]}) as instance:
+        assert instance.get_sensor_settings()["use_threads"]
 
 
 def test_the_sensor_remembers_its_last_look(instance):
