@@ -23,3 +23,13 @@ def keep_small() -> None:
     # Other C libraries have nothing to set.
     with suppress(AttributeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def give_back() -> None:
+    """Returns what is free within the heap to the system; takes some milliseconds.
+
+    What is small and stays keeps the memory around it: without this, 1,000,000 tickets left 55 MiB more
+    behind than 100,000.
+    """
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.masking import masked, masked_key
+from bridge_pipeline.memory import give_back
 from bridge_pipeline.model import ENTITIES, Entity
 from bridge_pipeline.model.expectation import Expectation
 from bridge_pipeline.steps import gx, gx_worker
@@ -129,9 +130,12 @@ def judge(
     if not batch.landed or not suite:
         return tallies
     rules = [_rule(expectation) for expectation in suite]
+    # Of what the extraction left behind.
+    give_back()
     for seqs, failing in _answered_in_turn(rules, _parts(batch, folder, rules)):
         for expectation, positions in failing():
             _add(tallies[expectation.name], expectation, seqs, positions)
+        give_back()
     _add_examples(batch, folder, ENTITIES[batch.entity], suite, tallies, clear)
     return tallies
 

@@ -77,6 +77,25 @@ print(pyarrow.default_memory_pool().backend_name)
 """
 
 
+_SCATTERED = """
+import psutil
+from bridge_pipeline.memory import give_back
+
+held = [bytes(4_000) for _ in range(20_000)]
+# One in fifty stays, and keeps the heap from shrinking.
+held = held[::50]
+before = psutil.Process().memory_info().rss
+give_back()
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such heaps")
+def test_what_is_free_between_what_stays_is_given_back():
+    done = subprocess.run([sys.executable, "-c", _SCATTERED], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 40 * _MIB
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such heaps")
 def test_arrow_and_all_threads_take_their_memory_from_one_heap(tmp_path):
     command = [sys.executable, "-c", _HEAPS, str(tmp_path / "heaps.xml")]
