@@ -261,7 +261,7 @@ class SharedQuota:
             )
 
     def close(self) -> None:
-        """Gives its connection to the database back; it may be used again."""
+        """Closes its connection to the database; the next request makes another."""
         with self._using:
             self._disconnect()
 
@@ -364,6 +364,8 @@ class SharedQuota:
     def _execute(self, statement: str, parameters: dict[str, object]) -> sa.Row[Any] | None:
         if self._connection is None:
             self._connection = self._engine.connect()
+            # Those who wait for one of the pool do not wait for this one.
+            self._connection.detach()
         result = self._connection.exec_driver_sql(statement, parameters)
         return result.one_or_none() if result.returns_rows else None
 

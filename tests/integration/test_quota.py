@@ -575,3 +575,12 @@ def test_goes_on_after_the_server_has_cut_its_connection(workspace, quota):
     with shared.request("/", {}):
         uses = rows(workspace, "select answered from bridge.quota_uses order by use")
         assert [use["answered"] for use in uses] == [True, False]
+
+
+def test_those_that_are_open_leave_the_pool_to_others(workspace, quota):
+    # More than the pool lends out.
+    asked = [quota(credential=f"c{number}") for number in range(12)]
+    for shared in asked:
+        with shared.request("/", {}):
+            pass
+    assert workspace.database.engine.pool.checkedout() == 0
