@@ -1,18 +1,13 @@
 """Great Expectations in a process of its own: how it is started and asked, and what it does.
 
 Its import takes seconds, longer than all the rest of a small run: here it takes place on another core
-while records are fetched, and its memory is given back when it is dismissed. The worker is told
-neither where the database is nor any credential, and ends with the process that started it.
-What is asked, and what the answers mean, is in `gx` and `rows`.
+while records are fetched, and its memory is given back when it is dismissed. How workers start and talk
+is in `workers`. What is asked, and what the answers mean, is in `gx` and `rows`.
 """
 
 import atexit
 import os
 import pickle
-import re
-import signal
-import struct
-import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -21,13 +16,10 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 
-from bridge_pipeline.settings import PROJECT_ROOT
+from bridge_pipeline import workers
 from bridge_pipeline.steps import gx
 
 Answers = dict[str, np.ndarray]
-# What an interpreter may need; everything else in the environment is none of its business.
-_INHERITED = re.compile(r"PATH|LD_LIBRARY_PATH|LANG|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|PYTHON\w*")
-_LENGTH = struct.Struct("!Q")
 
 _started: "_Worker | None" = None
 
@@ -45,16 +37,7 @@ class _Worker:
     def __init__(self) -> None:
         self.owner = os.getpid()
         self.waiting = False
-        variables = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
-        path = [str(PROJECT_ROOT), *filter(None, [variables.get("PYTHONPATH")])]
-        # Safe path: the current folder is anybody's.
-        command = [sys.executable, "-P", "-m", __spec__.name]
-        self._process = subprocess.Popen(
-            command,
-            env=variables | {"PYTHONPATH": os.pathsep.join(path)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        self._process = workers.start(__spec__.name)
 
     @property
     def usable(self) -> bool:
@@ -72,17 +55,19 @@ class _Worker:
         assert self._process.stdin is not None
         self.waiting = True
         try:
-            _write(self._process.stdin, (questions, sink.getvalue().to_pybytes()))
+            workers.write_frame(self._process.stdin, pickle.dumps(questions))
+            workers.write_frame(self._process.stdin, sink.getvalue())
         except OSError as error:
             raise self._ended() from error
 
     def receive(self) -> Answers:
         assert self._process.stdout is not None
         try:
-            answers, refusal = _read(self._process.stdout)
+            answer = workers.read_frame(self._process.stdout)
         except EOFError as error:
             raise self._ended() from error
         self.waiting = False
+        answers, refusal = pickle.loads(answer)  # noqa: S301 - from this program's other end
         if refusal:
             raise RuntimeError(refusal)
         return answers
@@ -151,41 +136,16 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     gx.great_expectations()
     while True:
         try:
-            questions, values = _read(requests)
+            asked, values = workers.read_frame(requests), workers.read_frame(requests)
         except EOFError:
             return
         try:
+            questions = pickle.loads(asked)  # noqa: S301 - from this program's other end
             outcome = _judged(questions, pa.ipc.open_stream(values).read_all()), ""
         except Exception as error:
             outcome = {}, f"{type(error).__name__}: {error}"
-        _write(answers, outcome)
-
-
-def _read(pipe: IO[bytes]) -> tuple:
-    head = pipe.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        raise EOFError
-    (length,) = _LENGTH.unpack(head)
-    body = pipe.read(length)
-    if len(body) < length:
-        raise EOFError
-    return pickle.loads(body)  # noqa: S301 - from this program's other end
-
-
-def _write(pipe: IO[bytes], content: tuple) -> None:
-    body = pickle.dumps(content, pickle.HIGHEST_PROTOCOL)
-    pipe.write(_LENGTH.pack(len(body)) + body)
-    pipe.flush()
-
-
-def _main() -> None:
-    # An interrupt is for the process that asks; this one ends with it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    answers = os.fdopen(os.dup(1), "wb")
-    # What a library prints must not be taken for an answer.
-    os.dup2(2, 1)
-    _serve(sys.stdin.buffer, answers)
+        workers.write_frame(answers, pickle.dumps(outcome, pickle.HIGHEST_PROTOCOL))
 
 
 if __name__ == "__main__":
-    _main()
+    _serve(*workers.begin())

@@ -4,15 +4,13 @@ Nothing depends on it. It gets a page's bytes and gives rows, or none where a re
 accepted, or where it has ended; then its extraction parses the page itself, with the same outcome. It
 ends with its extraction, however that ends.
 
-Run as `python -m bridge_pipeline.steps.parser_process CONNECTOR ENTITY`; both ways go frames of bytes,
-each behind its length.
+Run as `python -m bridge_pipeline.steps.parser_process CONNECTOR ENTITY`; how both talk is in `workers`.
 """
 
 import fcntl
 import gc
 import os
 import select
-import signal
 import struct
 import subprocess
 import sys
@@ -22,7 +20,7 @@ from typing import IO
 import pyarrow as pa
 import structlog
 
-from bridge_pipeline import connectors
+from bridge_pipeline import connectors, workers
 from bridge_pipeline.connector_kit.connector import Stream
 from bridge_pipeline.connector_kit.fields import Refused
 from bridge_pipeline.connector_kit.pages import parse_plain
@@ -31,9 +29,8 @@ from bridge_pipeline.steps.parse import RecordParser
 log = structlog.get_logger(__name__)
 # Bytes of pages. To start takes as long as to parse about so many.
 _WORTHWHILE = 8_000_000
-_LENGTH = struct.Struct("<q")
-# A frame's length, and µs since 1970 after which no record can have changed.
-_HEAD = struct.Struct("<qq")
+# µs since 1970 after which no record can have changed; stands before a page's bytes.
+_LATEST = struct.Struct("<q")
 # Most pages fit, so that nobody waits for the other to read.
 _PIPE_BYTES = 1_048_576
 
@@ -57,9 +54,7 @@ class ParserProcess:
         if self._lost or not self._is_ready(len(body)):
             return False
         try:
-            self._input.write(_HEAD.pack(len(body), latest))
-            self._input.write(body)
-            self._input.flush()
+            workers.write_frame(self._input, _LATEST.pack(latest), body)
         except OSError:
             self._lose()
         return not self._lost
@@ -68,7 +63,7 @@ class ParserProcess:
         """The rows of the page that it was given, in the entity's `content_schema`; None where a record of
         the page cannot be accepted, or it has ended."""
         try:
-            frame = _frame(self._output)
+            frame = workers.read_frame(self._output)
         except (OSError, EOFError):
             self._lose()
             return None
@@ -98,16 +93,9 @@ class ParserProcess:
         return self._ready and not self._lost
 
     def _start(self) -> None:
-        # It needs no settings, and so no secrets.
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("BRIDGE_")}
-        command = [sys.executable, "-P", "-m", __spec__.name, *self._arguments]
-        pipe = subprocess.PIPE
         try:
-            self._process = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment
-            )
+            self._process = workers.start(__spec__.name, *self._arguments)
         except OSError:
-            # There may be no memory, or no more processes to be had.
             self._lose()
             return
         for pipe in (self._input, self._output):
@@ -139,10 +127,12 @@ class ParserProcess:
 def serve(stream: Stream, source: IO[bytes], target: IO[bytes]) -> None:
     """Parses pages until there are no more."""
     parser = RecordParser(stream)
-    _answer(target, b"")
-    while head := source.read(_HEAD.size):
-        size, latest = _HEAD.unpack(head)
-        _answer(target, _parsed(parser, stream, source.read(size), latest))
+    workers.write_frame(target)
+    with suppress(EOFError):
+        while True:
+            frame = workers.read_frame(source)
+            (latest,) = _LATEST.unpack_from(frame)
+            workers.write_frame(target, _parsed(parser, stream, frame[_LATEST.size :], latest))
 
 
 def _parsed(parser: RecordParser, stream: Stream, body: bytes, latest: int) -> pa.Buffer | bytes:
@@ -160,25 +150,6 @@ def _parsed(parser: RecordParser, stream: Stream, body: bytes, latest: int) -> p
     return sink.getvalue()
 
 
-def _answer(target: IO[bytes], content: pa.Buffer | bytes) -> None:
-    target.write(_LENGTH.pack(len(content)))
-    target.write(content)
-    target.flush()
-
-
-def _frame(source: IO[bytes]) -> bytes:
-    """The next frame.
-
-    Raises:
-        EOFError: there is none, or it is cut.
-    """
-    head = source.read(_LENGTH.size)
-    content = source.read(_LENGTH.unpack(head)[0]) if len(head) == _LENGTH.size else b""
-    if len(head) < _LENGTH.size or len(content) < _LENGTH.unpack(head)[0]:
-        raise EOFError
-    return content
-
-
 def _cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -186,14 +157,10 @@ def _cores() -> int:
 
 def main(connector: str, entity: str) -> None:
     """Serves the process that started this one."""
-    # Whoever interrupts its extraction ends it, too: its input ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    source, target = workers.begin()
     # Records are trees, and need no search for cycles.
     gc.disable()
-    # Whatever else is printed belongs to no frame.
-    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as target:
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        serve(connectors.get(connector).stream(entity), sys.stdin.buffer, target)
+    serve(connectors.get(connector).stream(entity), source, target)
 
 
 if __name__ == "__main__":

@@ -143,7 +143,9 @@ def test_it_ends_with_the_process_that_started_it():
 
 def test_it_is_told_no_secret(helper, monkeypatch):
     monkeypatch.setenv("BRIDGE_SECRET_KEY", "s3cret-key")
+    monkeypatch.setenv("DESK_TOKEN", "4711-token")
     another = ParserProcess("helpdesk", "tickets")
     another.give(b"", 0)
-    assert "BRIDGE_SECRET_KEY" not in psutil.Process(another._process.pid).environ()
+    told = psutil.Process(another._process.pid).environ()
+    assert not {"BRIDGE_SECRET_KEY", "DESK_TOKEN"} & set(told)
     another.close()
