@@ -1,5 +1,6 @@
 """`bridge run`: materialises days of a connection through Dagster, in this process."""
 
+from contextlib import suppress
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,10 +71,9 @@ def run(
             outcome = run_days(workspace, connection, first, last, names)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
-    try:
+    summary = None
+    with suppress(NothingExtracted):
         summary = summarise_run(workspace, outcome.run_id)
-    except NothingExtracted:
-        summary = None
     document = {
         "run_id": outcome.run_id,
         "success": outcome.success,
