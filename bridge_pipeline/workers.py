@@ -35,7 +35,7 @@ def start(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-def begin() -> tuple[IO[bytes], IO[bytes]]:
+def channel() -> tuple[IO[bytes], IO[bytes]]:
     """What a worker reads from and writes to; for its program, which calls this first."""
     # An interrupt is for the process that asks; this one ends with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -148,4 +148,4 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    _serve(*workers.begin())
+    _serve(*workers.channel())

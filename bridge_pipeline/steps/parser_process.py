@@ -157,7 +157,7 @@ def _cores() -> int:
 
 def main(connector: str, entity: str) -> None:
     """Serves the process that started this one."""
-    source, target = workers.begin()
+    source, target = workers.channel()
     # Records are trees, and need no search for cycles.
     gc.disable()
     serve(connectors.get(connector).stream(entity), source, target)
