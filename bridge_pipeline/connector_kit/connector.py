@@ -3,7 +3,7 @@
 A connector is one folder that exports `CONNECTOR`; nothing else knows its name.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -30,11 +30,16 @@ class Person(NamedTuple):
     part: str
 
 
+# See `Stream`; of each person the user and the part.
+AllPeople = Callable[[Sequence[Record]], "list[list[tuple[str, str]]] | None"]
+
+
 @dataclass(frozen=True)
 class Stream:
     """How one canonical entity is read from a source.
 
-    `fields` covers every canonical column of `entity`. `people` lists the users of a record.
+    `fields` covers every canonical column of `entity`. `people` lists the users of a record; `all_people`
+    does so for many as `people` would one by one, or gives None where one of them is to be read alone.
     `names` are the envelope's keys that may hold the records of a list answer; `single_names`
     those of an answer with one record. `state` says `deleted` or `archived` of a record that the
     source still gives and marks so itself. `split` takes the exact bytes of the records out of a list
@@ -50,6 +55,7 @@ class Stream:
     people: Callable[[Record], list[Person]] | None = None
     state: Callable[[Record], str | None] | None = None
     split: Callable[[bytes], list[bytes]] | None = None
+    all_people: AllPeople | None = None
 
     @property
     def keys(self) -> dict[str, tuple[str, ...]]:

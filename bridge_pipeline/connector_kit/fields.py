@@ -27,8 +27,10 @@ _MAX_INT64 = 2**63 - 1
 _FIRST_INSTANT = -62_135_596_800_000_000
 _LAST_INSTANT = 253_402_300_799_999_999
 _INSTANT = pa.timestamp("us", "UTC")
-# What Arrow and `datetime.fromisoformat` read alike.
+# What Arrow and `datetime.fromisoformat` read alike, and a column holds whole. Of that length Arrow reads
+# nothing else.
 _PLAIN_TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)$"
+_PLAIN_LENGTH = len("2024-03-01T12:00:00Z")
 
 
 class Refused(ValueError):
@@ -56,14 +58,16 @@ class Field:
     reads: tuple[str, ...] = ()
     read_all: ReadAll | None = None
 
-    def values(self, records: Sequence[Record]) -> list[Any]:
-        """The values of many records.
+    def values(self, records: Sequence[Record]) -> tuple[list[Any], bool]:
+        """The values of many records, and whether they were read all at once.
 
         Raises:
             Refused: as `read` of the first record that is refused.
         """
         found = self.read_all(records) if self.read_all else None
-        return [self.read(record) for record in records] if found is None else found
+        if found is None:
+            return [self.read(record) for record in records], False
+        return found, True
 
 
 def under(records: Sequence[Record], key: str) -> list[Any]:
@@ -91,7 +95,7 @@ def plain(key: str, *types: type) -> ReadAll:
 
 def ids(key: str) -> ReadAll:
     """Values that are `integer_id`s or null."""
-    return lambda records: _integer_ids(under(records, key))
+    return lambda records: all_integer_ids(under(records, key))
 
 
 def within(key: str, read_all: ReadAll) -> ReadAll:
@@ -205,14 +209,13 @@ def microseconds(value: Any, pointer: str) -> int | None:
 
 
 def all_microseconds(values: Sequence[Any]) -> list[int | None] | None:
-    """`microseconds` of many; None where one of them is to be read alone."""
+    """`microseconds` of many; None where one of them is to be read alone, for example a finer one."""
     if not all_of(values, NoneType, str):
         return None
     texts = pa.array(values, pa.string())
     if texts.null_count == len(texts):
         return list(values)
-    matches = pc.call_function("match_substring_regex", [texts], pc.MatchSubstringOptions(_PLAIN_TIME))
-    if matches.false_count:
+    if not _are_plain(texts):
         return None
     try:
         found = texts.cast(_INSTANT).cast(pa.int64())
@@ -221,6 +224,14 @@ def all_microseconds(values: Sequence[Any]) -> list[int | None] | None:
     result = found.to_pylist()
     span = [moment for moment in result if moment is not None]
     return result if min(span) >= _FIRST_INSTANT and max(span) <= _LAST_INSTANT else None
+
+
+def _are_plain(texts: pa.Array) -> bool:
+    lengths = pc.call_function("min_max", [pc.call_function("binary_length", [texts])]).as_py()
+    if lengths == {"min": _PLAIN_LENGTH, "max": _PLAIN_LENGTH}:
+        return True
+    matches = pc.call_function("match_substring_regex", [texts], pc.MatchSubstringOptions(_PLAIN_TIME))
+    return not matches.false_count
 
 
 def from_microseconds(value: int) -> datetime:
@@ -245,7 +256,8 @@ def integer_id(value: Any, pointer: str) -> str | None:
     return None if value is None else _integer_id(value, pointer)
 
 
-def _integer_ids(values: Sequence[Any]) -> list[str | None] | None:
+def all_integer_ids(values: Sequence[Any]) -> list[str | None] | None:
+    """`integer_id` of many; None where one of them is to be read alone."""
     found = [value for value in values if value is not None]
     if not _are_ids(found):
         return None

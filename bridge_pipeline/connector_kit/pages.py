@@ -11,7 +11,6 @@ What a record means is not decided here; see `fields` and the connectors' stream
 
 import fnmatch
 import functools
-import hashlib
 import json
 import math
 import re
@@ -72,66 +71,18 @@ class Rejected:
 class PageContent:
     """The records of one list answer, in order, and what its envelope says of further pages.
 
-    `envelope` are the members beside the records that are no lists. `body` is there, with its SHA-256 as
-    `digest`, where a `Reader` took it apart and `parse_plain` gives the same records.
+    `envelope` are the members beside the records that are no lists; `exact` are the records' bytes, where
+    they are known. `body` is there, with its SHA-256 as `digest`, where `parse_list` gives these records.
     """
 
     records: Sequence[Any]
     more: bool | None = None
     total_pages: int | None = None
     total: int | None = None
-    exact: list[bytes] | None = field(default=None, repr=False)
+    exact: Sequence[bytes] | None = field(default=None, repr=False)
     envelope: Mapping[str, Any] = field(default_factory=dict, repr=False)
     body: bytes | None = field(default=None, repr=False)
     digest: bytes | None = None
-
-
-class Reader:
-    """Takes the list answers of one extraction apart.
-
-    A listing is read again to see that it is whole. An answer with the very bytes of an earlier one is
-    parsed again only if somebody looks into it.
-    """
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._names = tuple(names)
-        self._known: dict[bytes, tuple[int, PageContent]] = {}
-
-    def parse_list(self, body: bytes) -> PageContent:
-        """The page of a body; see the function `parse_list`.
-
-        Raises:
-            UnreadableBody: as there.
-        """
-        digest = hashlib.sha256(body).digest()
-        if known := self._known.get(digest):
-            count, content = known
-            return replace(content, records=_Unread(body, self._names, count), body=body)
-        content = parse_list(body, self._names)
-        if content.exact is not None:
-            return content
-        content = replace(content, digest=digest)
-        self._known[digest] = len(content.records), replace(content, records=())
-        return replace(content, body=body)
-
-
-class _Unread(Sequence[Any]):
-    """Records that are parsed when they are looked at."""
-
-    def __init__(self, body: bytes, names: tuple[str, ...], count: int) -> None:
-        self._body = body
-        self._names = names
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._records[index]
-
-    @functools.cached_property
-    def _records(self) -> Sequence[Any]:
-        return parse_list(self._body, self._names).records
 
 
 def parse_list(body: bytes, names: Iterable[str]) -> PageContent:
@@ -147,7 +98,7 @@ def parse_list(body: bytes, names: Iterable[str]) -> PageContent:
     Raises:
         UnreadableBody: there is no such list, or the body is cut or not JSON.
     """
-    body = body.removeprefix(_BOM)
+    body = without_mark(body)
     if not body.strip():
         raise UnreadableBody("the body is empty")
     names = tuple(names)
@@ -162,11 +113,6 @@ def parse_list(body: bytes, names: Iterable[str]) -> PageContent:
     return _parse_split(body, names)
 
 
-def parse_plain(body: bytes, names: Iterable[str]) -> PageContent:
-    """Takes a list answer apart of which it is known that to parse it in one go changes nothing."""
-    return _page(orjson.loads(body.removeprefix(_BOM)), tuple(names), None)
-
-
 def parse_single(body: bytes, names: Iterable[str]) -> tuple[Any, bytes]:
     """Takes the answer for one record apart: `{"data": {…}}`, `{"ticket": {…}}` or the bare record.
 
@@ -176,7 +122,7 @@ def parse_single(body: bytes, names: Iterable[str]) -> tuple[Any, bytes]:
     Raises:
         UnreadableBody: the body is cut, empty or not JSON, or holds no record.
     """
-    body = body.removeprefix(_BOM).strip()
+    body = without_mark(body).strip()
     if not body:
         raise UnreadableBody("the body is empty")
     raw = _single_slice(body, tuple(names))
@@ -185,7 +131,7 @@ def parse_single(body: bytes, names: Iterable[str]) -> tuple[Any, bytes]:
 
 def exact_records(body: bytes, names: Iterable[str]) -> list[bytes]:
     """The exact bytes of every record of a list answer, in order."""
-    return _split(body.removeprefix(_BOM), tuple(names))[0]
+    return _split(without_mark(body), tuple(names))[0]
 
 
 def without_members(body: bytes, patterns: Iterable[str]) -> bytes:
@@ -288,15 +234,21 @@ def _kept_all(data: bytes, parsed: Any) -> bool:
         # A colon that was written as an escape could stand in for one that was dropped.
         return False
     try:
-        return _colons(orjson.dumps(parsed)) == _colons(data)
+        return count_colons(orjson.dumps(parsed)) == count_colons(data)
     except TypeError:
         # Nested deeper than it can be written.
         return False
 
 
-def _colons(data: bytes) -> int:
+def count_colons(data: Any) -> int:
+    """How many colons stand in bytes of JSON; each member of an object has one."""
     # Seven times as fast as `bytes.count`.
     return int(np.count_nonzero(np.frombuffer(data, np.uint8) == _COLON_BYTE))
+
+
+def without_mark(body: bytes) -> bytes:
+    """The body without the byte order mark that it may begin with."""
+    return body.removeprefix(_BOM)
 
 
 def _page(document: Any, names: tuple[str, ...], exact: list[bytes] | None) -> PageContent:

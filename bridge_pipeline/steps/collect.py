@@ -29,9 +29,9 @@ from bridge_pipeline.failpoints import reach
 from bridge_pipeline.model import Window
 from bridge_pipeline.model.entity import TIMESTAMP
 from bridge_pipeline.steps.census import DiskCensus, GoneReport, RejectedRecord, Sighting
-from bridge_pipeline.steps.inventory import FieldInventory
+from bridge_pipeline.steps.inventory import FieldInventory, look_at
 from bridge_pipeline.steps.parse import RecordParser
-from bridge_pipeline.steps.parser_process import ParserProcess
+from bridge_pipeline.steps.parser_process import Parsed, ParserProcess
 
 # A source whose clock runs ahead by more than this does not tell the time.
 _AHEAD = timedelta(hours=24)
@@ -90,7 +90,7 @@ class Collector:
         self._exact_page, self._exact_slices = -1, list[bytes]()
         self._helper = helper
         # A page that the helper parses.
-        self._awaited: Page | None = None
+        self._awaited: _Taken | None = None
         census.settle = self.settle
 
     def tables(self, source: Iterator[Page]) -> Iterator[pa.Table]:
@@ -113,17 +113,24 @@ class Collector:
 
     def _take(self, page: Page) -> None:
         """Counts a page, and has it parsed by the helper while the next is asked for, or enters it."""
+        taken = _Taken(page, self.counts.fetched)
         self._count(page)
         helper, before = self._helper, self._awaited
         parsed = helper.result() if helper and before else None
-        body, digest = page.content.body, page.content.digest
-        new = digest is not None and not self._census.knows(digest)
-        given = new and helper is not None and body is not None and helper.give(body, _latest(page))
-        self._awaited = page if given else None
+        self._awaited = taken if helper and self._give(helper, taken) else None
         if before:
             self._enter(before, parsed)
         if not self._awaited:
-            self._enter(page)
+            self._enter(taken)
+
+    def _give(self, helper: ParserProcess, taken: "_Taken") -> bool:
+        """Whether the helper parses a page; of records that may be deleted not each has a row."""
+        content = taken.page.content
+        if content.body is None or content.digest is None or self._stream.state:
+            return False
+        helper.expect(len(content.body) * (content.total_pages or 1))
+        new = not self._census.knows(content.digest)
+        return new and helper.give(content.body, _latest(taken.page), taken.first)
 
     def _count(self, page: Page) -> None:
         counts = self.counts
@@ -132,33 +139,38 @@ class Collector:
         counts.fetched_from = min(counts.fetched_from or page.fetched_at, page.fetched_at)
         counts.fetched_to = max(counts.fetched_to or page.fetched_at, page.fetched_at)
 
-    def _enter(self, page: Page, parsed: pa.RecordBatch | None = None) -> None:
-        """Enters a page into the census; `parsed` are its rows where all of its records can be accepted."""
-        digest = page.content.digest
+    def _enter(self, taken: "_Taken", parsed: Parsed | None = None) -> None:
+        """Enters a page into the census; `parsed` it is where all of its records can be accepted."""
+        digest = taken.page.content.digest
         if digest is not None and (known := self._census.enter_again(digest)):
             self.counts.duplicate += known
+        elif parsed is None:
+            self._sort_out_parsing(taken)
         else:
-            self._sort_out(page, parsed)
+            self.inventory.add(parsed.look)
+            accepted = _Accepted(list(range(parsed.batch.num_rows)), parsed.batch)
+            self._sort_out(taken.page, accepted, [], set())
 
-    def _sort_out(self, page: Page, parsed: pa.RecordBatch | None) -> None:
-        """Enters a page of new bytes into the census, and says what becomes of each record."""
-        digest, records = page.content.digest, page.content.records
+    def _sort_out_parsing(self, taken: "_Taken") -> None:
+        page, records = taken.page, taken.page.content.records
         gone = self._gone(records)
         # Of a deleted record the source may show no more than its id.
-        self.inventory.add([r for i, r in enumerate(records) if i not in gone] if gone else records)
-        latest = _latest(page)
-        if parsed is not None:
-            accepted, rejected = _Accepted(list(range(len(records))), parsed), []
-        else:
-            accepted, rejected = self._parsed(page, latest)
+        shown = [each for place, each in enumerate(records) if place not in gone] if gone else records
+        self.inventory.add(look_at(shown, taken.first, self._stream.keys))
+        self._sort_out(page, *self._parsed(page, _latest(page)), gone)
+
+    def _sort_out(
+        self, page: Page, accepted: "_Accepted", rejected: list[tuple[int, Rejected]], gone: set[int]
+    ) -> None:
+        """Enters a page of new bytes into the census, and says what becomes of each record."""
         inside = self._all_within(accepted.changes)
-        refused_inside = [self._rejected_within(item, latest) for _, item in rejected]
+        refused_inside = [self._rejected_within(item, _latest(page)) for _, item in rejected]
         sightings = [
             *map(Sighting, accepted.ids, accepted.versions, inside),
             *(_unaccepted(item, within) for (_, item), within in zip(rejected, refused_inside, strict=True)),
         ]
         # What is rejected may be accepted later: a change time in the future comes.
-        fresh = self._census.enter(sightings, None if rejected else digest)
+        fresh = self._census.enter(sightings, None if rejected else page.content.digest)
         self.counts.duplicate += fresh.count(False)
         new, new_rejected = fresh[: len(inside)], fresh[len(inside) :]
         self._keep_accepted(page, accepted, inside, new, gone)
@@ -297,6 +309,14 @@ class Collector:
         table = pa.Table.from_batches(self._batches, schema=self._schema)
         self._batches, self._bytes = [], 0
         return table
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A page, and how many records were read before it."""
+
+    page: Page
+    first: int
 
 
 @dataclass(frozen=True)

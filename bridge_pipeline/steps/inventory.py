@@ -8,12 +8,13 @@ would cost more than parsing it. No value is kept, and no key that may be one.
 import functools
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from bridge_pipeline.database.ledger import Inventory
 from bridge_pipeline.redaction import redact
 
-# All records of a small batch are in the sample, of a large one these and then every so manieth.
+# All records of a small listing are in the sample, of a large one these and then every so manieth.
 _WHOLE = 300
 _EVERY = 64
 _DEEPEST = 3
@@ -29,6 +30,17 @@ _DIGITS = re.compile(r"\d{6}")
 ANY = "*"
 
 
+@dataclass
+class Look:
+    """What the records of one page have: how many there are and are in the sample, which canonical
+    columns can be read, and of the sample JSON pointer -> JSON type -> how often."""
+
+    records: int = 0
+    sampled: int = 0
+    seen: list[str] = field(default_factory=list)
+    fields: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
 class FieldInventory:
     """Counts the fields of the records of one extraction.
 
@@ -37,49 +49,60 @@ class FieldInventory:
     """
 
     def __init__(self, keys: Mapping[str, tuple[str, ...]]) -> None:
-        self._unseen = dict(keys)
-        self._records = self._sampled = 0
-        self._fields: dict[str, dict[str, int]] = {}
+        self._unseen = set(keys)
+        self._looks = Look()
 
-    def add(self, records: Sequence[Any]) -> None:
-        """Looks at the records of a page; what is no JSON object is passed over."""
-        for record in records:
-            if type(record) is not dict:
-                continue
-            self._records += 1
-            if self._unseen:
-                self._look_for_declared(record)
-            if self._records <= _WHOLE or self._records % _EVERY == 0:
-                self._sampled += 1
-                for key, value in record.items():
-                    self._count(f"/{_name(key)}", value, 1)
+    def add(self, look: Look) -> None:
+        """Adds what a page has."""
+        self._looks.records += look.records
+        self._looks.sampled += look.sampled
+        self._unseen.difference_update(look.seen)
+        for pointer, types in look.fields.items():
+            known = self._looks.fields.get(pointer)
+            if known is None and len(self._looks.fields) < _MOST_FIELDS:
+                known = self._looks.fields[pointer] = {}
+            if known is not None:
+                for kind, times in types.items():
+                    known[kind] = known.get(kind, 0) + times
 
     @property
     def found(self) -> Inventory:
         """What was counted so far."""
-        return Inventory(self._records, self._sampled, sorted(self._unseen), self._fields)
+        return Inventory(self._looks.records, self._looks.sampled, sorted(self._unseen), self._looks.fields)
 
-    def _look_for_declared(self, record: dict[str, Any]) -> None:
-        seen = [column for column, keys in self._unseen.items() if any(key in record for key in keys)]
-        for column in seen:
-            del self._unseen[column]
 
-    def _count(self, pointer: str, value: Any, depth: int) -> None:
-        types = self._fields.get(pointer)
-        if types is None:
-            if len(self._fields) >= _MOST_FIELDS:
-                return
-            types = self._fields[pointer] = {}
-        kind = _TYPES.get(type(value), "string")
-        types[kind] = types.get(kind, 0) + 1
-        if depth == _DEEPEST:
-            return
-        if kind == "object":
-            for key, item in value.items():
-                self._count(f"{pointer}/{_name(key)}", item, depth + 1)
-        elif kind == "array" and value:
-            # Its items are of a kind; one speaks for them.
-            self._count(f"{pointer}/{ANY}", value[0], depth + 1)
+def look_at(records: Sequence[Any], first: int, keys: Mapping[str, tuple[str, ...]]) -> Look:
+    """Looks at the records of a page; what is no JSON object is passed over.
+
+    Args:
+        first: how many records the extraction read before this page; it decides which are in the sample.
+        keys: as for `FieldInventory`.
+    """
+    numbered = [(number, each) for number, each in enumerate(records, first) if type(each) is dict]
+    look = Look(records=len(numbered))
+    look.seen = [
+        column for column, names in keys.items() if any(name in r for _, r in numbered for name in names)
+    ]
+    for number, record in numbered:
+        if number < _WHOLE or number % _EVERY == 0:
+            look.sampled += 1
+            for key, value in record.items():
+                _count(look.fields, f"/{_name(key)}", value, 1)
+    return look
+
+
+def _count(fields: dict[str, dict[str, int]], pointer: str, value: Any, depth: int) -> None:
+    types = fields.setdefault(pointer, {})
+    kind = _TYPES.get(type(value), "string")
+    types[kind] = types.get(kind, 0) + 1
+    if depth == _DEEPEST:
+        return
+    if kind == "object":
+        for key, item in value.items():
+            _count(fields, f"{pointer}/{_name(key)}", item, depth + 1)
+    elif kind == "array" and value:
+        # Its items are of a kind; one speaks for them.
+        _count(fields, f"{pointer}/{ANY}", value[0], depth + 1)
 
 
 @functools.lru_cache(maxsize=4_096)

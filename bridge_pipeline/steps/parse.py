@@ -15,35 +15,13 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from bridge_pipeline.connector_kit.connector import Person, Stream
+from bridge_pipeline.connector_kit.connector import Stream
 from bridge_pipeline.connector_kit.fields import Record, Refused, under
 from bridge_pipeline.model import Kind
 from bridge_pipeline.model.entity import TIMESTAMP
 
 # A time finer than microseconds, which no column holds whole.
 _FINER = re.compile(r"[.,]\d{6}\d*[1-9]")
-_COARSE = len("2024-03-01T12:00:00.123456Z")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Parsed records, column by column.
-
-    `columns` are those of landing that a record's content fills, in order: the canonical values (times in
-    µs since 1970, UTC), people where the entity has them, custom fields, content hash; all of one length.
-    """
-
-    columns: list[list[Any]]
-
-    @property
-    def ids(self) -> list[str]:
-        """The records' ids."""
-        return self.columns[0]
-
-    @property
-    def content_hash(self) -> list[str]:
-        """What tells versions of a record apart."""
-        return self.columns[-1]
 
 
 class RecordParser:
@@ -53,82 +31,80 @@ class RecordParser:
         self._stream = stream
         self._schema = stream.entity.content_schema
         self._consumed = {key for field in stream.fields for key in field.consumes}
-        columns = list(zip(stream.entity.columns, stream.fields, strict=True))
+        self._columns = list(zip(stream.entity.columns, stream.fields, strict=True))
         self._changed = stream.entity.column_names.index("updated_at")
-        self._json = [index for index, (column, _) in enumerate(columns) if column.kind is Kind.JSON]
-        self._times = [key for c, field in columns if c.kind is Kind.TIMESTAMP for key in field.consumes]
 
-    def parse(self, records: Sequence[Record], latest: int) -> Rows:
-        """The rows of records, in order.
+    def batch(self, records: Sequence[Record], latest: int, exact: Sequence[bytes] | None) -> pa.RecordBatch:
+        """The rows of records, in order, as landing holds them, in the entity's `content_schema`.
 
         Args:
             latest: µs since 1970 after which no change time can be true.
+            exact: the records' bytes as the source sent them, where they are known.
 
         Raises:
             Refused: one of them cannot be accepted; where there is only one, with reason and JSON pointer.
         """
-        values = [field.values(records) for field in self._stream.fields]
+        values, fine = self._values(records)
         self._refuse_times(records, values[self._changed], latest)
-        for index in self._json:
-            values[index] = [None if value is None else to_json(value) for value in values[index]]
         people = self._people(records)
-        custom = [to_json(each) for each in self._custom(records)]
+        custom = [to_json(each) for each in self._custom(records, fine)]
         content = zip(*values, people, custom, strict=True)
         hashes = [hashlib.sha256(_dumped(each)).hexdigest() for each in content]
-        return Rows([*values, *([people] if self._stream.entity.people else []), custom, hashes])
-
-    def batch(self, records: Sequence[Record], latest: int, exact: Sequence[bytes] | None) -> pa.RecordBatch:
-        """The rows of records as landing holds them, in the entity's `content_schema`.
-
-        Args:
-            latest: as for `parse`.
-            exact: the records' bytes as the source sent them, where they are known.
-
-        Raises:
-            Refused: as `parse`.
-        """
-        rows = self.parse(records, latest)
         raw = exact or [orjson.dumps(record) for record in records]
-        columns = zip([*rows.columns, raw], self._schema, strict=True)
+        linked = [people] if self._stream.entity.people else []
+        columns = zip([*values, *linked, custom, hashes, raw], self._schema, strict=True)
         return pa.RecordBatch.from_arrays(
             [_array(values, field.type) for values, field in columns], schema=self._schema
         )
 
+    def _values(self, records: Sequence[Record]) -> tuple[list[list[Any]], list[str]]:
+        """The canonical values, column by column, and the keys of times that may be finer than theirs."""
+        found, fine = [], []
+        for column, field in self._columns:
+            values, plain = field.values(records)
+            if column.kind is Kind.JSON:
+                values = [None if value is None else to_json(value) for value in values]
+            elif column.kind is Kind.TIMESTAMP and not plain:
+                fine += field.consumes
+            found.append(values)
+        return found, fine
+
     def _refuse_times(self, records: Sequence[Record], changed: list[int | None], latest: int) -> None:
         if not self._stream.entity.reference and None in changed:
             raise Refused("change_time_missing", "/updated_at")
+        if max((moment for moment in changed if moment is not None), default=latest) <= latest:
+            return
         for record, moment in zip(records, changed, strict=True):
             if moment is not None and moment > latest:
                 raise Refused("change_time_in_future", "/updated_at", str(record.get("updated_at"))[:60])
 
-    def _custom(self, records: Sequence[Record]) -> list[dict[str, Any]]:
+    def _custom(self, records: Sequence[Record], fine: list[str]) -> list[dict[str, Any]]:
         """All that no column holds whole."""
         consumed = self._consumed
         custom = [{key: value for key, value in record.items() if key not in consumed} for record in records]
-        for key in self._times:
-            values = under(records, key)
-            if max(map(len, filter(None, values)), default=0) <= _COARSE:
-                continue
-            for own, value in zip(custom, values, strict=True):
+        for key in fine:
+            for own, value in zip(custom, under(records, key), strict=True):
                 if value and _FINER.search(value):
                     own[key] = value
         return custom
 
     def _people(self, records: Sequence[Record]) -> list[str | None]:
-        if (read := self._stream.people) is None:
+        """The people of records as canonical JSON."""
+        read, read_all = self._stream.people, self._stream.all_people
+        if read is None:
             return [None] * len(records)
-        return [_linked(read(record)) for record in records]
+        found = read_all(records) if read_all else None
+        return [_linked(each) for each in (map(read, records) if found is None else found)]
 
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     return pa.array(values, pa.int64()).cast(TIMESTAMP) if kind == TIMESTAMP else pa.array(values, kind)
 
 
-def _linked(found: list[Person]) -> str:
+def _linked(found: Sequence[tuple[str, str]]) -> str:
     """The people of a record as canonical JSON."""
     people = sorted(set(found)) if len(found) > 1 else found
-    users = "".join([user for user, _ in people])
-    if users.isascii() and users.isalnum():
+    if all(user.isalnum() and user.isascii() for user, _ in people):
         # As `to_json`, many times faster: there is nothing to escape in these, nor in parts.
         links = [f'{{"part":"{part}","user_id":"{user}"}}' for user, part in people]
         return f"[{','.join(links)}]"

@@ -1,8 +1,8 @@
 """A process that parses pages while its extraction asks for the next: the work of another core.
 
-Nothing depends on it. It gets a page's bytes and gives rows, or none where a record of the page cannot be
-accepted, or where it has ended; then its extraction parses the page itself, with the same outcome. It
-ends with its extraction, however that ends.
+Nothing depends on it. It gets a page's bytes and gives rows and what fields they had, or nothing where a
+record of the page cannot be accepted, or where it has ended; then its extraction parses the page itself,
+with the same outcome. It ends with its extraction, however that ends.
 
 Run as `python -m bridge_pipeline.steps.parser_process CONNECTOR ENTITY`; how both talk is in `workers`.
 """
@@ -15,24 +15,37 @@ import struct
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import IO
 
+import orjson
 import pyarrow as pa
 import structlog
 
 from bridge_pipeline import connectors, workers
 from bridge_pipeline.connector_kit.connector import Stream
 from bridge_pipeline.connector_kit.fields import Refused
-from bridge_pipeline.connector_kit.pages import parse_plain
+from bridge_pipeline.connector_kit.outline import exact_records
+from bridge_pipeline.connector_kit.pages import parse_list
+from bridge_pipeline.steps.inventory import Look, look_at
 from bridge_pipeline.steps.parse import RecordParser
 
 log = structlog.get_logger(__name__)
 # Bytes of pages. To start takes as long as to parse about so many.
 _WORTHWHILE = 8_000_000
-# µs since 1970 after which no record can have changed; stands before a page's bytes.
-_LATEST = struct.Struct("<q")
+# What stands before a page's bytes: µs since 1970 after which no record can have changed, and how many
+# records were read before.
+_HEAD = struct.Struct("<qq")
 # Most pages fit, so that nobody waits for the other to read.
 _PIPE_BYTES = 1_048_576
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """The rows of a page in the entity's `content_schema`, and the fields of its records."""
+
+    batch: pa.RecordBatch
+    look: Look
 
 
 class ParserProcess:
@@ -44,30 +57,35 @@ class ParserProcess:
         self._ready = self._lost = _cores() < 2
         self._offered = 0
 
-    def give(self, body: bytes, latest: int) -> bool:
+    def expect(self, size: int) -> None:
+        """Tells it that so many bytes of pages are to be expected: it is started when that is enough."""
+        if self._process is None and not self._lost and size >= _WORTHWHILE:
+            self._start()
+
+    def give(self, body: bytes, latest: int, first: int) -> bool:
         """Gives it a page to parse; False where it does not take it: it is not there, or not yet.
 
         Args:
-            body: as `pages.parse_plain` takes it.
+            body: of a page with an `outline`.
             latest: µs since 1970 after which no change time can be true.
+            first: how many records were read before this page.
         """
         if self._lost or not self._is_ready(len(body)):
             return False
         try:
-            workers.write_frame(self._input, _LATEST.pack(latest), body)
+            workers.write_frame(self._input, _HEAD.pack(latest, first), body)
         except OSError:
             self._lose()
         return not self._lost
 
-    def result(self) -> pa.RecordBatch | None:
-        """The rows of the page that it was given, in the entity's `content_schema`; None where a record of
-        the page cannot be accepted, or it has ended."""
+    def result(self) -> Parsed | None:
+        """The page that it was given; None where one of its records cannot be accepted, or it has ended."""
         try:
             frame = workers.read_frame(self._output)
         except (OSError, EOFError):
             self._lose()
             return None
-        return pa.ipc.open_stream(frame).read_next_batch() if frame else None
+        return _unpacked(frame) if frame else None
 
     def close(self) -> None:
         """Ends it."""
@@ -84,9 +102,9 @@ class ParserProcess:
     def _is_ready(self, size: int) -> bool:
         """Whether it can take a page; it is started when there is enough to do."""
         self._offered += size
-        if self._process is None and self._offered >= _WORTHWHILE:
-            self._start()
-        elif self._process and not self._ready and select.select([self._output], [], [], 0)[0]:
+        if self._process is None:
+            self.expect(self._offered)
+        elif not self._ready and select.select([self._output], [], [], 0)[0]:
             self._ready = True
             # It says so by a frame without content.
             self.result()
@@ -131,23 +149,34 @@ def serve(stream: Stream, source: IO[bytes], target: IO[bytes]) -> None:
     with suppress(EOFError):
         while True:
             frame = workers.read_frame(source)
-            (latest,) = _LATEST.unpack_from(frame)
-            workers.write_frame(target, _parsed(parser, stream, frame[_LATEST.size :], latest))
+            parsed = _parsed(parser, stream, frame[_HEAD.size :], *_HEAD.unpack_from(frame))
+            workers.write_frame(target, _packed(parsed) if parsed else b"")
 
 
-def _parsed(parser: RecordParser, stream: Stream, body: bytes, latest: int) -> pa.Buffer | bytes:
-    """The rows of a page as an Arrow stream; nothing where one of its records cannot be accepted."""
-    records = parse_plain(body, stream.names).records
+def _parsed(parser: RecordParser, stream: Stream, body: bytes, latest: int, first: int) -> Parsed | None:
+    """A page; None where one of its records cannot be accepted."""
+    records = parse_list(body, stream.names).records
     if not all(type(record) is dict for record in records):
-        return b""
+        return None
     try:
-        batch = parser.batch(records, latest, None)
+        batch = parser.batch(records, latest, exact_records(body, stream.names))
     except Refused:
-        return b""
+        return None
+    return Parsed(batch, look_at(records, first, stream.keys))
+
+
+def _packed(parsed: Parsed) -> pa.Buffer:
+    """As an Arrow stream."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
+    look = orjson.dumps(vars(parsed.look))
+    with pa.ipc.new_stream(sink, parsed.batch.schema) as writer:
+        writer.write_batch(parsed.batch, custom_metadata={"look": look})
     return sink.getvalue()
+
+
+def _unpacked(frame: bytes) -> Parsed:
+    batch, said = pa.ipc.open_stream(frame).read_next_batch_with_custom_metadata()
+    return Parsed(batch, Look(**orjson.loads(said["look"])))
 
 
 def _cores() -> int:

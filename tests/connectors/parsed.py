@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pyarrow as pa
+
 from bridge_pipeline.connector_kit.connector import Stream
 from bridge_pipeline.connector_kit.fields import from_microseconds, microseconds
 from bridge_pipeline.model import Kind
@@ -19,9 +21,12 @@ def parsed(stream: Stream, record: dict[str, Any]) -> dict[str, Any]:
 
 def together(stream: Stream, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of records that are parsed as one page."""
-    names = (*stream.entity.content_names, "content_hash")
-    columns = RecordParser(stream).parse(records, LATEST).columns
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    exact = [b"exact bytes"] * len(records)
+    batch = RecordParser(stream).batch(records, LATEST, exact).drop_columns(["raw"])
+    fields = [
+        field.with_type(pa.int64()) if pa.types.is_timestamp(field.type) else field for field in batch.schema
+    ]
+    return batch.cast(pa.schema(fields)).to_pylist()
 
 
 def columns(stream: Stream, record: dict[str, Any]) -> dict[str, Any]:

@@ -30,8 +30,10 @@ def test_the_rendered_records_are_what_the_helpdesk_connector_reads(tmp_path):
     for stream, count in zip(STREAMS, (world.accounts, world.users, world.tickets), strict=True):
         listing = served(tmp_path / "world", stream.entity.name)
         parser = RecordParser(stream)
-        rows = [parser.parse(page.records, LATEST) for page in listing]
-        assert [name for part in rows for name in part.ids] == [str(number) for number in range(1, count + 1)]
+        rows = [parser.batch(page.records, LATEST, None) for page in listing]
+        assert [name for part in rows for name in part["id"].to_pylist()] == [
+            str(number) for number in range(1, count + 1)
+        ]
         assert [page.more for page in listing] == [True] * (len(listing) - 1) + [False]
 
 
@@ -41,7 +43,7 @@ def test_in_a_changed_world_the_first_of_every_hundred_has_another_version(tmp_p
         render(World(300, 30, every), tmp_path / str(every))
         (page,) = served(tmp_path / str(every), "tickets")
         parser = RecordParser(STREAMS[2])
-        versions.append(parser.parse(page.records, LATEST).content_hash)
+        versions.append(parser.batch(page.records, LATEST, None)["content_hash"].to_pylist())
     before, after = versions
     assert [n for n, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]] == [
         0,

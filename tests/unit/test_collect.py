@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bridge_pipeline.connector_kit import pages
 from bridge_pipeline.connector_kit.connector import Page
 from bridge_pipeline.connector_kit.journal import Journal
+from bridge_pipeline.connector_kit.outline import Reader
 from bridge_pipeline.connectors.helpdesk.streams import STREAMS
 from bridge_pipeline.model import Window
 from bridge_pipeline.steps import collect
@@ -264,7 +265,7 @@ def test_what_the_source_lists_as_deleted_is_reported_and_not_landed(tmp_path):
 
 
 def test_a_page_with_the_bytes_of_an_earlier_one_is_counted_and_not_read_again(extraction, monkeypatch):
-    reader = pages.Reader(TICKETS.names)
+    reader = Reader(TICKETS.names)
     page = body(ticket(1), ticket(2), ticket(3, "2025-02-01T12:00:00Z"))
     first = Page(0, reader.parse_list(page), FETCHED)
     again = Page(1, reader.parse_list(page), FETCHED + timedelta(minutes=5))
@@ -285,7 +286,7 @@ def test_a_page_with_the_bytes_of_an_earlier_one_is_counted_and_not_read_again(e
 
 
 def test_a_page_with_a_rejected_record_is_read_again(extraction):
-    reader = pages.Reader(TICKETS.names)
+    reader = Reader(TICKETS.names)
     page = body(ticket(1), ticket(2, "2025-03-08T00:00:00Z"))
     early = Page(0, reader.parse_list(page), FETCHED)
     # By then its change time no longer lies in the future.

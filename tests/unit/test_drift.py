@@ -7,7 +7,7 @@ import pytest
 from bridge_pipeline import connectors, redaction
 from bridge_pipeline.database.ledger import Inventory
 from bridge_pipeline.steps import drift
-from bridge_pipeline.steps.inventory import FieldInventory
+from bridge_pipeline.steps.inventory import FieldInventory, look_at
 from tests.integration.desk import ticket
 
 STREAM = connectors.get("helpdesk").stream("tickets")
@@ -16,7 +16,7 @@ TIME = "2024-03-01T12:00:00Z"
 
 def taken(records: list) -> Inventory:
     inventory = FieldInventory(STREAM.keys)
-    inventory.add(records)
+    inventory.add(look_at(records, 0, STREAM.keys))
     return inventory.found
 
 

@@ -493,19 +493,3 @@ def test_the_envelope_is_kept_beside_the_records():
         assert envelope["end"] == 7
         assert "data" not in envelope
         assert "others" not in envelope
-
-
-def test_an_answer_with_the_bytes_of_an_earlier_one_says_the_same():
-    reader = pages.Reader(("data",))
-    body = b'{"data":[{"id":1},{"id":2}],"more":true,"total_pages":7,"count":9}'
-    first, again = reader.parse_list(body), reader.parse_list(bytes(bytearray(body)))
-    assert list(again.records) == list(first.records) == [{"id": 1}, {"id": 2}]
-    assert (again.more, again.total_pages, again.total, again.digest) == (True, 7, 9, first.digest)
-
-
-def test_an_answer_that_had_to_be_split_is_always_read_anew():
-    reader = pages.Reader(("data",))
-    body = b'{"data":[{"id":1},{"id":2,"x":NaN}]}'
-    contents = [reader.parse_list(body) for _ in range(2)]
-    assert [content.digest for content in contents] == [None, None]
-    assert contents[0].records == contents[1].records

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 from structlog.testing import capture_logs
 
-from bridge_pipeline.connector_kit import pages
 from bridge_pipeline.connector_kit.connector import Page
 from bridge_pipeline.connector_kit.journal import Journal
+from bridge_pipeline.connector_kit.outline import Reader
 from bridge_pipeline.connectors.helpdesk.streams import STREAMS
 from bridge_pipeline.steps import parser_process
 from bridge_pipeline.steps.census import DiskCensus
@@ -27,7 +27,7 @@ import sys
 from bridge_pipeline.steps import parser_process
 parser_process._WORTHWHILE = 0
 helper = parser_process.ParserProcess("helpdesk", "tickets")
-helper.give(b"", 0)
+helper.give(b"", 0, 0)
 print(helper._process.pid, flush=True)
 sys.stdin.read()
 """
@@ -38,7 +38,7 @@ def helper(monkeypatch):
     """A process that is ready for the first page."""
     monkeypatch.setattr(parser_process, "_WORTHWHILE", 0)
     helper = ParserProcess("helpdesk", "tickets")
-    assert not helper.give(b"", 0)
+    assert not helper.give(b"", 0, 0)
     helper._ready = True
     assert helper.result() is None
     yield helper
@@ -68,7 +68,7 @@ def collected(folder, helper):
     census, journal = DiskCensus(folder / "census.sqlite"), Journal(folder)
     census.begin_sweep()
     collector = Collector(TICKETS, WINDOW, census, journal, 25, helper)
-    reader, answers = pages.Reader(TICKETS.names), []
+    reader, answers = Reader(TICKETS.names), []
 
     def listing():
         for number, records in enumerate(LISTING):
@@ -130,6 +130,21 @@ def test_it_is_not_started_for_a_short_listing(tmp_path):
     assert helper._process is None
 
 
+def test_it_is_started_with_the_first_page_that_tells_of_many(tmp_path):
+    helper = ParserProcess("helpdesk", "tickets")
+    census, body = DiskCensus(tmp_path / "census.sqlite"), b'{"data":[],"total_pages":%d}'
+    census.begin_sweep()
+    collector = Collector(TICKETS, WINDOW, census, None, 25, helper)
+    started = []
+    for number, pages in enumerate((2, 10**6)):
+        page = Page(number, Reader(TICKETS.names).parse_list(body % pages), FETCHED)
+        list(collector.tables(iter([page])))
+        started.append(helper._process is not None)
+    helper.close()
+    census.close()
+    assert started == [False, True]
+
+
 def test_it_ends_with_the_process_that_started_it():
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -145,7 +160,7 @@ def test_it_is_told_no_secret(helper, monkeypatch):
     monkeypatch.setenv("BRIDGE_SECRET_KEY", "s3cret-key")
     monkeypatch.setenv("DESK_TOKEN", "4711-token")
     another = ParserProcess("helpdesk", "tickets")
-    another.give(b"", 0)
+    another.give(b"", 0, 0)
     told = psutil.Process(another._process.pid).environ()
     assert not {"BRIDGE_SECRET_KEY", "DESK_TOKEN"} & set(told)
     another.close()

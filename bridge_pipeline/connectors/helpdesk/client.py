@@ -15,6 +15,7 @@ from bridge_pipeline.connector_kit.config import Address, AllowPrivate
 from bridge_pipeline.connector_kit.connector import Page, Reading, Stream
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.listing import Limits, Listing, NeverWhole, Request
+from bridge_pipeline.connector_kit.outline import Reader
 from bridge_pipeline.connector_kit.pages import PageContent
 from bridge_pipeline.connector_kit.session import (
     Contradictory,
@@ -48,7 +49,7 @@ class HelpdeskClient:
         remember(token, sent=True)
         self._context = context
         self._session = Session(context, config.base_url, {"token": token}, config.allow_private)
-        self._readers: dict[tuple[str, ...], pages.Reader] = {}
+        self._readers: dict[tuple[str, ...], Reader] = {}
 
     def read(self, reading: Reading, proof: dict[str, Any]) -> Iterator[Page]:
         """Yields pages until the listing is whole; begins with the filter if there is a window."""
@@ -138,7 +139,7 @@ class HelpdeskClient:
             key,
             f"{stream.path}.json",
             params,
-            self._readers.setdefault(stream.names, pages.Reader(stream.names)).parse_list,
+            self._readers.setdefault(stream.names, Reader(stream.names)).parse_list,
             lambda body: self._context.without_excluded(stream.entity, body),
             lambda content: len(content.records),
         )

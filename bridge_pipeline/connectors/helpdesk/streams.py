@@ -4,13 +4,17 @@ Related objects come as stubs `{"id": 11, "_type": "TicketStatus"}`; `select` ad
 fields of theirs that are needed. Stubs stay whole in `custom_fields`, so nothing is lost.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import NoneType
 from typing import Any
 
 from bridge_pipeline.connector_kit import fields
-from bridge_pipeline.connector_kit.connector import Person, Stream
+from bridge_pipeline.connector_kit.connector import AllPeople, Person, Stream
 from bridge_pipeline.connector_kit.fields import Field, Record, Refused
 from bridge_pipeline.model import ACCOUNTS, TICKETS, USERS
+
+# Who takes part in a ticket beside its requester.
+_SLOTS = (("created_by_user", "creator"), ("assignee", "assignee"))
 
 
 def stub_name(column: str) -> Field:
@@ -71,17 +75,49 @@ def _status_of_user(record: Record) -> str | None:
 def _people(record: Record) -> list[Person]:
     """Who takes part in a ticket. A role as assignee makes no user (vendor-apis A.3)."""
     requester = "requester" if record.get("customer_user") is None else "customer_user"
-    slots = [(requester, "requester"), ("created_by_user", "creator"), ("assignee", "assignee")]
+    slots = [(requester, "requester"), *_SLOTS]
     found = [
         Person(user, part)
         for key, part in slots
         if (value := record.get(key)) is not None and (user := _user(value, f"/{key}"))
     ]
+    return found + _watchers(record)
+
+
+def _watchers(record: Record) -> list[Person]:
     watchers = record.get("user_watchers")
-    for index, watcher in enumerate(watchers if isinstance(watchers, list) else ()):
-        if user := _user(watcher, f"/user_watchers/{index}"):
-            found.append(Person(user, "watcher"))
-    return found
+    numbered = enumerate(watchers if isinstance(watchers, list) else ())
+    found = [_user(watcher, f"/user_watchers/{index}") for index, watcher in numbered]
+    return [Person(user, "watcher") for user in found if user]
+
+
+def _all_people(records: Sequence[Record]) -> list[list[tuple[str, str]]] | None:
+    """`_people` of many; None where one of them is to be read alone."""
+    requesters = [
+        other if one is None else one
+        for one, other in zip(
+            fields.under(records, "customer_user"), fields.under(records, "requester"), strict=True
+        )
+    ]
+    users = [_all_users(requesters), *(_all_users(fields.under(records, key)) for key, _ in _SLOTS)]
+    found = [each for each in users if each is not None]
+    if len(found) < len(users):
+        return None
+    parts = ("requester", *(part for _, part in _SLOTS))
+    people = [[pair for pair in zip(row, parts, strict=True) if pair[0]] for row in zip(*found, strict=True)]
+    for place, watchers in enumerate(fields.under(records, "user_watchers")):
+        if watchers:
+            people[place] += _watchers(records[place])
+    return people
+
+
+def _all_users(values: Sequence[Any]) -> list[str | None] | None:
+    """`_user` of stubs or nothing; None where one of them is to be read alone."""
+    if not fields.all_of(values, NoneType, dict):
+        return None
+    return fields.all_integer_ids(
+        [value.get("id") if value and value.get("_type", "User") == "User" else None for value in values]
+    )
 
 
 def _user(value: Any, pointer: str) -> str | None:
@@ -104,11 +140,11 @@ def _stream(
     select: str,
     columns: tuple[Field, ...],
     people: Callable[[Record], list[Person]] | None = None,
+    all_people: AllPeople | None = None,
 ) -> Stream:
     name = entity.name
-    return Stream(
-        entity, f"/api/v1/{name}", select, ("data", name), ("data", name.removesuffix("s")), columns, people
-    )
+    names, single = ("data", name), ("data", name.removesuffix("s"))
+    return Stream(entity, f"/api/v1/{name}", select, names, single, columns, people, all_people=all_people)
 
 
 STREAMS = (
@@ -159,5 +195,6 @@ STREAMS = (
             ),
         ),
         _people,
+        _all_people,
     ),
 )
