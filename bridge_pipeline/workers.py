@@ -10,6 +10,9 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO
 
 import pyarrow as pa
@@ -43,6 +46,21 @@ def channel() -> tuple[IO[bytes], IO[bytes]]:
     # What a library prints must not be taken for an answer.
     os.dup2(2, 1)
     return sys.stdin.buffer, answers
+
+
+@contextmanager
+def given_up(process: "subprocess.Popen[bytes]", seconds: float) -> Iterator[None]:
+    """Kills a worker that is still waited for after so long: who reads from it or writes to it goes on.
+
+    One that was stopped, or whose machine has no memory left, neither answers nor ends by itself.
+    """
+    patience = threading.Timer(seconds, process.kill)
+    patience.daemon = True
+    patience.start()
+    try:
+        yield
+    finally:
+        patience.cancel()
 
 
 def write_frame(pipe: IO[bytes], *parts: bytes | pa.Buffer) -> None:

@@ -14,7 +14,7 @@ import select
 import struct
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import IO
 
@@ -33,6 +33,8 @@ from bridge_pipeline.steps.parse import RecordParser
 log = structlog.get_logger(__name__)
 # Bytes of pages. To start takes as long as to parse about so many.
 _WORTHWHILE = 8_000_000
+# Seconds in which a page that was given away is parsed, or it is parsed here.
+_PATIENCE = 60.0
 # What stands before a page's bytes: µs since 1970 after which no record can have changed, and how many
 # records were read before.
 _HEAD = struct.Struct("<qq")
@@ -70,10 +72,11 @@ class ParserProcess:
             latest: µs since 1970 after which no change time can be true.
             first: how many records were read before this page.
         """
-        if self._lost or not self._is_ready(len(body)):
+        if not self._is_ready(len(body)):
             return False
         try:
-            workers.write_frame(self._input, _HEAD.pack(latest, first), body)
+            with self._patiently():
+                workers.write_frame(self._input, _HEAD.pack(latest, first), body)
         except OSError:
             self._lose()
         return not self._lost
@@ -81,7 +84,8 @@ class ParserProcess:
     def result(self) -> Parsed | None:
         """The page that it was given; None where one of its records cannot be accepted, or it has ended."""
         try:
-            frame = workers.read_frame(self._output)
+            with self._patiently():
+                frame = workers.read_frame(self._output)
         except (OSError, EOFError):
             self._lose()
             return None
@@ -109,6 +113,10 @@ class ParserProcess:
             # It says so by a frame without content.
             self.result()
         return self._ready and not self._lost
+
+    def _patiently(self) -> AbstractContextManager[None]:
+        assert self._process
+        return workers.given_up(self._process, _PATIENCE)
 
     def _start(self) -> None:
         try:

@@ -116,6 +116,13 @@ def test_an_extraction_goes_on_when_it_is_killed(tmp_path, helper, under_way):
     ]
 
 
+def test_an_extraction_goes_on_when_it_no_longer_answers(tmp_path, helper, monkeypatch):
+    monkeypatch.setattr(parser_process, "_PATIENCE", 0.1)
+    helper._process.send_signal(signal.SIGSTOP)
+    assert collected(tmp_path / "with", helper) == collected(tmp_path / "without", None)
+    assert helper._process is None
+
+
 def test_an_extraction_goes_on_when_it_cannot_be_started(tmp_path, monkeypatch):
     monkeypatch.setattr(parser_process, "_WORTHWHILE", 0)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
