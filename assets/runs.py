@@ -9,6 +9,7 @@ from assets.partitions import Scope
 from bridge_pipeline.database import registry
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.logs import run_context
+from bridge_pipeline.memory import give_back
 from bridge_pipeline.model import Entity
 from bridge_pipeline.steps.due import entities_of
 
@@ -17,7 +18,10 @@ from bridge_pipeline.steps.due import entities_of
 def bound(
     context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, scope: Scope, entity: Entity
 ) -> Iterator[str]:
-    """Every log line within names the run, connection, entity, window and attempt; gives the run id."""
+    """Every log line within names the run, connection, entity, window and attempt; gives the run id.
+
+    What the step leaves free within the heap goes back before the next one begins.
+    """
     with run_context(
         run_id=context.run.run_id,
         connection=scope.connection,
@@ -25,7 +29,10 @@ def bound(
         window=str(scope.window),
         attempt=context.retry_number + 1,
     ):
-        yield context.run.run_id
+        try:
+            yield context.run.run_id
+        finally:
+            give_back()
 
 
 def offers(workspace: Workspace, connection: str, entity: Entity, log: dg.DagsterLogManager) -> bool:

@@ -58,19 +58,21 @@ class Journal:
         self.folder = folder
         self.records = 0
         self.written = 0
-        self._files = {_key_of(path): path for path in sorted(folder.glob("*.json.zst"))}
-        self._numbered = {_number_of(path): path for path in self._files.values()}
-        self._next = max(self._numbered, default=-1) + 1
+        # Of millions of records there are thousands of answers: no paths are kept of them.
+        self._numbers = {_key_of(path): _number_of(path) for path in sorted(folder.glob("*.json.zst"))}
+        self._keys = {number: key for key, number in self._numbers.items()}
+        self._next = max(self._keys, default=-1) + 1
 
     def __contains__(self, key: str) -> bool:
         """Whether there is a stored answer to the request `key`, readable or not."""
-        return key in self._files
+        return key in self._numbers
 
     def find(self, key: str) -> tuple[Entry, bytes] | None:
         """The stored answer to the request `key`, or None; a damaged file counts as absent."""
-        path = self._files.get(key)
-        if path is None:
+        number = self._numbers.get(key)
+        if number is None:
             return None
+        path = self._path(number, key)
         try:
             entry, body = read_file(path)
         except (OSError, ValueError, zstandard.ZstdError) as error:
@@ -99,7 +101,7 @@ class Journal:
         Raises:
             OSError: it could not be written; nothing of it is visible then.
         """
-        number = _number_of(self._files[key]) if key in self._files else self._next
+        number = self._numbers.get(key, self._next)
         self._next = max(self._next, number + 1)
         stored = redact_bytes(body)
         if stored is not body:
@@ -116,13 +118,12 @@ class Journal:
             original_sha256=digest if original is body else hashlib.sha256(original).hexdigest(),
             headers={name: redact(value) for name, value in (headers or {}).items()},
         )
-        path = self.folder / f"{number:06d}.{key}.json.zst"
         head = orjson.dumps(asdict(entry))
         head += hashlib.sha256(head).digest()
         frame = _SKIPPABLE + len(head).to_bytes(4, "little") + head
-        write_durably(path, frame + zstandard.ZstdCompressor(level=3).compress(body))
+        write_durably(self._path(number, key), frame + zstandard.ZstdCompressor(level=3).compress(body))
         reach("journal.kept")
-        self._files[key] = self._numbered[number] = path
+        self._numbers[key], self._keys[number] = number, key
         self.records += entry.records
         self.written += asked
         return entry, body
@@ -134,7 +135,7 @@ class Journal:
             KeyError: there is none.
             ValueError: it is damaged.
         """
-        return read_file(self._numbered[number])[0].headers
+        return read_file(self._path(number, self._keys[number]))[0].headers
 
     def body(self, number: int) -> bytes:
         """The stored body of the answer with that number.
@@ -143,9 +144,12 @@ class Journal:
             KeyError: there is none.
             ValueError: it is damaged.
         """
-        if number not in self._numbered:
+        if number not in self._keys:
             raise KeyError(f"{self.folder} holds no answer {number}")
-        return read_file(self._numbered[number])[1]
+        return read_file(self._path(number, self._keys[number]))[1]
+
+    def _path(self, number: int, key: str) -> Path:
+        return self.folder / f"{number:06d}.{key}.json.zst"
 
 
 def open_extraction(folder: Path, finished: int, signature: str, max_age: timedelta) -> tuple[int, Journal]:

@@ -117,7 +117,7 @@ class DiskCensus:
         self._db.executescript(_TABLES)
         self._sweep = self._page = 0
         self._unseen = self._in_window = self._swept = self._repeats = 0
-        self._prints = Fingerprints()
+        self._prints = Fingerprints(path.parent)
         # Whether no record stands in two places.
         self._disjoint = True
         # Whether pages are spooled; none stands in `seen` then.

@@ -34,6 +34,7 @@ from bridge_pipeline.database.tokens import SharedTokens
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.failpoints import reach
 from bridge_pipeline.imports import collections_paused
+from bridge_pipeline.memory import give_back
 from bridge_pipeline.model import Window
 from bridge_pipeline.naming import Home
 from bridge_pipeline.settings import Settings
@@ -50,6 +51,8 @@ _QUARANTINE_CHUNK = 200
 _WHY = ("reason", "pointer", "detail", "record_id")
 # The generations of what was made since the last collection; all others take fifty times as long.
 _YOUNG = 1
+# To give memory back costs as much as a part of a page.
+_PAGES_TO_GIVE_BACK = 32
 # After so many refusals in a row the source gives no single records.
 _LOOKUP_FAILURES = 5
 
@@ -326,6 +329,8 @@ class _Extraction:
             progress.report("extract", self._stream.entity.name, collector.counts.fetched, "records")
             # An answer and its connection refer to each other, and would stay with all of their bytes.
             gc.collect(_YOUNG)
+            if collector.counts.pages % _PAGES_TO_GIVE_BACK == 0:
+                give_back()
 
     def _batch(
         self, batch_id: int, number: int, collector: Collector, journal: Journal, files: list[dict[str, Any]]

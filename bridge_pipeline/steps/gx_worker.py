@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from bridge_pipeline import workers
+from bridge_pipeline.memory import give_back
 from bridge_pipeline.steps import gx
 
 Answers = dict[str, np.ndarray]
@@ -134,17 +135,20 @@ def _judged(questions: tuple[gx.Question, ...], values: pa.Table) -> Answers:
 
 def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     gx.great_expectations()
-    while True:
-        try:
-            asked, values = workers.read_frame(requests), workers.read_frame(requests)
-        except EOFError:
-            return
-        try:
-            questions = pickle.loads(asked)  # noqa: S301 - from this program's other end
-            outcome = _judged(questions, pa.ipc.open_stream(values).read_all()), ""
-        except Exception as error:
-            outcome = {}, f"{type(error).__name__}: {error}"
-        workers.write_frame(answers, pickle.dumps(outcome, pickle.HIGHEST_PROTOCOL))
+    with suppress(EOFError):
+        while True:
+            workers.write_frame(answers, _answer(workers.read_frame(requests), workers.read_frame(requests)))
+            # It may wait for long, beside a process that has much to hold.
+            give_back()
+
+
+def _answer(asked: bytes, values: bytes) -> bytes:
+    try:
+        questions = pickle.loads(asked)  # noqa: S301 - from this program's other end
+        outcome = _judged(questions, pa.ipc.open_stream(values).read_all()), ""
+    except Exception as error:
+        outcome = {}, f"{type(error).__name__}: {error}"
+    return pickle.dumps(outcome, pickle.HIGHEST_PROTOCOL)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,42 @@ def test_the_peak_of_a_family_is_that_of_all_its_processes_together_however_shor
         assert family.peak() == highest
         assert family.peak(until=before) == at_rest
         parent.stdin.write("\n")
+
+
+_READER = """
+import mmap, subprocess, sys
+with open(sys.argv[1]) as file:
+    pages = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+assert pages.find(b"x") < 0
+if len(sys.argv) > 2:
+    subprocess.Popen([sys.executable, "-c", sys.argv[2], sys.argv[1]], stdin=0)
+print(flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do not tell what is shared")
+def test_what_the_processes_of_a_family_share_is_counted_once(tmp_path):
+    shared = tmp_path / "shared"
+    shared.write_bytes(bytes(40 * _MIB))
+    alone, pair = peak_of(shared, 1), peak_of(shared, 2)
+    # Whoever else on the machine has the file in memory.
+    assert 45 < alone < 70
+    assert alone + 2 < pair < alone + 20
+
+
+def peak_of(shared: Path, processes: int) -> float:
+    """What so many processes hold, in MiB, that have read the same file; the first starts the other."""
+    command = [sys.executable, "-c", _READER, str(shared), *[_READER] * (processes - 1)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None
+        for _ in range(processes):
+            first.stdout.readline()
+        family = Watched(first.pid)
+        family.look()
+        family.look()
+        first.communicate()
+    return family.peak()
 
 
 _HEAPS = """

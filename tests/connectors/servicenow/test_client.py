@@ -62,7 +62,7 @@ def test_a_killed_extraction_resumes_at_every_page_and_spends_nothing_twice(tmp_
     with instance(replace(HOSTILE, token_uses=None, malformed=False)) as (simulator, _):
         whole = tmp_path / "whole"
         expected = read(open_client(simulator.url), "tickets", whole)
-        files = len(Journal(whole)._files)
+        files = len(Journal(whole)._numbers)
         assert files > 5
         for killed in range(1, files):
             folder, before = tmp_path / str(killed), len(simulator.requests)
@@ -312,7 +312,7 @@ def test_excluded_fields_are_never_journalled(tmp_path):
         client = open_client(simulator.url, exclude=("tickets.short_*",))
         assert not any("short_description" in row for row in read(client, "tickets", tmp_path).values())
         journal = Journal(tmp_path)
-        assert not any(b"short_description" in journal.body(number) for number in journal._numbered)
+        assert not any(b"short_description" in journal.body(number) for number in journal._keys)
 
 
 def test_metering_is_the_rule_of_the_instance_if_it_has_one():
