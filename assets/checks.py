@@ -13,6 +13,7 @@ from bridge_pipeline import connectors, naming
 from bridge_pipeline.model import Entity
 from bridge_pipeline.steps.check import check_newest
 from bridge_pipeline.steps.suites import declared
+from resources.storage import events_together
 from resources.workspace import WorkspaceResource
 
 
@@ -25,12 +26,14 @@ def entity_checks(entity: Entity) -> dg.AssetChecksDefinition:
     )
     def checks(
         context: dg.AssetCheckExecutionContext, workspace: WorkspaceResource
-    ) -> Iterator[dg.AssetCheckResult]:
+    ) -> Iterator[dg.Output[None] | dg.AssetCheckEvaluation]:
         scope, opened = scope_of(context.run), workspace.open()
         with runs.bound(context, scope, entity) as run_id:
             verdict = check_newest(opened, scope.connection, entity.name, scope.window, run_id)
             found, batch = (verdict.results, verdict.batch) if verdict else ([], None)
-            yield from shown.check_results(opened, scope.connection, entity, specs, found, batch)
+            results = shown.check_results(opened, scope.connection, entity, specs, found, batch)
+            with events_together(context.instance):
+                yield from shown.evaluations(context.instance, scope, specs, results)
 
     return checks
 

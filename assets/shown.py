@@ -4,12 +4,15 @@ Only presentation: every number comes from a step's result.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationTargetMaterializationData,
+)
 
 from assets import keys
 from assets.partitions import Scope
@@ -78,10 +81,8 @@ def _quota(workspace: Workspace, landed: Batch) -> dict[str, Any]:
     }
 
 
-def table_update(
-    entity: Entity, workspace: Workspace, scope: Scope, update: TableUpdate
-) -> dg.MaterializeResult:
-    """What a load changed, with the checks of the references."""
+def table_update(workspace: Workspace, update: TableUpdate) -> dg.MaterializeResult:
+    """What a load changed."""
     terms = ("loaded", "unchanged", "superseded", "placeholders")
     return dg.MaterializeResult(
         metadata={
@@ -89,11 +90,15 @@ def table_update(
             "batches": ", ".join(str(result.batch.id) for result in update.loads) or "none: up to date",
             **{term: update.total(term) for term in terms},
             "database": workspace.database.libpq(show_secrets=False),
-        },
-        check_results=[
-            *check_results(workspace, scope.connection, entity, table_specs(entity), update.checks)
-        ],
+        }
     )
+
+
+def table_checks(
+    workspace: Workspace, scope: Scope, entity: Entity, update: TableUpdate
+) -> Iterator[dg.AssetCheckResult]:
+    """The checks of a load, and of the references afterwards."""
+    return check_results(workspace, scope.connection, entity, table_specs(entity), update.checks)
 
 
 def table_specs(entity: Entity) -> list[dg.AssetCheckSpec]:
@@ -164,6 +169,44 @@ def check_results(
             evidence = _evidence(workspace, record, entity, result)
             evidence |= _batch_facts(workspace, batch) if batch else {}
             yield _check(spec, result.passed or accepted, result.severity, evidence, result.note)
+
+
+def evaluations(
+    instance: dg.DagsterInstance,
+    scope: Scope,
+    specs: list[dg.AssetCheckSpec],
+    results: Iterable[dg.AssetCheckResult],
+) -> Iterator[dg.Output[None] | dg.AssetCheckEvaluation]:
+    """The results of a step that only checks one asset, as what Dagster makes of them by itself.
+
+    By itself it takes for the materialisation that was checked the asset's newest, be it another
+    connection's, and lists every partition there is on the way. This takes that of the scope's last day.
+    """
+    target = _target(instance, scope, specs[0].asset_key)
+    for spec, result in zip(specs, results, strict=True):
+        yield dg.Output(None, output_name=spec.get_python_identifier())
+        yield dg.AssetCheckEvaluation(
+            asset_key=spec.asset_key,
+            check_name=spec.name,
+            passed=result.passed,
+            metadata=result.metadata,
+            target_materialization_data=target,
+            severity=result.severity,
+            description=result.description,
+            blocking=spec.blocking,
+        )
+
+
+def _target(
+    instance: dg.DagsterInstance, scope: Scope, asset: dg.AssetKey
+) -> AssetCheckEvaluationTargetMaterializationData | None:
+    last = naming.partition_key(scope.connection, scope.days[-1])
+    wanted = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[last])
+    for record in instance.fetch_materializations(wanted, limit=1).records:
+        return AssetCheckEvaluationTargetMaterializationData(
+            storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+        )
+    return None
 
 
 def quality_report(report: Report) -> dg.MaterializeResult:

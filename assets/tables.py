@@ -10,6 +10,7 @@ from bridge_pipeline import naming
 from bridge_pipeline.model import Entity
 from bridge_pipeline.steps.load import EquationBroken
 from bridge_pipeline.steps.tables import bring_up_to_date
+from resources.storage import events_together
 from resources.workspace import WorkspaceResource
 
 
@@ -34,6 +35,8 @@ def table_asset(entity: Entity, partitions: dg.PartitionsDefinition) -> dg.Asset
             except EquationBroken as broken:
                 yield from shown.broken_equation(opened, scope, entity, broken)
                 raise
-            yield shown.table_update(entity, opened, scope, update)
+            yield shown.table_update(opened, update)
+            with events_together(context.instance):
+                yield from shown.table_checks(opened, scope, entity, update)
 
     return tables

@@ -28,6 +28,8 @@ from bridge_pipeline.steps.due import checked_request
 from resources.storage import storage_kept
 
 STORAGE_VARIABLE = "BRIDGE_DAGSTER_STORAGE_URL"
+# How many events Dagster stores at once, where it stores several: those planned, and those of many days.
+_BATCHES = ("DAGSTER_EVENT_BATCH_SIZE", "500")
 _UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED]
 _WAITING = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.CANCELING]
 _ENDED_BACKFILLS = {
@@ -79,12 +81,16 @@ def run_days(
     start, end = naming.partition_key(name, first), naming.partition_key(name, last)
     # Two runs of a connection would stop at each other's unchecked batches: the second one waits (L5).
     with exclusively(workspace, f"run:{name}"), storage_kept(instance):
-        result = job.execute_in_process(
-            instance=instance,
-            asset_selection=keys,
-            tags=range_tags(name, start, end) | {PROCESS_TAG: process_tag(os.getpid())},
-            raise_on_error=False,
-        )
+        try:
+            result = job.execute_in_process(
+                instance=instance,
+                asset_selection=keys,
+                tags=range_tags(name, start, end) | {PROCESS_TAG: process_tag(os.getpid())},
+                raise_on_error=False,
+            )
+        finally:
+            # Where no models were built; it would keep open what it inherited, and whoever reads that waits.
+            gx_worker.dismiss()
     if not result.success:
         # The daemon's sensor sees only runs of the daemon.
         tell_failed(workspace, instance, result.dagster_run)
@@ -104,6 +110,7 @@ def prepare_instance(workspace: Workspace) -> dg.DagsterInstance:
 def _instance(workspace: Workspace) -> dg.DagsterInstance:
     os.environ["DAGSTER_HOME"] = str(workspace.home.dagster)
     os.environ[STORAGE_VARIABLE] = workspace.dagster_database.psycopg2()
+    os.environ.setdefault(*_BATCHES)
     target = workspace.home.dagster / "dagster.yaml"
     configuration = (PROJECT_ROOT / "dagster.yaml").read_bytes()
     if not target.is_file() or target.read_bytes() != configuration:

@@ -9,6 +9,11 @@ from enum import Enum
 
 import pyarrow as pa
 
+from bridge_pipeline.imports import keep_pandas_out
+
+# Whoever makes arrays of an entity's columns makes them of lists.
+keep_pandas_out()
+
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from assets import shown
-from assets.partitions import SCHEDULED_TAG
+from assets.partitions import SCHEDULED_TAG, Scope
 from bridge_pipeline import naming
 from bridge_pipeline.automation.jobs import DAILY_JOB, range_tags
 from bridge_pipeline.automation.runs import prepare_instance, run_days
@@ -23,6 +23,7 @@ from bridge_pipeline.database.engine import advisory_lock
 from bridge_pipeline.database.registry import UnknownConnection
 from bridge_pipeline.definitions import defs
 from bridge_pipeline.model import ENTITIES as MODEL
+from bridge_pipeline.model import Window
 from bridge_pipeline.steps.due import due_spans
 from resources.storage import storage_kept
 from resources.workspace import WorkspaceResource
@@ -247,6 +248,25 @@ def test_what_a_reviewer_said_is_masked_in_the_ui(installation, desk):
     (shown_check,) = shown.check_results(installation, NAME, MODEL["tickets"], specs, found, said)
     shown_by, reason = (shown_check.metadata[name].value for name in ("accepted_by", "accept_reason"))
     assert (shown_by, reason) == ("Ann Lee", "see a…@…, +…")
+
+
+def test_what_was_checked_is_the_day_of_the_connection_and_not_what_came_last(instance):
+    (asset,) = keys("extracted/tickets")
+    for partition in (f"{NAME}|{FIRST}", f"{NAME}|{LAST}", f"other|{LAST}"):
+        instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=partition))
+    specs = [dg.AssetCheckSpec("intact", asset=asset, blocking=True)]
+    results = [dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, metadata={"judged": 3})]
+    scope = Scope(NAME, Window.of_days(FIRST, LAST))
+    output, found = shown.evaluations(instance, scope, specs, results)
+    assert output.output_name == specs[0].get_python_identifier()
+    assert (found.passed, found.blocking, found.severity) == (False, True, dg.AssetCheckSeverity.WARN)
+    assert found.metadata["judged"].value == 3
+    wanted = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[f"{NAME}|{LAST}"])
+    (record,) = instance.fetch_materializations(wanted, limit=9).records
+    assert found.target_materialization_data.storage_id == record.storage_id
+    before = Scope(NAME, Window.of_days(FIRST - timedelta(days=1), FIRST - timedelta(days=1)))
+    _, found = shown.evaluations(instance, before, specs, results)
+    assert found.target_materialization_data is None
 
 
 @pytest.mark.slow

@@ -188,3 +188,28 @@ def test_help_imports_nothing_heavy():
         "pydantic",
         "great_expectations",
     }
+
+
+def test_a_command_ends_with_its_code_once_what_it_left_to_the_end_is_done_and_all_is_written():
+    program = """
+import atexit, sys
+from bridge_pipeline import cli
+
+class Costly:
+    def __del__(self):
+        print("freed", file=sys.stderr)
+
+def execute(arguments):
+    kept.append(Costly())
+    atexit.register(lambda: sys.stdout.write("left to the end\\n"))
+    sys.stdout.write("x" * 100_000 + "\\n")
+    return 7
+
+kept = []
+cli.execute = execute
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 7
+    assert done.stdout == "x" * 100_000 + "\nleft to the end\n"
+    assert done.stderr == ""

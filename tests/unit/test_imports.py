@@ -1,6 +1,7 @@
 """Imports put off: what is imported meanwhile gets a stand-in, everybody else the module."""
 
 import gc
+import subprocess
 import sys
 
 import pytest
@@ -52,3 +53,16 @@ def test_the_collector_is_afterwards_as_it_was(enabled):
     assert gc.isenabled() is enabled
     with collections_paused():
         assert not gc.isenabled()
+
+
+def test_pandas_is_imported_for_data_frames_and_not_for_arrays():
+    program = """
+import sys, pyarrow as pa, bridge_pipeline.model
+array = pa.array([1, None])
+print('pandas' in sys.modules)
+print(pa.table({'n': array}).to_pandas()['n'].count())
+import pandas as pd
+print(pa.array(pd.Series([1.0, float('nan')])).null_count)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "1", "1"]

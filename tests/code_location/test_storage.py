@@ -1,0 +1,139 @@
+"""Dagster's storage for the length of a run: what is stored together is what Dagster stores by itself."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+from dagster._core.errors import DagsterInvariantViolationError
+
+from bridge_pipeline.automation.runs import prepare_instance
+from resources.storage import events_together, storage_kept
+
+DAYS = dg.StaticPartitionsDefinition(["a", "b", "c"])
+SPECS = [dg.AssetCheckSpec(name, asset="rows") for name in ("many", "few")]
+TABLES = ("event_logs", "asset_keys", "asset_event_tags", "asset_check_executions")
+# What differs between any two runs.
+_ALWAYS_NEW = {"id", "event_id", "run_id", "timestamp", "create_timestamp", "event_timestamp"}
+_OF_A_RUN = {"storage_id", "run_id", "pid", "timestamp", "duration_ms", "last_run_id", "log_key"}
+
+
+@dg.asset(
+    partitions_def=DAYS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    output_required=False,
+    code_version="1",
+)
+def rows(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+    for day in context.partition_keys:
+        context.add_asset_metadata({"day": day}, partition_key=day)
+    yield dg.MaterializeResult(metadata={"rows": 3}, data_version=dg.DataVersion("1"))
+
+
+def checks(together: bool) -> dg.AssetChecksDefinition:
+    """Two checks of the rows, one of which fails, stored at once or one after the other."""
+
+    @dg.multi_asset_check(name="checks", specs=SPECS)
+    def checked(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        with events_together(context.instance) if together else nullcontext():
+            for spec in SPECS:
+                yield dg.AssetCheckResult(
+                    check_name=spec.name, passed=spec.name == "many", metadata={"judged": 3}
+                )
+
+    return checked
+
+
+@pytest.fixture
+def instance(installation) -> Iterator[dg.DagsterInstance]:
+    with prepare_instance(installation) as instance:
+        yield instance
+
+
+def run(instance: dg.DagsterInstance, together: bool) -> dg.ExecuteInProcessResult:
+    """A run of three days with its checks."""
+    tags = {"dagster/asset_partition_range_start": "a", "dagster/asset_partition_range_end": "c"}
+    job = dg.define_asset_job("job", executor_def=dg.in_process_executor)
+    location = dg.Definitions([rows], jobs=[job], asset_checks=[checks(together)])
+    with storage_kept(instance):
+        return location.resolve_job_def("job").execute_in_process(instance=instance, tags=tags)
+
+
+def stored(instance: dg.DagsterInstance, run_id: str) -> dict[str, list[Any]]:
+    """What stands in Dagster's tables of a run, without what differs between any two."""
+    found = {}
+    with instance.event_log_storage.index_connection() as connection:
+        of_run = {"run": run_id}
+        wheres = {
+            "asset_keys": "last_run_id = :run",
+            "asset_event_tags": "event_id in (select id from event_logs where run_id = :run)",
+        }
+        for table in TABLES:
+            query = sa.text(f"select * from {table} where {wheres.get(table, 'run_id = :run')} order by id")
+            found[table] = [_lasting(dict(row)) for row in connection.execute(query, of_run).mappings()]
+    return found
+
+
+def _lasting(row: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in row.items() if key not in _ALWAYS_NEW | _OF_A_RUN}
+    return {
+        key: _unrun(json.loads(value)) if isinstance(value, str) and value.startswith("{") else _shape(value)
+        for key, value in kept.items()
+    }
+
+
+def _unrun(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _unrun(each) for key, each in value.items() if key not in _OF_A_RUN}
+    if isinstance(value, str):
+        return re.sub(r"\d[\d.]*(m?s\b|\))", "some", value)
+    return [_unrun(each) for each in value] if isinstance(value, list) else value
+
+
+def _shape(value: Any) -> Any:
+    """Numbers of rows and times only as such."""
+    return value if isinstance(value, str | bool | None) else type(value).__name__
+
+
+def test_events_that_are_stored_together_are_those_that_dagster_stores_one_by_one(instance, monkeypatch):
+    monkeypatch.delenv("DAGSTER_EVENT_BATCH_SIZE")
+    alone = run(instance, together=False)
+    assert alone.success
+    expected = stored(instance, alone.run_id)
+    assert len(expected["asset_check_executions"]) == 2
+    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "500")
+    assert stored(instance, run(instance, together=True).run_id) == expected
+
+
+def test_a_check_that_breaks_off_keeps_what_it_had_yielded(instance):
+    @dg.multi_asset_check(name="checks", specs=SPECS)
+    def breaking(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        with events_together(context.instance):
+            yield dg.AssetCheckResult(check_name="many", passed=True)
+            raise RuntimeError("broken")
+
+    job = dg.Definitions(asset_checks=[breaking]).get_implicit_global_asset_job_def()
+    with storage_kept(instance):
+        result = job.execute_in_process(instance=instance, raise_on_error=False)
+    assert not result.success
+    events = [each.dagster_event_type for each in instance.all_logs(result.run_id)]
+    kinds = dg.DagsterEventType
+    assert events.index(kinds.ASSET_CHECK_EVALUATION) < events.index(kinds.STEP_FAILURE)
+
+
+def test_a_batch_that_cannot_be_stored_whole_is_not_stored_in_part(instance):
+    kinds = {dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
+    logs = instance.all_logs(run(instance, together=True).run_id, of_type=kinds)
+    planned, judged = (entry for entry in logs if "many" in entry.to_json())
+    # Dagster refuses what was judged once and planned twice, after it has stored all three.
+    batch = [each._replace(run_id="other") for each in (planned, planned, judged)]
+    with storage_kept(instance):
+        with pytest.raises(DagsterInvariantViolationError, match="duplicate"):
+            instance.event_log_storage.store_event_batch(batch)
+        assert stored(instance, "other") == {table: [] for table in TABLES}
+        instance.event_log_storage.store_event_batch(batch[1:])
+        assert len(stored(instance, "other")["event_logs"]) == 2
