@@ -59,9 +59,14 @@ def copy_into(
 
 def stage(connection: sa.Connection, table: str, types: Mapping[str, str], rows: Iterable[pa.Table]) -> None:
     """Creates a temporary table for this transaction and streams rows into it; see `copy_into`."""
+    create_stage(connection, table, types)
+    copy_into(connection, table, types, rows)
+
+
+def create_stage(connection: sa.Connection, table: str, types: Mapping[str, str]) -> None:
+    """Creates a temporary table for this transaction."""
     columns = ", ".join(f"{name} {kind}" for name, kind in types.items())
     connection.execute(sa.text(f"create temporary table {table} ({columns}) on commit drop"))
-    copy_into(connection, table, types, rows)
 
 
 def _messages(rows: Iterable[pa.Table], types: list[str], prefix: bytes) -> Iterator[memoryview]:

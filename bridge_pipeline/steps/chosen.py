@@ -4,7 +4,7 @@ Rows are known by their number, `seq`; a choice says of each number whether it i
 where is decided in `load`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,13 @@ import orjson
 import pyarrow as pa
 
 from bridge_pipeline.database.ledger import Batch
-from bridge_pipeline.model import ENTITIES
+from bridge_pipeline.model import ENTITIES, Entity
 from bridge_pipeline.steps.land import read_landed
 
 # Whether each row is taken, by its number; None takes all of them.
 Choice = np.ndarray | None
 
-# Rows of few columns that are taken together: each statement costs as much as hundreds of them.
+# Rows whose links and parents are written together: each statement costs as much as hundreds of them.
 _ROWS_AT_A_TIME = 50_000
 
 
@@ -44,17 +44,6 @@ class Landed:
         for rows in read_landed(self.folder, self.batch.files, self.batch.entity, wanted):
             kept = rows if chosen is None else rows.filter(_among(chosen, rows["seq"]))
             yield kept.select(columns)
-
-    def many(self, columns: tuple[str, ...], chosen: Choice = None) -> Iterator[pa.Table]:
-        """As `read`, tens of thousands of rows at a time: for columns that are short."""
-        held: list[pa.Table] = []
-        for rows in self.read(columns, chosen):
-            held.append(rows)
-            if sum(part.num_rows for part in held) >= _ROWS_AT_A_TIME:
-                yield pa.concat_tables(held)
-                held = []
-        if held:
-            yield pa.concat_tables(held)
 
     def count(self) -> int:
         """How many rows the files hold."""
@@ -95,6 +84,51 @@ select seq from (
 )
 where place > 1
 """
+
+
+def in_portions(parts: Iterator[pa.Table]) -> Iterator[Iterator[pa.Table]]:
+    """The parts, tens of thousands of rows at a time; each portion must be taken before the next."""
+    for part in parts:
+        yield _portion(part, parts)
+
+
+def _portion(first: pa.Table, rest: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    taken = first.num_rows
+    yield first
+    while taken < _ROWS_AT_A_TIME and (part := next(rest, None)) is not None:
+        taken += part.num_rows
+        yield part
+
+
+class Referred:
+    """What rows of an entity refer to, gathered while they pass.
+
+    Attributes:
+        links: their people, as `people_of` gives them.
+    """
+
+    def __init__(self, entity: Entity) -> None:
+        self._entity = entity
+        self._ids: dict[str, list[pa.Array]] = {parent: [] for parent in entity.parent_entities}
+        self.links: list[pa.Table] = []
+
+    def gathered(self, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The parts, each looked at before it is given."""
+        for rows in parts:
+            for column in self._entity.parents:
+                self._ids[column.references or ""].append(rows[column.name].unique())
+            if self._entity.people:
+                links = people_of(rows)
+                self._ids["users"].append(links["user_id"].unique())
+                self.links.append(links)
+            yield rows
+
+    def ids(self) -> dict[str, list[str]]:
+        """The ids that the rows hold, each once, by the entity that they are of."""
+        return {
+            parent: pa.chunked_array(found, pa.string()).unique().drop_null().to_pylist()
+            for parent, found in self._ids.items()
+        }
 
 
 def people_of(rows: pa.Table) -> pa.Table:

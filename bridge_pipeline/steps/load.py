@@ -14,9 +14,8 @@ import sqlalchemy as sa
 import structlog
 
 from bridge_pipeline import progress
-from bridge_pipeline.ahead import ahead
 from bridge_pipeline.database import ledger
-from bridge_pipeline.database.copying import copy_into, stage
+from bridge_pipeline.database.copying import copy_into, create_stage, stage
 from bridge_pipeline.database.engine import advisory_lock, transaction
 from bridge_pipeline.database.ledger import Batch, CheckResult
 from bridge_pipeline.database.workspace import Workspace
@@ -26,7 +25,7 @@ from bridge_pipeline.model import ENTITIES, Entity, Window
 from bridge_pipeline.model.expectation import LOADED
 from bridge_pipeline.steps import facts
 from bridge_pipeline.steps.announce import tell_verdict
-from bridge_pipeline.steps.chosen import Choice, Landed, people_of
+from bridge_pipeline.steps.chosen import Choice, Landed, Referred, in_portions
 from bridge_pipeline.steps.extract import landing_of
 
 log = structlog.get_logger(__name__)
@@ -210,6 +209,14 @@ class _Decided:
         return new
 
 
+@dataclass(frozen=True)
+class _Written:
+    """How many rows were written, and how many placeholders for what they refer to."""
+
+    rows: int = 0
+    placeholders: int = 0
+
+
 class _Load:
     """The statements of one batch's load, in the caller's transaction."""
 
@@ -227,11 +234,10 @@ class _Load:
         counted = _all_but(copied, rejected, older)
         known = self._execute(_HELD.format(self._entity.name)).scalar()
         decided = self._compare(counted) if known else _Decided(counted)
-        placeholders = self._add_parents(decided.left)
-        loaded = self._insert(decided.new) + self._replace(decided.replacing)
         if self._entity.people:
             self._run(_UNLINK if known else _UNLINK_ALL)
-            placeholders += self._link(decided.left)
+        new, replaced = self._insert(decided.new), self._replace(decided.replacing)
+        loaded, placeholders = new.rows + replaced.rows, new.placeholders + replaced.placeholders
         same, before = decided.unchanged, decided.superseded
         return _Counts(copied, len(rejected), len(older), same, before, loaded, placeholders)
 
@@ -258,41 +264,47 @@ class _Load:
 
     # --- What is written
 
-    def _add_parents(self, chosen: Choice) -> int:
-        """Adds placeholders for what the chosen rows refer to and the tables do not have."""
-        columns = self._entity.parents
-        added = 0
-        if columns:
-            for rows in self._landed.many(tuple(column.name for column in columns), chosen):
-                added += sum(self._add_missing(column.references, rows[column.name]) for column in columns)
-        return added
-
-    def _add_missing(self, parent: str | None, ids: pa.ChunkedArray) -> int:
-        found = ids.unique().drop_null().to_pylist()
-        return self._run(_PLACEHOLDERS.format(parent), ids=found) if found else 0
-
-    def _insert(self, chosen: Choice) -> int:
-        types, batch = _contents(self._entity), self._landed.batch
+    def _insert(self, chosen: Choice) -> _Written:
+        batch = self._landed.batch
         same = {"tenant": batch.tenant, "connection": batch.connection, "batch_id": batch.id}
-        rows = self._told(self._landed.read(tuple(types), chosen))
-        return copy_into(self._connection, f"desk.{self._entity.name}", types, rows, same)
+        return self._copy(f"desk.{self._entity.name}", chosen, same)
 
-    def _replace(self, chosen: np.ndarray) -> int:
+    def _replace(self, chosen: np.ndarray) -> _Written:
         if not chosen.any():
-            return 0
-        types = _contents(self._entity)
-        stage(self._connection, "replacing", types, self._told(self._landed.read(tuple(types), chosen)))
-        return self._run(_replace(self._entity))
+            return _Written()
+        create_stage(self._connection, "replacing", _contents(self._entity))
+        copied = self._copy("replacing", chosen)
+        return _Written(self._run(_replace(self._entity)), copied.placeholders)
 
-    def _link(self, chosen: Choice) -> int:
-        """Links the chosen tickets, which have no links, with their users; returns the placeholders added."""
-        added, batch = 0, self._landed.batch
-        same = {"tenant": batch.tenant, "connection": batch.connection}
+    def _copy(self, table: str, chosen: Choice, same: dict[str, str | int] | None = None) -> _Written:
+        """Copies the chosen rows into a table, and links and missing parents of theirs into others.
+
+        Tens of thousands at a time: while the server takes rows, what they refer to is gathered.
+        """
+        types, copied, added = _contents(self._entity), 0, 0
+        rows = self._told(self._landed.read((*types, *self._referring), chosen))
         # What JSON is taken apart into are trees: searched for cycles they would take four times as long.
         with collections_paused():
-            for links in ahead(map(people_of, self._landed.many(("id", "people"), chosen))):
-                added += self._add_missing("users", links["user_id"])
-                copy_into(self._connection, "desk.ticket_users", _LINKS, [links], same)
+            for portion in in_portions(rows):
+                referred = Referred(self._entity)
+                seen = (part.select(list(types)) for part in referred.gathered(portion))
+                copied += copy_into(self._connection, table, types, seen, same)
+                added += self._refer(referred)
+        return _Written(copied, added)
+
+    @property
+    def _referring(self) -> tuple[str, ...]:
+        return ("people",) if self._entity.people else ()
+
+    def _refer(self, referred: Referred) -> int:
+        """Adds placeholders for what the tables do not have, and links; returns how many placeholders."""
+        batch = self._landed.batch
+        added = sum(
+            self._run(_PLACEHOLDERS.format(parent), ids=ids) for parent, ids in referred.ids().items() if ids
+        )
+        if referred.links:
+            same = {"tenant": batch.tenant, "connection": batch.connection}
+            copy_into(self._connection, "desk.ticket_users", _LINKS, referred.links, same)
         return added
 
     def _told(self, parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
