@@ -309,7 +309,7 @@ class _Writing:
 
         Each is made durable while those after it are written; returns what ends when it is.
         """
-        ranks = range(added[0].picked.first, added[-1].picked.first + added[-1].picked.rows)
+        ranks = range(sum(version.picked.rows for version in added))
         ordered = ordering.in_order(self._ranked(added, places), ranks, self._scratch, ordering.BUDGET)
         # Many days at a time: each call of Arrow costs as much as dozens of rows.
         with closing(ahead(map(self._written, ordered))) as made:
@@ -346,26 +346,23 @@ class _Writing:
 
     def _ranked(self, added: list[_Version], known: Places) -> Iterator[pa.Table]:
         """The rows of all versions, each with its place among those of all days."""
+        days = _Days(added)
         graves = [grave for version in added for grave in version.picked.tombstones]
         if graves:
             buried = [place for version in added for place in version.picked.buried]
-            yield self._tombstones(graves, np.array(buried))
-        days = np.array([(each.picked.first, each.picked.first + each.picked.rows) for each in added])
+            yield self._tombstones(graves, days.ranks(np.array(buried))[0])
         for part in self._parts:
             yield from self._landed(part, days, known)
 
-    def _landed(self, part: Part, days: np.ndarray, known: Places) -> Iterator[pa.Table]:
-        """The rows of a part that stand in the files of days, each given by its first and next place."""
+    def _landed(self, part: Part, days: "_Days", known: Places) -> Iterator[pa.Table]:
+        """The rows of a part that stand in the files of days."""
         # Few batches have all their rows in the files; contents of those that have none are not read.
         if not known.any(part.first, part.rows):
             return
         for rows in part.read(("seq", *_columns(self._entity)[:-1])):
-            places = known.of(rows["seq"].to_numpy())
-            # A day whose file is as it should be has places, too.
-            day = np.searchsorted(days[:, 0], places, side="right") - 1
-            wanted = (day >= 0) & (places < days[day, 1])
-            table = self._table(rows, pa.nulls(rows.num_rows, TIMESTAMP), places)
-            yield table.filter(pa.array(wanted))
+            ranks, wanted = days.ranks(known.of(rows["seq"].to_numpy()))
+            table = self._table(rows, pa.nulls(rows.num_rows, TIMESTAMP), ranks)
+            yield table if wanted.all() else table.filter(pa.array(wanted))
 
     def _tombstones(self, graves: Sequence[Tombstone], places: np.ndarray) -> pa.Table:
         schema, names = self._entity.landing_schema, _columns(self._entity)[:-1]
@@ -510,6 +507,22 @@ class _Writing:
             )
             for version in added
         }
+
+
+class _Days:
+    """Where the rows of days that get a version stand among all days, and among those alone."""
+
+    def __init__(self, added: list[_Version]) -> None:
+        self._firsts = np.array([version.picked.first for version in added])
+        rows = np.array([version.picked.rows for version in added])
+        self._nexts = self._firsts + rows
+        # A day whose file is as it should be has places, too.
+        self._left_out = self._firsts - (np.cumsum(rows) - rows)
+
+    def ranks(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The ranks of rows with these places, and whether they are in one of the days."""
+        day = np.searchsorted(self._firsts, places, side="right") - 1
+        return places - self._left_out[day], (day >= 0) & (places < self._nexts[day])
 
 
 class _Rows:

@@ -24,46 +24,71 @@ _MOST_SHARES = 128
 def in_order(parts: Iterable[pa.Table], ranks: range, folder: Path, budget: int) -> Iterator[pa.Table]:
     """The rows by their int64 column `rank`, some thousands at a time.
 
+    Rows whose turn it is are given at once: those that come nearly in order are never written down.
+
     Args:
         parts: in any order; no two rows have the same rank.
-        ranks: where all ranks lie.
+        ranks: where all ranks lie; those that no row has make the rows after them wait.
         folder: for scratch files, which are removed again.
         budget: bytes that are sorted in memory.
     """
-    source, held, size = iter(parts), list[pa.Table](), 0
+    source, due, held, size = iter(parts), ranks.start, list[pa.Table](), 0
     for part in source:
         held.append(part)
         size += part.nbytes
-        if size > budget and len(ranks) > 1:
-            break
-    else:
-        yield from _sorted(held)
-        return
-    # As many shares as fit the budget, if the rest of the rows is like these.
-    whole = size * len(ranks) / max(sum(each.num_rows for each in held), 1)
+        if size <= budget or ranks.stop - due == 1:
+            continue
+        table, order, places = _sorted(held)
+        ready = _leading(places, due)
+        yield from _taken(table, order[:ready])
+        due += ready
+        held = [table.take(pa.array(order[ready:]))]
+        size = held[0].nbytes
+        # What is kept is copied again each time.
+        if size > budget / 2:
+            yield from _by_shares(held[0], source, range(due, ranks.stop), folder, budget)
+            return
+    if held:
+        table, order, _ = _sorted(held)
+        yield from _taken(table, order)
+
+
+def _by_shares(
+    held: pa.Table, rest: Iterator[pa.Table], ranks: range, folder: Path, budget: int
+) -> Iterator[pa.Table]:
+    """The rows by way of scratch files that each fit the budget, if the rest is like what is held."""
+    whole = held.nbytes * len(ranks) / held.num_rows
     share = -(-len(ranks) // min(max(int(whole / budget) + 1, 2), _MOST_SHARES))
     shares = [ranks[start : start + share] for start in range(0, len(ranks), share)]
     paths = [folder / f"{each.start}-{each.stop}.arrow" for each in shares]
-    _spread(chain(_drained(held), source), ranks.start, share, paths)
+    _spread(chain([held], rest), ranks.start, share, paths)
     for each, path in zip(shares, paths, strict=True):
         if path.exists():
             yield from in_order(_read(path), each, folder, budget)
             path.unlink()
 
 
-def _sorted(held: list[pa.Table]) -> Iterator[pa.Table]:
-    if not held:
-        return
-    table = pa.concat_tables(_drained(held)).combine_chunks()
-    order = np.argsort(table[RANK].to_numpy())
+def _sorted(held: list[pa.Table]) -> tuple[pa.Table, np.ndarray, np.ndarray]:
+    """Tables as one, where its rows stand in order, and their ranks in that order."""
+    table = pa.concat_tables(held)
+    ranks = table[RANK].to_numpy()
+    order = np.argsort(ranks, kind="stable")
+    return table, order, ranks[order]
+
+
+def _leading(ranks: np.ndarray, due: int) -> int:
+    """How many ordered ranks follow each other without a gap from the one that is due."""
+    gaps = np.flatnonzero(ranks != np.arange(due, due + len(ranks)))
+    return int(gaps[0]) if len(gaps) else len(ranks)
+
+
+def _taken(table: pa.Table, order: np.ndarray) -> Iterator[pa.Table]:
+    """The rows at these places, some thousands at a time."""
+    # Rows that are in order already need no copy.
+    as_they_are = bool((order == np.arange(len(order))).all())
     for start in range(0, len(order), _ROWS_AT_A_TIME):
-        yield table.take(pa.array(order[start : start + _ROWS_AT_A_TIME]))
-
-
-def _drained(held: list[pa.Table]) -> Iterator[pa.Table]:
-    """The tables, each let go of once it is used."""
-    while held:
-        yield held.pop(0)
+        places = order[start : start + _ROWS_AT_A_TIME]
+        yield table.slice(start, len(places)) if as_they_are else table.take(pa.array(places))
 
 
 def _spread(parts: Iterable[pa.Table], first: int, share: int, paths: list[Path]) -> None:
