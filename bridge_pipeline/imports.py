@@ -1,11 +1,10 @@
-"""Imports that take seconds: without collections in between, and without what is hardly ever used."""
+"""Imports that take seconds: without collections in between, and without what is hardly used, or never."""
 
 import gc
 import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any
@@ -42,33 +41,29 @@ def put_off(*names: str) -> Iterator[None]:
                 del sys.modules[name]
 
 
-def keep_pandas_out() -> None:
-    """Lets Arrow take it that there is no pandas, until it is asked for a data frame.
+@contextmanager
+def hidden(*names: str) -> Iterator[None]:
+    """Lets what is imported within find that these packages are not installed; those it can do without.
 
-    Arrow imports it with the first list that becomes an array, to see whether the list is a series after
-    all: 0.4 s and 54 MiB of a process that has none. Whoever has imported pandas keeps it.
+    One that is imported already is not hidden. Afterwards whoever imports them gets them.
     """
-    import pyarrow as pa
-
-    if "pandas" in sys.modules:
-        return
-    absent = _Absent("pandas")
-    sys.meta_path.insert(0, absent)
+    finder = _Hidden(names)
+    sys.meta_path.insert(0, finder)
     try:
-        pa.array([])
+        yield
     finally:
-        sys.meta_path.remove(absent)
+        sys.meta_path.remove(finder)
 
 
-@dataclass(frozen=True)
-class _Absent(MetaPathFinder):
-    """Lets nobody find a module."""
+class _Hidden(MetaPathFinder):
+    """Finds none of some packages."""
 
-    name: str
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = names
 
     def find_spec(self, fullname: str, path: object, target: object = None) -> None:
-        if fullname == self.name:
-            raise ModuleNotFoundError(f"{fullname} is not looked for", name=fullname)
+        if fullname in self._names:
+            raise ModuleNotFoundError(f"{fullname} is not to be imported here", name=fullname)
 
 
 class _PutOff(ModuleType):

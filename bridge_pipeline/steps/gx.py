@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bridge_pipeline.imports import collections_paused, put_off
+from bridge_pipeline.imports import collections_paused, hidden, put_off
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Imported by expectations about distributions and their charts alone, a third of the library's import:
 # what never asks them anything need not wait for them.
 _RARELY_NEEDED = ("scipy.stats", "altair")
+# What it asks databases by: 20 MiB. It is shown data frames alone.
+_NEVER_NEEDED = ("sqlalchemy",)
 _COMPLETE = {
     "result_format": "COMPLETE",
     "exclude_unexpected_values": True,
@@ -39,7 +41,7 @@ class Question:
 def great_expectations() -> Any:
     """The library. Its import takes seconds, so only a check pays for it; and it must not call home."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    with collections_paused(), put_off(*_RARELY_NEEDED):
+    with collections_paused(), put_off(*_RARELY_NEEDED), hidden(*_NEVER_NEEDED):
         return importlib.import_module("great_expectations")
 
 
