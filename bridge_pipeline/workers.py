@@ -6,13 +6,14 @@ the database is nor any credential, and its input ends with the process that sta
 
 import os
 import re
+import select
 import signal
 import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO
 
 import pyarrow as pa
@@ -24,43 +25,108 @@ _INHERITED = re.compile(r"PATH|LD_LIBRARY_PATH|LANG|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV
 _LENGTH = struct.Struct("!Q")
 
 
-def start(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
-    """Starts the program of a module of this package.
+class WorkerEnded(RuntimeError):
+    """A worker ended, or was given up, before it had answered."""
+
+
+class Worker:
+    """The program of a module of this package, running; to be ended.
+
+    Args:
+        module: its name; it calls `channel`.
+        arguments: what it is called with.
+        patience: seconds after which one that does not take a question or give an answer is killed. It may
+            have been stopped, or its machine have no memory left: it neither answers then nor ends by itself.
 
     Raises:
-        OSError: there is no memory, or no more processes are to be had.
+        OSError: there is no memory, or no more processes or files are to be had.
     """
-    variables = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
-    path = [str(PROJECT_ROOT), *filter(None, [variables.get("PYTHONPATH")])]
-    # Safe path: the current folder is anybody's.
-    command = [sys.executable, "-P", "-m", module, *arguments]
-    variables["PYTHONPATH"] = os.pathsep.join(path)
-    return subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def __init__(self, module: str, *arguments: str, patience: float) -> None:
+        self._patience = patience
+        variables = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
+        path = [str(PROJECT_ROOT), *filter(None, [variables.get("PYTHONPATH")])]
+        variables["PYTHONPATH"] = os.pathsep.join(path)
+        answers, answering = os.pipe()
+        self.answers = os.fdopen(answers, "rb")
+        # What is printed while it starts, by whomever, must not be taken for an answer.
+        null, pipe = subprocess.DEVNULL, subprocess.PIPE
+        # Safe path: the current folder is anybody's.
+        command = [sys.executable, "-P", "-m", module, str(answering), *arguments]
+        try:
+            self.process = subprocess.Popen(
+                command, env=variables, stdin=pipe, stdout=null, pass_fds=[answering]
+            )
+        except OSError:
+            self.answers.close()
+            raise
+        finally:
+            os.close(answering)
+        assert self.process.stdin is not None
+        self.questions = self.process.stdin
+
+    def send(self, *parts: bytes | pa.Buffer) -> None:
+        """Sends the parts as one frame.
+
+        Raises:
+            WorkerEnded: it does not take them.
+        """
+        try:
+            with self._patiently():
+                write_frame(self.questions, *parts)
+        except OSError as error:
+            raise self._ended() from error
+
+    def receive(self) -> bytes:
+        """The next frame.
+
+        Raises:
+            WorkerEnded: there is none.
+        """
+        try:
+            with self._patiently():
+                return read_frame(self.answers)
+        except (OSError, EOFError) as error:
+            raise self._ended() from error
+
+    @property
+    def answering(self) -> bool:
+        """Whether a frame has begun to come, or none will any more."""
+        waiting = select.poll()
+        waiting.register(self.answers, select.POLLIN)
+        return bool(waiting.poll(0))
+
+    def end(self) -> None:
+        """Ends it; it keeps nothing that a sudden end could damage."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.questions, self.answers):
+            # What was not sent is of no use any more.
+            with suppress(OSError):
+                pipe.close()
+
+    @contextmanager
+    def _patiently(self) -> Iterator[None]:
+        # Whoever waits for it goes on when it is killed.
+        patience = threading.Timer(self._patience, self.process.kill)
+        patience.daemon = True
+        patience.start()
+        try:
+            yield
+        finally:
+            patience.cancel()
+
+    def _ended(self) -> WorkerEnded:
+        self.process.kill()
+        return WorkerEnded(f"it ended with status {self.process.wait()} before it had answered")
 
 
-def channel() -> tuple[IO[bytes], IO[bytes]]:
-    """What a worker reads from and writes to; for its program, which calls this first."""
+def channel() -> tuple[IO[bytes], IO[bytes], list[str]]:
+    """What a worker reads from and writes to, and its arguments; for its program."""
     # An interrupt is for the process that asks; this one ends with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    answers = os.fdopen(os.dup(1), "wb")
-    # What a library prints must not be taken for an answer.
-    os.dup2(2, 1)
-    return sys.stdin.buffer, answers
-
-
-@contextmanager
-def given_up(process: "subprocess.Popen[bytes]", seconds: float) -> Iterator[None]:
-    """Kills a worker that is still waited for after so long: who reads from it or writes to it goes on.
-
-    One that was stopped, or whose machine has no memory left, neither answers nor ends by itself.
-    """
-    patience = threading.Timer(seconds, process.kill)
-    patience.daemon = True
-    patience.start()
-    try:
-        yield
-    finally:
-        patience.cancel()
+    answering, *arguments = sys.argv[1:]
+    return sys.stdin.buffer, os.fdopen(int(answering), "wb"), arguments
 
 
 def write_frame(pipe: IO[bytes], *parts: bytes | pa.Buffer) -> None:

@@ -9,27 +9,29 @@ import atexit
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import IO
 
 import numpy as np
 import pyarrow as pa
+import structlog
 
 from bridge_pipeline import workers
 from bridge_pipeline.memory import give_back
 from bridge_pipeline.steps import gx
+from bridge_pipeline.workers import Worker, WorkerEnded
 
 Answers = dict[str, np.ndarray]
 
-_started: "_Worker | None" = None
+log = structlog.get_logger(__name__)
+# Seconds for one part of a batch, beside the import of the library.
+_PATIENCE = 900.0
+
+_started: "_Judge | None" = None
 
 
-class WorkerEnded(RuntimeError):
-    """The process that judges ended before it had answered."""
-
-
-class _Worker:
+class _Judge:
     """The parent's end of a worker; `owner` is the process that started it.
 
     `waiting` is it between a question and its answer.
@@ -38,7 +40,7 @@ class _Worker:
     def __init__(self) -> None:
         self.owner = os.getpid()
         self.waiting = False
-        self._process = workers.start(__spec__.name)
+        self.worker = Worker(__spec__.name, patience=_PATIENCE)
 
     @property
     def usable(self) -> bool:
@@ -47,47 +49,37 @@ class _Worker:
         One that nobody waits for any longer may still be on its way, and a forked process would read
         those of the other.
         """
-        return self.owner == os.getpid() and not self.waiting and self._process.poll() is None
+        return self.owner == os.getpid() and not self.waiting and self.worker.process.poll() is None
 
     def send(self, questions: tuple[gx.Question, ...], values: pa.Table) -> None:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, values.schema) as stream:
             stream.write_table(values)
-        assert self._process.stdin is not None
         self.waiting = True
-        try:
-            workers.write_frame(self._process.stdin, pickle.dumps(questions))
-            workers.write_frame(self._process.stdin, sink.getvalue())
-        except OSError as error:
-            raise self._ended() from error
+        with _told():
+            self.worker.send(pickle.dumps(questions))
+            self.worker.send(sink.getvalue())
 
     def receive(self) -> Answers:
-        assert self._process.stdout is not None
-        try:
-            answer = workers.read_frame(self._process.stdout)
-        except EOFError as error:
-            raise self._ended() from error
+        with _told():
+            answer = self.worker.receive()
         self.waiting = False
         answers, refusal = pickle.loads(answer)  # noqa: S301 - from this program's other end
         if refusal:
             raise RuntimeError(refusal)
         return answers
 
-    def end(self) -> None:
-        # It keeps nothing that a sudden end could damage.
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            with suppress(OSError):
-                pipe.close()
 
-    def _ended(self) -> WorkerEnded:
-        status = self._process.wait()
-        return WorkerEnded(
-            f"the process that runs Great Expectations ended with status {status} before it had answered; "
-            "the batch stays unchecked: run the partition again, and see whether there is memory enough"
-        )
+@contextmanager
+def _told() -> Iterator[None]:
+    """Says what it means that the worker ended."""
+    try:
+        yield
+    except WorkerEnded as error:
+        raise WorkerEnded(
+            f"the process that runs Great Expectations is lost: {error}; the batch stays unchecked: run the "
+            "partition again, and see whether there is memory enough"
+        ) from error
 
 
 def start() -> None:
@@ -96,15 +88,18 @@ def start() -> None:
     if "great_expectations" in sys.modules or (_started is not None and _started.usable):
         return
     dismiss()
-    _started = _Worker()
+    try:
+        _started = _Judge()
+    except OSError as error:
+        log.warning("no process can be started to judge in; this one does it itself", error=str(error))
 
 
 def dismiss() -> None:
     """Ends the worker, if there is one; the next question starts another."""
     global _started
-    worker, _started = _started, None
-    if worker is not None and worker.owner == os.getpid():
-        worker.end()
+    judge, _started = _started, None
+    if judge is not None and judge.owner == os.getpid():
+        judge.worker.end()
 
 
 atexit.register(dismiss)
@@ -113,10 +108,10 @@ atexit.register(dismiss)
 def ask(questions: Iterable[gx.Question], values: pa.Table) -> Callable[[], Answers]:
     """Lets the values be judged; what it gives waits for the answers, before the next is asked.
 
-    Where Great Expectations is imported already, this process judges itself.
+    Where Great Expectations is imported already, or no worker can be started, this process judges itself.
 
     Raises:
-        WorkerEnded: the worker was killed; by the answers, too.
+        WorkerEnded: the worker was killed, or did not answer; by the answers, too.
         RuntimeError: by the answers, that Great Expectations could not evaluate a question.
     """
     asked = tuple(questions)
@@ -152,4 +147,5 @@ def _answer(asked: bytes, values: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    _serve(*workers.channel())
+    asked, answers, _ = workers.channel()
+    _serve(asked, answers)

@@ -4,17 +4,14 @@ Nothing depends on it. It gets a page's bytes and gives rows and what fields the
 record of the page cannot be accepted, or where it has ended; then its extraction parses the page itself,
 with the same outcome. It ends with its extraction, however that ends.
 
-Run as `python -m bridge_pipeline.steps.parser_process CONNECTOR ENTITY`; how both talk is in `workers`.
+How both talk is in `workers`.
 """
 
 import fcntl
 import gc
 import os
-import select
 import struct
-import subprocess
-import sys
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
 
@@ -29,6 +26,7 @@ from bridge_pipeline.connector_kit.outline import exact_records
 from bridge_pipeline.connector_kit.pages import parse_list
 from bridge_pipeline.steps.inventory import Look, look_at
 from bridge_pipeline.steps.parse import RecordParser
+from bridge_pipeline.workers import Worker, WorkerEnded
 
 log = structlog.get_logger(__name__)
 # Bytes of pages. To start takes as long as to parse about so many.
@@ -55,13 +53,13 @@ class ParserProcess:
 
     def __init__(self, connector: str, entity: str) -> None:
         self._arguments = (connector, entity)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._ready = self._lost = _cores() < 2
+        self._worker: Worker | None = None
+        self._lost, self._ready = _cores() < 2, False
         self._offered = 0
 
     def expect(self, size: int) -> None:
         """Tells it that so many bytes of pages are to be expected: it is started when that is enough."""
-        if self._process is None and not self._lost and size >= _WORTHWHILE:
+        if self._worker is None and not self._lost and size >= _WORTHWHILE:
             self._start()
 
     def give(self, body: bytes, latest: int, first: int) -> bool:
@@ -72,82 +70,53 @@ class ParserProcess:
             latest: µs since 1970 after which no change time can be true.
             first: how many records were read before this page.
         """
-        if not self._is_ready(len(body)):
+        self._offered += len(body)
+        self.expect(self._offered)
+        worker = self._worker
+        if worker and not self._ready and worker.answering:
+            # It says that it is ready by a frame without content.
+            self._ready = self._received(worker) is not None
+        if worker is None or not self._ready:
             return False
         try:
-            with self._patiently():
-                workers.write_frame(self._input, _HEAD.pack(latest, first), body)
-        except OSError:
-            self._lose()
-        return not self._lost
+            worker.send(_HEAD.pack(latest, first), body)
+        except WorkerEnded as ended:
+            self._lose(ended)
+        return self._worker is not None
 
     def result(self) -> Parsed | None:
         """The page that it was given; None where one of its records cannot be accepted, or it has ended."""
-        try:
-            with self._patiently():
-                frame = workers.read_frame(self._output)
-        except (OSError, EOFError):
-            self._lose()
-            return None
+        frame = self._received(self._worker) if self._worker else None
         return _unpacked(frame) if frame else None
 
     def close(self) -> None:
         """Ends it."""
-        self._lost = True
-        if self._process:
-            self._process.kill()
-            self._process.wait()
-            for pipe in (self._input, self._output):
-                # What was not sent is of no use any more.
-                with suppress(OSError):
-                    pipe.close()
-            self._process = None
+        worker, self._worker, self._lost, self._ready = self._worker, None, True, False
+        if worker:
+            worker.end()
 
-    def _is_ready(self, size: int) -> bool:
-        """Whether it can take a page; it is started when there is enough to do."""
-        self._offered += size
-        if self._process is None:
-            self.expect(self._offered)
-        elif not self._ready and select.select([self._output], [], [], 0)[0]:
-            self._ready = True
-            # It says so by a frame without content.
-            self.result()
-        return self._ready and not self._lost
-
-    def _patiently(self) -> AbstractContextManager[None]:
-        assert self._process
-        return workers.given_up(self._process, _PATIENCE)
+    def _received(self, worker: Worker) -> bytes | None:
+        try:
+            return worker.receive()
+        except WorkerEnded as ended:
+            self._lose(ended)
+            return None
 
     def _start(self) -> None:
         try:
-            self._process = workers.start(__spec__.name, *self._arguments)
-        except OSError:
-            self._lose()
+            self._worker = Worker(__spec__.name, *self._arguments, patience=_PATIENCE)
+        except OSError as error:
+            self._lose(error)
             return
-        for pipe in (self._input, self._output):
+        for pipe in (self._worker.questions, self._worker.answers):
             # Where the system does not let it, the two wait for each other in pieces.
             with suppress(OSError, AttributeError):
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
-    def _lose(self) -> None:
-        process = self._process
+    def _lose(self, reason: Exception) -> None:
         self.close()
-        log.warning(
-            "there is no process that parses pages; its extraction goes on without",
-            exit=process and process.returncode,
-        )
-
-    @property
-    def _input(self) -> IO[bytes]:
-        assert self._process
-        assert self._process.stdin
-        return self._process.stdin
-
-    @property
-    def _output(self) -> IO[bytes]:
-        assert self._process
-        assert self._process.stdout
-        return self._process.stdout
+        told = "there is no process that parses pages; its extraction goes on without"
+        log.warning(told, reason=str(reason))
 
 
 def serve(stream: Stream, source: IO[bytes], target: IO[bytes]) -> None:
@@ -192,13 +161,13 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def main(connector: str, entity: str) -> None:
+def main() -> None:
     """Serves the process that started this one."""
-    source, target = workers.channel()
+    source, target, (connector, entity) = workers.channel()
     # Records are trees, and need no search for cycles.
     gc.disable()
     serve(connectors.get(connector).stream(entity), source, target)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -29,7 +29,7 @@ def worker(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("BRIDGE_DATABASE_URL", "postgresql://canary@127.0.0.1/none")
     gx_worker.dismiss()
     gx_worker.start()
-    yield psutil.Process(gx_worker._started._process.pid)  # type: ignore[union-attr]
+    yield psutil.Process(gx_worker._started.worker.process.pid)  # type: ignore[union-attr]
     gx_worker.dismiss()
 
 
@@ -46,7 +46,7 @@ def test_it_answers_each_question_and_knows_no_credential(worker):
     gx_worker.ask((PRESENT,), values(None, None))
     assert found(gx_worker.ask((PRESENT,), values("a", None))()) == {"present": [1]}
     assert not worker.is_running(), "the next answer of the first worker would have been the wrong one"
-    environment = psutil.Process(gx_worker._started._process.pid).environ()  # type: ignore[union-attr]
+    environment = psutil.Process(gx_worker._started.worker.process.pid).environ()  # type: ignore[union-attr]
     assert "canary" not in str(environment)
     assert not {name for name in environment if name.startswith("BRIDGE_")}
     with pytest.raises(RuntimeError, match="missing"):
@@ -60,7 +60,23 @@ def test_one_that_is_killed_is_missed_and_replaced(worker):
     with pytest.raises(gx_worker.WorkerEnded, match=r"status -9.*run the partition again"):
         asked()
     gx_worker.start()
-    assert gx_worker._started._process.pid != worker.pid  # type: ignore[union-attr]
+    assert gx_worker._started.worker.process.pid != worker.pid  # type: ignore[union-attr]
+
+
+def test_one_that_does_not_answer_is_given_up(worker, monkeypatch):
+    monkeypatch.setattr(gx_worker._started.worker, "_patience", 0.1)  # type: ignore[union-attr]
+    worker.suspend()
+    with pytest.raises(gx_worker.WorkerEnded, match="status -9"):
+        gx_worker.ask((PRESENT,), values("a", None))()
+
+
+def test_where_none_can_be_started_the_process_judges_itself(worker, monkeypatch):
+    gx_worker.dismiss()
+    monkeypatch.setattr(sys, "executable", "/nowhere")
+    judged = []
+    monkeypatch.setattr(gx_worker, "_judged", lambda questions, table: judged.append(questions) or {})
+    assert gx_worker.ask((PRESENT,), values("a", None))() == {}
+    assert judged == [(PRESENT,)]
 
 
 def test_where_the_library_is_imported_nothing_is_started(worker, monkeypatch):
@@ -77,7 +93,7 @@ def test_it_ends_with_the_process_that_started_it(how):
 import sys
 from bridge_pipeline.steps import gx_worker
 gx_worker.start()
-print(gx_worker._started._process.pid, flush=True)
+print(gx_worker._started.worker.process.pid, flush=True)
 sys.stdin.read()
 """
     parent = subprocess.Popen(

@@ -28,7 +28,7 @@ from bridge_pipeline.steps import parser_process
 parser_process._WORTHWHILE = 0
 helper = parser_process.ParserProcess("helpdesk", "tickets")
 helper.give(b"", 0, 0)
-print(helper._process.pid, flush=True)
+print(helper._worker.process.pid, flush=True)
 sys.stdin.read()
 """
 
@@ -39,8 +39,8 @@ def helper(monkeypatch):
     monkeypatch.setattr(parser_process, "_WORTHWHILE", 0)
     helper = ParserProcess("helpdesk", "tickets")
     assert not helper.give(b"", 0, 0)
+    assert helper._worker.receive() == b""
     helper._ready = True
-    assert helper.result() is None
     yield helper
     helper.close()
 
@@ -104,8 +104,9 @@ def test_an_extraction_goes_on_when_it_is_killed(tmp_path, helper, under_way):
         given.append(page)
         taken = give(*page) if under_way or len(given) != 3 else None
         if len(given) == 3:
-            helper._process.kill()
-            helper._process.wait()
+            process = helper._worker.process
+            process.kill()
+            process.wait()
         return give(*page) if taken is None else taken
 
     helper.give = killing
@@ -117,10 +118,10 @@ def test_an_extraction_goes_on_when_it_is_killed(tmp_path, helper, under_way):
 
 
 def test_an_extraction_goes_on_when_it_no_longer_answers(tmp_path, helper, monkeypatch):
-    monkeypatch.setattr(parser_process, "_PATIENCE", 0.1)
-    helper._process.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(helper._worker, "_patience", 0.1)
+    helper._worker.process.send_signal(signal.SIGSTOP)
     assert collected(tmp_path / "with", helper) == collected(tmp_path / "without", None)
-    assert helper._process is None
+    assert helper._worker is None
 
 
 def test_an_extraction_goes_on_when_it_cannot_be_started(tmp_path, monkeypatch):
@@ -134,7 +135,7 @@ def test_an_extraction_goes_on_when_it_cannot_be_started(tmp_path, monkeypatch):
 def test_it_is_not_started_for_a_short_listing(tmp_path):
     helper = ParserProcess("helpdesk", "tickets")
     collected(tmp_path / "with", helper)
-    assert helper._process is None
+    assert helper._worker is None
 
 
 def test_it_is_started_with_the_first_page_that_tells_of_many(tmp_path):
@@ -146,7 +147,7 @@ def test_it_is_started_with_the_first_page_that_tells_of_many(tmp_path):
     for number, pages in enumerate((2, 10**6)):
         page = Page(number, Reader(TICKETS.names).parse_list(body % pages), FETCHED)
         list(collector.tables(iter([page])))
-        started.append(helper._process is not None)
+        started.append(helper._worker is not None)
     helper.close()
     census.close()
     assert started == [False, True]
@@ -168,6 +169,6 @@ def test_it_is_told_no_secret(helper, monkeypatch):
     monkeypatch.setenv("DESK_TOKEN", "4711-token")
     another = ParserProcess("helpdesk", "tickets")
     another.give(b"", 0, 0)
-    told = psutil.Process(another._process.pid).environ()
+    told = psutil.Process(another._worker.process.pid).environ()
     assert not {"BRIDGE_SECRET_KEY", "DESK_TOKEN"} & set(told)
     another.close()

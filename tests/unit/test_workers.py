@@ -1,0 +1,72 @@
+"""How workers start and talk: what they print is no answer, and there may be many files."""
+
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from bridge_pipeline import workers
+from bridge_pipeline.workers import Worker, WorkerEnded
+
+MODULE = "tests.unit.test_workers"
+
+
+@pytest.fixture
+def worker(monkeypatch, tmp_path):
+    """A worker that reverses what it is sent, amid an environment that prints whatever happens."""
+    (tmp_path / "sitecustomize.py").write_text("print('a line that nobody asked for')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    worker = Worker(MODULE, "beside", patience=60)
+    yield worker
+    worker.end()
+
+
+def test_what_is_printed_is_no_answer(worker):
+    worker.send(b"ab", b"c")
+    assert worker.receive() == b"beside: cba"
+    assert not worker.answering
+
+
+def test_a_worker_that_ended_is_told_with_its_status(worker):
+    worker.process.kill()
+    with pytest.raises(WorkerEnded, match="status -9"):
+        worker.receive()
+    assert worker.answering
+    with pytest.raises(WorkerEnded, match="status -9"):
+        worker.send(b"a" * 1_000_000)
+
+
+def test_it_answers_where_more_than_a_thousand_files_are_open():
+    program = f"""
+import os
+kept = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+from bridge_pipeline.workers import Worker
+worker = Worker({MODULE!r}, "many", patience=60)
+worker.send(b"ab")
+print(worker.receive(), worker.answering, worker.answers.fileno() > 1024)
+worker.end()
+"""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    allowed = min(most, 4_096) if most != resource.RLIM_INFINITY else 4_096
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most)),
+    )
+    assert done.stdout.split() == ["b'many:", "ba'", "False", "True"]
+
+
+def main() -> None:
+    asked, answers, (name,) = workers.channel()
+    sys.stdout.write("another line\n")
+    while True:
+        workers.write_frame(answers, f"{name}: ".encode() + workers.read_frame(asked)[::-1])
+
+
+if __name__ == "__main__":
+    main()
