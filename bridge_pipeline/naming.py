@@ -166,13 +166,17 @@ class Home:
         """The scratch folder of whoever writes audit files of an entity."""
         return self.work / f"audit-{checked_key('connection', connection)}-{entity}"
 
+    def loading_of(self, connection: str, entity: str) -> Path:
+        """The scratch folder of whoever loads an entity."""
+        return self.work / f"load-{checked_key('connection', connection)}-{entity}"
+
     def of_connection(self, tenant: str, connection: str, entities: Iterable[str]) -> list[tuple[str, Path]]:
         """All folders in which a connection has files, each with the name of what it lies in."""
         roots = (self.journal, self.landing, self.audit, self.reports)
         kept = [(root.name, _under(root, tenant, connection)) for root in roots]
         scratch = [
             place(connection, entity)
-            for place in (self.extraction_of, self.auditing_of)
+            for place in (self.extraction_of, self.auditing_of, self.loading_of)
             for entity in entities
         ]
         return kept + [(self.work.name, path) for path in scratch]

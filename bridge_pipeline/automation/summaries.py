@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 import dagster as dg
+import structlog
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.definitions.partitions.context import partition_loading_context
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
+log = structlog.get_logger(__name__)
 Partitioned = Mapping[dg.AssetKey, dg.PartitionsDefinition]
 # Seconds after which a look begins with no further asset: Dagster gives a tick a minute.
 BUDGET = 20.0
@@ -56,6 +58,8 @@ def partitioned(graph: BaseAssetGraph) -> Partitioned:
 def look(instance: dg.DagsterInstance, assets: Partitioned, last: Look, budget: float = BUDGET) -> Look:
     """Brings the summaries of assets up to date that were materialised since the last look, at least one.
 
+    One that fails is logged and comes last in the next look, so that no other waits for it.
+
     Costs two queries where nothing happened.
     """
     ends = time.monotonic() + budget
@@ -63,19 +67,25 @@ def look(instance: dg.DagsterInstance, assets: Partitioned, last: Look, budget: 
     with partition_loading_context(dynamic_partitions_store=instance):
         partitions = sorted({each.get_serializable_unique_identifier() for each in assets.values()})
     by_text = {key.to_user_string(): key for key in assets}
+    places = {text: place for place, text in enumerate(last.due)}
     due = [
         text
-        for text, key in by_text.items()
+        for text, key in sorted(by_text.items(), key=lambda each: places.get(each[0], len(places)))
         if partitions != last.partitions
         or text in last.due
         or (newest > last.event and _materialised(instance, key, last.event))
     ]
-    made = 0
+    made, failed = 0, list[str]()
     while due and (not made or time.monotonic() < ends):
-        key = by_text[due.pop(0)]
-        get_and_update_asset_status_cache_value(instance, key, assets[key], instance)
+        text = due.pop(0)
+        key = by_text[text]
+        try:
+            get_and_update_asset_status_cache_value(instance, key, assets[key], instance)
+        except Exception:
+            log.exception("the partitions of an asset cannot be summed up", asset=text)
+            failed.append(text)
         made += 1
-    return Look(newest, partitions, due, made)
+    return Look(newest, partitions, due + failed, made)
 
 
 def _materialised(instance: dg.DagsterInstance, key: dg.AssetKey, since: int) -> bool:

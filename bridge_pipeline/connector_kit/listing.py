@@ -60,7 +60,7 @@ class Listing:
 
     Args:
         fetch: gets one page, and says whether it was asked of the source now.
-        census: what has been seen; its consumer enters a page before asking for the next.
+        census: what has been seen of all pages that were yielded.
         filtered: whether to begin with the source's filter.
         filter_proven: whether an earlier reading found that the filter hides nothing.
     """

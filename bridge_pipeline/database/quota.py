@@ -358,7 +358,6 @@ class SharedQuota:
                 # given back late, and all else comes to the same when it is said twice.
                 if not error.connection_invalidated:
                     raise
-                self._disconnect()
                 return self._execute(statement, parameters)
 
     def _execute(self, statement: str, parameters: dict[str, object]) -> sa.Row[Any] | None:
@@ -366,8 +365,14 @@ class SharedQuota:
             self._connection = self._engine.connect()
             # Those who wait for one of the pool do not wait for this one.
             self._connection.detach()
-        result = self._connection.exec_driver_sql(statement, parameters)
-        return result.one_or_none() if result.returns_rows else None
+        try:
+            result = self._connection.exec_driver_sql(statement, parameters)
+            return result.one_or_none() if result.returns_rows else None
+        except BaseException:
+            # An interrupt, too, may leave one that answers nothing any more.
+            if self._connection.invalidated:
+                self._disconnect()
+            raise
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

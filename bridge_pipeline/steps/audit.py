@@ -535,7 +535,9 @@ class _Rows:
     def take(self, count: int) -> Iterator[pa.Table]:
         """The next so many rows."""
         while count:
-            table = self._rest if self._rest.num_rows else next(self._tables)
+            table = self._rest if self._rest.num_rows else next(self._tables, None)
+            if table is None:
+                raise RuntimeError(f"{count} rows of a day are not among those that landed; audit it again")
             part, self._rest = table.slice(0, count), table.slice(count)
             count -= part.num_rows
             yield part

@@ -165,6 +165,8 @@ class DiskCensus:
         known = self._known(self._prints.add(ids))
         distinct = len(set(ids)) == len(page)
         alone = distinct and not known
+        if not alone:
+            self._unspool()
         fresh = self._add(page) if alone else self._compare(page, known)
         self._disjoint &= alone
         self._page += 1
@@ -184,7 +186,6 @@ class DiskCensus:
             values = (self._page, *map(orjson.dumps, columns))
             self._db.execute("insert into spooled values (?, ?, ?, ?)", values)
         else:
-            self._unspool()
             self._db.executemany(_SEE, zip(*columns, repeat(self._page)))
 
     def _unspool(self) -> None:
@@ -192,11 +193,12 @@ class DiskCensus:
         if not self._spooling:
             return
         self._spooling = False
-        for page, *columns in self._db.execute("select * from spooled"):
-            ids, versions, inside = map(orjson.loads, columns)
-            rows = [(*row, page) for row in zip(ids, versions, inside, strict=True)]
-            self._db.executemany(_SEE, rows)
-        self._db.execute("delete from spooled")
+        with self._transaction():
+            for page, *columns in self._db.execute("select * from spooled"):
+                ids, versions, inside = map(orjson.loads, columns)
+                rows = [(*row, page) for row in zip(ids, versions, inside, strict=True)]
+                self._db.executemany(_SEE, rows)
+            self._db.execute("delete from spooled")
 
     def enter_again(self, digest: bytes) -> int:
         """Enters a page with bytes that were entered before, none of it rejected.

@@ -20,16 +20,24 @@ from bridge_pipeline.steps.land import read_landed
 # Whether each row is taken, by its number; None takes all of them.
 Choice = np.ndarray | None
 
-# Rows whose links and parents are written together: each statement costs as much as hundreds of them.
+# Rows whose links and parents are written together: each statement costs as much as hundreds of them. Few
+# may have as many people as many.
 _ROWS_AT_A_TIME = 50_000
+_LINKS_AT_A_TIME = 16_000_000
 
 
 @dataclass(frozen=True)
 class Landed:
-    """The landed rows of one batch."""
+    """The landed rows of one batch.
+
+    Attributes:
+        folder: where they lie.
+        scratch: where what does not fit into memory goes; made when it is needed, and removed.
+    """
 
     batch: Batch
     folder: Path
+    scratch: Path
 
     def read(self, columns: tuple[str, ...], chosen: Choice = None) -> Iterator[pa.Table]:
         """The chosen rows with these columns, a row group at a time.
@@ -55,7 +63,7 @@ class Landed:
         Args:
             refused: numbers of rows that do not count.
         """
-        config = {"memory_limit": "64MB", "threads": 1, "temp_directory": str(self.folder)}
+        config = {"memory_limit": "64MB", "threads": 1, "temp_directory": str(self.scratch)}
         with duckdb.connect(config=config) as db:
             db.register("ids", self._stream(("id",)))
             db.execute(_REPEATED)
@@ -87,17 +95,21 @@ where place > 1
 
 
 def in_portions(parts: Iterator[pa.Table]) -> Iterator[Iterator[pa.Table]]:
-    """The parts, tens of thousands of rows at a time; each portion must be taken before the next."""
+    """The parts, tens of thousands of rows at a time, of fewer with many people; each portion must be taken
+    before the next."""
     for part in parts:
         yield _portion(part, parts)
 
 
 def _portion(first: pa.Table, rest: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    taken = first.num_rows
-    yield first
-    while taken < _ROWS_AT_A_TIME and (part := next(rest, None)) is not None:
-        taken += part.num_rows
+    rows = linked = 0
+    part: pa.Table | None = first
+    while part is not None:
         yield part
+        rows += part.num_rows
+        linked += part["people"].nbytes if "people" in part.column_names else 0
+        full = rows >= _ROWS_AT_A_TIME or linked >= _LINKS_AT_A_TIME
+        part = None if full else next(rest, None)
 
 
 class Referred:

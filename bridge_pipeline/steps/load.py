@@ -5,6 +5,7 @@ versions is the source's change mark, then the fetch time of the page (rule 7). 
 copied first, and the contents only of those rows that are to be written (docs/decisions/0004).
 """
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -144,7 +145,10 @@ def _load(workspace: Workspace, batch: Batch, run_id: str | None) -> LoadResult:
         refuse_unreadable(listed)
         if done := ledger.load_counts(connection, batch.id):
             return LoadResult(batch, **done)
-        counts = _Load(connection, entity, Landed(listed, landing_of(workspace, batch))).apply()
+        # The lock is ours: what lies there is a killed one's.
+        scratch = workspace.home.loading_of(batch.connection, batch.entity)
+        shutil.rmtree(scratch, ignore_errors=True)
+        counts = _Load(connection, entity, Landed(listed, landing_of(workspace, batch), scratch)).apply()
         reach("load.counted")
         check = _equation(listed, counts)
         if not check.passed and not _accepted(listed, counts):

@@ -70,8 +70,13 @@ class Places:
             first, last = int(numbers[start]), int(numbers[end - 1])
             known = self._read(first, last + 1 - first)
             known[numbers[start:end] - first] = places[start:end] + 1
-            self._file.seek(4 * first)
-            self._file.write(known.tobytes())
+            self._put_back(first, memoryview(known.tobytes()))
+
+    def _put_back(self, first: int, left: memoryview) -> None:
+        self._file.seek(4 * first)
+        while left:
+            # On a disk that is nearly full only a part is written at first.
+            left = left[self._file.write(left) :]
 
     def _read(self, first: int, count: int) -> np.ndarray:
         self._file.seek(4 * first)

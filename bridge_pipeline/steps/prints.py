@@ -33,12 +33,14 @@ class Fingerprints:
         hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
         new = np.sort(hashes)
         known = np.concatenate([new[:0], *(_shared(run, new) for run in self._runs)])
-        self._keep(new)
+        self._keep(new[~np.isin(new, known)] if len(known) else new)
         if not len(known):
             return []
         return list(dict.fromkeys(np.array(ids, object)[np.isin(hashes, known)]))
 
     def _keep(self, run: Hashes) -> None:
+        if not len(run):
+            return
         while self._runs and len(self._runs[-1]) <= 2 * len(run):
             longer = self._runs.pop()
             count = len(longer) + len(run)

@@ -54,6 +54,23 @@ def test_a_summary_is_there_before_anybody_looks(instance):
     assert known(instance, one) == known(instance, other) == {FIRST}
 
 
+def test_one_that_fails_keeps_no_other_waiting(instance, monkeypatch):
+    materialise(instance, one, FIRST)
+    materialise(instance, other, FIRST)
+    make = summaries.get_and_update_asset_status_cache_value
+
+    def failing(instance, key, *more):
+        if key == one.key:
+            raise RuntimeError("statement timeout")
+        return make(instance, key, *more)
+
+    monkeypatch.setattr(summaries, "get_and_update_asset_status_cache_value", failing)
+    first = look(instance, ASSETS, Look(), budget=0)
+    assert (known(instance, other), first.due) == (None, ["other", "one"])
+    second = look(instance, ASSETS, first, budget=0)
+    assert (known(instance, other), second.due) == ({FIRST}, ["one"])
+
+
 def test_only_what_was_materialised_since_is_summed_up_again(instance):
     materialise(instance, one, FIRST)
     materialise(instance, other, FIRST)

@@ -584,3 +584,56 @@ def test_those_that_are_open_leave_the_pool_to_others(workspace, quota):
         with shared.request("/", {}):
             pass
     assert workspace.database.engine.pool.checkedout() == 0
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """Interrupts the main thread in a moment."""
+    before = signal.signal(signal.SIGALRM, interrupted)
+    yield lambda: signal.setitimer(signal.ITIMER_REAL, 0.3)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def asked_once(quota):
+    with quota.request("/tickets", {}) as answered:
+        answered({})
+
+
+def test_after_an_interrupt_the_next_request_has_a_connection(quota, soon):
+    one = quota()
+    asked_once(one)
+    soon()
+    with pytest.raises(KeyboardInterrupt):
+        one._run("select 1 as a, pg_sleep(60) is null")
+    asked_once(one)
+
+
+def test_so_has_it_after_a_connection_that_was_lost_twice(quota):
+    one = quota()
+    asked_once(one)
+    with pytest.raises(sa.exc.OperationalError):
+        one._run("select 1 as a, pg_terminate_backend(pg_backend_pid())")
+    asked_once(one)
+
+
+def settled_in_vain(quota, workspace, soon):
+    """A request whose answer is settled while another holds the buckets, up to an interrupt."""
+    with workspace.database.engine.begin() as other, quota.request("/tickets", {}) as answered:
+        other.execute(sa.text("select from bridge.quota_buckets for update"))
+        soon()
+        try:
+            answered({})
+        finally:
+            other.rollback()
+
+
+def test_an_interrupt_while_an_answer_is_settled_is_no_other_error(quota, soon, workspace):
+    one = quota()
+    asked_once(one)
+    with pytest.raises(KeyboardInterrupt):
+        settled_in_vain(one, workspace, soon)

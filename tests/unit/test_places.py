@@ -27,6 +27,26 @@ def test_every_row_has_the_place_it_was_given_and_others_none(tmp_path, monkeypa
         assert places.of(np.zeros(0, np.int64)).tolist() == []
 
 
+class NearlyFull:
+    """A file that takes few bytes at a time, as one on a disk that is nearly full."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def write(self, data):
+        return self._file.write(data[:100])
+
+
+def test_what_is_written_in_part_is_written_on(tmp_path):
+    with Places(tmp_path / "places", 1_000) as places:
+        places._file = NearlyFull(places._file)
+        places.put(np.arange(1_000), np.arange(1_000))
+        assert places.of(np.arange(1_000)).tolist() == list(range(1_000))
+
+
 def held(folder, rows):
     """The most bytes that were held for the places of so many rows, which come in no order."""
     numbers = np.arange(rows)[::-1].reshape(-1, 1_000)

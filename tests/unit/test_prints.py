@@ -53,3 +53,11 @@ def _mapped(size: int) -> int:
             elif wanted and parts[0] == "Rss:":
                 resident += int(parts[1])
     return resident
+
+
+def test_ids_that_come_again_take_no_more_room(tmp_path):
+    prints = Fingerprints(tmp_path)
+    for _ in range(3):
+        for start in range(0, 1_000, 100):
+            prints.add([str(number) for number in range(start, start + 150)])
+    assert sum(map(len, prints._runs)) == 1_050
