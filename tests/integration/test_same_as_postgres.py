@@ -22,7 +22,7 @@ from bridge_pipeline.database.copying import stage
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import TICKETS, Kind
-from bridge_pipeline.steps import cells, ordering
+from bridge_pipeline.steps import cells, chosen, ordering
 from bridge_pipeline.steps.audit import audit_window
 from bridge_pipeline.steps.extract import landing_of
 from bridge_pipeline.steps.load import load
@@ -232,7 +232,11 @@ def test_audit_files_are_byte_for_byte_what_postgres_would_write(
     assert [(file.version, file.added) for file in again] == [(1, False)] * 3
 
 
-def test_the_tables_hold_what_postgres_makes_of_the_newest_versions(workspace, random_numbers):
+@pytest.mark.parametrize("together", [1, 50_000], ids=["a row group at a time", "at once"])
+def test_the_tables_hold_what_postgres_makes_of_the_newest_versions(
+    workspace, random_numbers, monkeypatch, together
+):
+    monkeypatch.setattr(chosen, "_ROWS_AT_A_TIME", together)
     connect(workspace, "http://127.0.0.1:1")
     batches = world(workspace, random_numbers)
     for batch in batches.values():
@@ -262,7 +266,9 @@ def test_the_tables_hold_what_postgres_makes_of_the_newest_versions(workspace, r
         assert cursor.execute(links.encode()).fetchall() == cursor.execute(linked.encode()).fetchall()
 
 
-def test_nothing_refers_to_a_row_that_is_not_there(workspace, random_numbers):
+@pytest.mark.parametrize("together", [1, 50_000], ids=["a row group at a time", "at once"])
+def test_nothing_refers_to_a_row_that_is_not_there(workspace, random_numbers, monkeypatch, together):
+    monkeypatch.setattr(chosen, "_ROWS_AT_A_TIME", together)
     connect(workspace, "http://127.0.0.1:1")
     for batch in reversed(world(workspace, random_numbers).values()):
         load(workspace, batch)
