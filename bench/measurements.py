@@ -11,11 +11,10 @@ from typing import Any
 
 from bench import ui as views
 from bench.history import History
-from bench.records import FIRST_DAY, World
+from bench.records import FIRST_DAY, NAME, World
 from bench.stage import Stage
 
 Samples = dict[str, list[dict[str, Any]]]
-_ALL = "accounts,users,tickets"
 
 
 @dataclass(frozen=True)
@@ -119,13 +118,16 @@ def backfill(stage: Stage, sizes: Sizes) -> Iterable[Row]:
 
 
 def small_day(stage: Stage, sizes: Sizes) -> Iterable[Row]:
-    """One small day of all entities, from launch to done, against a run of as many empty steps."""
+    """One small day of all entities by `bridge run`, from launch until the command has ended, against the
+    process of a run of as many empty steps."""
     world = World(sizes.small, 1)
+    first, last = _span(world)
     stage.show(world)
     samples: Samples = {"day": [], "bare": []}
     for _ in range(sizes.rounds):
         with stage.home() as home:
-            day = stage.run("pipeline", *_span(world), _ALL, variables=home)
+            day = stage.command("run", NAME, "--from", first, "--to", last, variables=home)
+            day |= {"steps": stage.run("lasted", day["run_id"], variables=home)["steps"]}
             models = day["steps"].get("models", 0.0)
             samples["day"].append(day | {"without_dbt": day["wall"] - models})
             steps = len(day["steps"]) - ("models" in day["steps"])

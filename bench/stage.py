@@ -19,7 +19,7 @@ from uuid import uuid4
 import psutil
 import sqlalchemy as sa
 
-from bench.peaks import watched
+from bench.peaks import Watched, watched
 from bench.records import NAME, World, render
 from bridge_pipeline import settings as configuration
 from bridge_pipeline.automation.runs import STORAGE_VARIABLE
@@ -94,12 +94,25 @@ class Stage:
     ) -> dict[str, Any]:
         """Runs a subject in a process of its own; gives what it says of itself, with its costs.
 
-        `wall` and `cpu` (user and system, of the process) are those of the whole process; `postgres`
-        are the seconds that the server worked meanwhile; `peak` is the most that it and the processes it
+        `wall` is that of the whole process; `cpu` user and system, of the process; `postgres` are the
+        seconds that the server worked meanwhile; `peak` is the most that it and the processes it
         started held at one time, in MiB; `own_peak` the same until `ended`, where it says when that was.
         """
+        spent, output, memory = self._spent("bench.subjects", subject, *arguments, variables=variables)
+        said = json.loads(output.splitlines()[-1])
+        return spent | {"own_peak": memory.peak(said.get("ended"))} | said
+
+    def command(self, *arguments: object, variables: dict[str, str]) -> dict[str, Any]:
+        """Runs a command of `bridge` with `--json`, and gives its answer with the costs that `run` gives,
+        but `cpu`, and `own_peak`."""
+        spent, output, _ = self._spent("bridge_pipeline.cli", *arguments, "--json", variables=variables)
+        return spent | json.loads(output)
+
+    def _spent(
+        self, module: str, *arguments: object, variables: dict[str, str] | None
+    ) -> tuple[dict[str, Any], bytes, Watched]:
         before, began = self._postgres_cpu(), time.perf_counter()
-        command = [sys.executable, "-m", "bench.subjects", subject, *map(str, arguments)]
+        command = [sys.executable, "-m", module, *map(str, arguments)]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("BRIDGE_")}
         pipe = subprocess.PIPE
         with (
@@ -111,11 +124,9 @@ class Stage:
             output, errors = process.communicate()
         wall = time.perf_counter() - began
         if process.returncode:
-            raise RuntimeError(f"{subject} failed:\n{errors.decode()[-4_000:]}")
-        said = json.loads(output.splitlines()[-1])
-        peaks = {"peak": memory.peak(), "own_peak": memory.peak(said.get("ended"))}
-        spent = {"wall": wall, "postgres": self._postgres_cpu() - before} | peaks
-        return spent | said
+            raise RuntimeError(f"{command[2:]} failed:\n{errors.decode()[-4_000:]}")
+        spent = {"wall": wall, "postgres": self._postgres_cpu() - before, "peak": memory.peak()}
+        return spent, output, memory
 
     def _postgres_cpu(self) -> float:
         server = psutil.Process(self.server.pid)

@@ -12,12 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import date
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from bench.records import NAME
 
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
 Figures = dict[str, Any]
+# By step, when it began and ended, in seconds since 1970.
+Spans = dict[str, tuple[float, float]]
 _COLUMNS = (
     "id text, subject text, description text, status text, priority text, tags jsonb, account_id text, "
     "created_at timestamptz, updated_at timestamptz, resolved_at timestamptz, responded_at timestamptz, "
@@ -44,13 +49,19 @@ def pipeline(first: str, last: str, entities: str) -> Figures:
     outcome = run_days(workspace, NAME, *days, tuple(entities.split(",")))
     if not outcome.success:
         raise RuntimeError(f"the run failed: {outcome.failures}")
-    stats = dg.DagsterInstance.get().get_run_step_stats(outcome.run_id)
-    steps = {step.step_key: (step.start_time or 0.0, step.end_time or 0.0) for step in stats}
+    steps = _steps(dg.DagsterInstance.get(), outcome.run_id)
     own = {key: span for key, span in steps.items() if not key.startswith(("models", "quality", "dbt"))}
     ended = max(end for _, end in own.values())
     seconds = ended - min(start for start, _ in own.values())
-    lasted = {key: round(end - start, 3) for key, (start, end) in steps.items()}
-    return {"seconds": seconds, "ended": ended, "steps": lasted}
+    return {"seconds": seconds, "ended": ended, "steps": _lasted(steps)}
+
+
+def lasted(run: str) -> Figures:
+    """How long the steps of a run took that another process had."""
+    import dagster as dg
+
+    with dg.DagsterInstance.get() as instance:
+        return {"steps": _lasted(_steps(instance, run))}
 
 
 def library(first: str, last: str, entities: str) -> Figures:
@@ -165,6 +176,15 @@ def imported(module: str) -> Figures:
     return {"seconds": seconds, "great_expectations": "great_expectations" in sys.modules}
 
 
+def _steps(instance: "DagsterInstance", run: str) -> Spans:
+    stats = instance.get_run_step_stats(run)
+    return {step.step_key: (step.start_time or 0.0, step.end_time or 0.0) for step in stats}
+
+
+def _lasted(steps: Spans) -> dict[str, float]:
+    return {key: round(end - start, 3) for key, (start, end) in steps.items()}
+
+
 def _bodies(url: str) -> Iterator[bytes]:
     connection = http.client.HTTPConnection(urlsplit(url).netloc)
     page, pages = 1, 1
@@ -194,7 +214,7 @@ def _flat(record: dict[str, Any], dumps: Callable[[Any], bytes]) -> tuple[Any, .
 
 SUBJECTS: dict[str, Callable[..., Figures]] = {
     function.__name__: function
-    for function in (pipeline, library, plain_dlt, floor, connected, bare, imported)
+    for function in (pipeline, lasted, library, plain_dlt, floor, connected, bare, imported)
 }
 
 

@@ -31,6 +31,7 @@ from bridge_pipeline.commands import (
     simulate,
     tenants,
 )
+from bridge_pipeline.memory import few_collections
 
 app = typer.Typer(
     name="bridge",
@@ -58,7 +59,8 @@ def main() -> NoReturn:
     codes: list[int] = []
     # What is registered first runs last: after whatever a command leaves to be done at the end.
     atexit.register(_leave, codes)
-    codes.append(execute(arguments))
+    with few_collections():
+        codes.append(execute(arguments))
     sys.exit(codes[-1])
 
 

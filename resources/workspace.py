@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from bridge_pipeline.database.workspace import Workspace, open_workspace
+from bridge_pipeline.memory import few_collections
 from resources.storage import storage_kept
 
 
@@ -22,7 +23,7 @@ class WorkspaceResource(dg.ConfigurableResource):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["WorkspaceResource"]:
         """The resource for the length of a run."""
-        with storage_kept(context.instance) if context.instance else nullcontext():
+        with few_collections(), storage_kept(context.instance) if context.instance else nullcontext():
             try:
                 yield self
             finally:

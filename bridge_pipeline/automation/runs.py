@@ -68,29 +68,24 @@ def run_days(
     """
     record = registry.get(workspace.database.engine, name)
     wanted = checked_request(workspace, record, first, last, entities)
-    # It imports what it needs while this process does.
-    gx_worker.start()
-    instance = prepare_instance(workspace)
-    _add_partition(instance, record)
-    # Importing the definitions takes seconds; only a run pays for it.
     with collections_paused():
+        instance = prepare_instance(workspace)
+        _add_partition(instance, record)
+        # Importing the definitions takes seconds; only a run pays for it.
         from bridge_pipeline.definitions import defs
 
-    job = defs.resolve_job_def(DAILY_JOB)
+        job = defs.resolve_job_def(DAILY_JOB)
     keys = keys_for(wanted, defs.resolve_asset_graph().get_all_asset_keys())
     start, end = naming.partition_key(name, first), naming.partition_key(name, last)
     # Two runs of a connection would stop at each other's unchecked batches: the second one waits (L5).
-    with exclusively(workspace, f"run:{name}"), storage_kept(instance):
-        try:
-            result = job.execute_in_process(
-                instance=instance,
-                asset_selection=keys,
-                tags=range_tags(name, start, end) | {PROCESS_TAG: process_tag(os.getpid())},
-                raise_on_error=False,
-            )
-        finally:
-            # Where no models were built; it would keep open what it inherited, and whoever reads that waits.
-            gx_worker.dismiss()
+    # Great Expectations is imported while records are fetched.
+    with exclusively(workspace, f"run:{name}"), storage_kept(instance), gx_worker.ready():
+        result = job.execute_in_process(
+            instance=instance,
+            asset_selection=keys,
+            tags=range_tags(name, start, end) | {PROCESS_TAG: process_tag(os.getpid())},
+            raise_on_error=False,
+        )
     if not result.success:
         # The daemon's sensor sees only runs of the daemon.
         tell_failed(workspace, instance, result.dagster_run)

@@ -21,6 +21,7 @@ from bridge_pipeline.commands.answers import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bridge_pipeline.automation.runs import RunOutcome
     from bridge_pipeline.database.workspace import Workspace
     from bridge_pipeline.steps.estimate import Estimate
 
@@ -52,25 +53,19 @@ def run(
 
     Both days are included. Running days again fetches them anew; what has not changed stays as it is.
     """
-    from bridge_pipeline.commands import working
-    from bridge_pipeline.commands.summaries import show_summary
     from bridge_pipeline.imports import collections_paused
-    from bridge_pipeline.steps.summary import NothingExtracted, summarise_run
 
-    workspace = opened()
+    # Seconds of imports, longer where the collector looks at all that stays.
+    with collections_paused():
+        from bridge_pipeline.commands.summaries import show_summary
+        from bridge_pipeline.steps.summary import NothingExtracted, summarise_run
+
+        workspace = opened()
     names = _names(entities)
     if dry_run:
         _estimate(workspace, connection, first, last, names, json_output)
         return
-    with working.shown(f"{connection} {first} to {last}"):
-        # Dagster takes seconds to import, longer where the collector looks at all that stays.
-        with collections_paused():
-            from bridge_pipeline.automation.runs import run_days
-
-        try:
-            outcome = run_days(workspace, connection, first, last, names)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
+    outcome = _materialised(workspace, connection, first, last, names)
     summary = None
     with suppress(NothingExtracted):
         summary = summarise_run(workspace, outcome.run_id)
@@ -86,6 +81,24 @@ def run(
     if not outcome.success:
         note(f"run {outcome.run_id} failed; what it finished stays, and running it again goes on from there")
         raise typer.Exit(1)
+
+
+def _materialised(
+    workspace: "Workspace", connection: str, first: date, last: date, entities: tuple[str, ...] | None
+) -> "RunOutcome":
+    from bridge_pipeline.commands import working
+    from bridge_pipeline.imports import collections_paused
+    from bridge_pipeline.steps import gx_worker
+
+    # It imports for longer than Dagster takes to, so it begins before.
+    with working.shown(f"{connection} {first} to {last}"), gx_worker.ready():
+        with collections_paused():
+            from bridge_pipeline.automation.runs import run_days
+
+        try:
+            return run_days(workspace, connection, first, last, entities)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
 
 
 def _names(entities: str | None) -> tuple[str, ...] | None:

@@ -105,6 +105,19 @@ def dismiss() -> None:
 atexit.register(dismiss)
 
 
+@contextmanager
+def ready() -> Iterator[None]:
+    """Starts the worker for what happens within, and ends it afterwards.
+
+    It has what this process had open: whoever reads to the end of that would wait for it.
+    """
+    start()
+    try:
+        yield
+    finally:
+        dismiss()
+
+
 def ask(questions: Iterable[gx.Question], values: pa.Table) -> Callable[[], Answers]:
     """Lets the values be judged; what it gives waits for the answers, before the next is asked.
 
