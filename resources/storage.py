@@ -101,9 +101,9 @@ def _replaced(storage: Any, **methods: Callable[..., Any]) -> Iterator[None]:
 def _store_batch(storage: "PostgresEventLogStorage", events: Sequence[dg.EventLogEntry]) -> None:
     """Stores events as Dagster does, but all of them in one transaction.
 
-    By itself it does so for materialisations alone, and every event is four statements, each of them
-    durable before the next: half of the time of a small check. It notifies nobody, as Dagster does not of
-    batches: nothing listens any more.
+    By itself it does so for materialisations alone, and every event is two to four statements, each of
+    them durable before the next: half of the time of a small check. It notifies nobody, as Dagster does
+    not of batches: nothing listens any more.
     """
     from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
     from dagster._core.storage.event_log.schema import SqlEventLogStorageTable

@@ -110,3 +110,9 @@ sys.stdin.read()
     parent.communicate()
     gone, _ = psutil.wait_procs([worker], timeout=60)
     assert gone == [worker]
+
+
+def test_it_ends_with_what_it_was_started_for_also_where_that_fails(worker):
+    with pytest.raises(KeyError, match="True"), gx_worker.ready(), gx_worker.ready():
+        {}[worker.is_running()]
+    assert not worker.is_running()

@@ -1,5 +1,6 @@
 """Memory: what the process gives back, and how the benchmarks see what its family holds."""
 
+import gc
 import os
 import platform
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.peaks import Watched
+from bridge_pipeline.memory import few_collections
 
 _MIB = 2**20
 _FAMILY = f"""
@@ -141,3 +143,11 @@ def test_arrow_and_all_threads_take_their_memory_from_one_heap(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "system\n"
     assert (tmp_path / "heaps.xml").read_text().count("<heap ") == 1
+
+
+def test_garbage_is_looked_for_seldom_within_and_as_before_afterwards():
+    before = gc.get_threshold()
+    with pytest.raises(KeyError) as raised, few_collections():
+        {}[gc.get_threshold()[0]]
+    assert raised.value.args[0] > 10 * before[0]
+    assert gc.get_threshold() == before
