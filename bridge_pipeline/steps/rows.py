@@ -136,6 +136,9 @@ def judge(
         for expectation, positions in failing():
             _add(tallies[expectation.name], expectation, seqs, positions)
         give_back()
+    if batch.landed > _AT_ONCE:
+        # To load and audit so many takes far longer than another start, and what it holds.
+        gx_worker.dismiss()
     _add_examples(batch, folder, ENTITIES[batch.entity], suite, tallies, clear)
     return tallies
 

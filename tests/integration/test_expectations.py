@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pandas as pd
@@ -12,7 +13,7 @@ from bridge_pipeline import cli
 from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.model.expectation import Expectation, at_most, in_order, in_set, matches, present
 from bridge_pipeline.settings import PROJECT_ROOT
-from bridge_pipeline.steps import gx
+from bridge_pipeline.steps import gx, gx_worker
 from bridge_pipeline.steps import rows as judging
 from bridge_pipeline.steps.accept import accept_batch
 from bridge_pipeline.steps.check import check, check_newest
@@ -235,6 +236,18 @@ def test_rows_judged_in_many_parts_come_to_the_same(workspace, desk, monkeypatch
     assert judging.judge(batch, folder, asked) == whole
     assert (whole["subject_present"].unexpected, len(whole["subject_present"].rows)) == (83, 83)
     assert (whole["created_at_before_updated_at"].unexpected, whole["subject_present"].evaluated) == (35, 250)
+
+
+def test_who_judged_a_large_batch_is_not_kept_beside_its_load(workspace, desk, monkeypatch):
+    desk.records["tickets"] = [ticket(number, NOON) for number in (1, 2, 3)]
+    batch = land(workspace, "tickets", DAY)
+    asked = tuple(each for each in suite(workspace).values() if each.subject == "rows")
+    # Another test may have imported it into this very process.
+    monkeypatch.delitem(sys.modules, "great_expectations", raising=False)
+    for at_once, kept in ((3, True), (2, False)):
+        monkeypatch.setattr(judging, "_AT_ONCE", at_once)
+        judging.judge(batch, landing_of(workspace, batch), asked)
+        assert (gx_worker._started is not None) is kept
 
 
 # --- Volumes, fields, the equation --------------------------------------------------------------
