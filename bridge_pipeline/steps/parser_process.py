@@ -9,6 +9,7 @@ How both talk is in `workers`.
 
 import fcntl
 import gc
+import itertools
 import os
 import struct
 from contextlib import suppress
@@ -24,6 +25,7 @@ from bridge_pipeline.connector_kit.connector import Stream
 from bridge_pipeline.connector_kit.fields import Refused
 from bridge_pipeline.connector_kit.outline import exact_records
 from bridge_pipeline.connector_kit.pages import parse_list
+from bridge_pipeline.memory import give_back
 from bridge_pipeline.steps.inventory import Look, look_at
 from bridge_pipeline.steps.parse import RecordParser
 from bridge_pipeline.workers import Worker, WorkerEnded
@@ -33,6 +35,8 @@ log = structlog.get_logger(__name__)
 _WORTHWHILE = 8_000_000
 # Seconds in which a page that was given away is parsed, or it is parsed here.
 _PATIENCE = 60.0
+# As the extraction does with its own memory.
+_PAGES_TO_GIVE_BACK = 32
 # What stands before a page's bytes: µs since 1970 after which no record can have changed, and how many
 # records were read before.
 _HEAD = struct.Struct("<qq")
@@ -124,10 +128,12 @@ def serve(stream: Stream, source: IO[bytes], target: IO[bytes]) -> None:
     parser = RecordParser(stream)
     workers.write_frame(target)
     with suppress(EOFError):
-        while True:
+        for number in itertools.count(1):
             frame = workers.read_frame(source)
             parsed = _parsed(parser, stream, frame[_HEAD.size :], *_HEAD.unpack_from(frame))
             workers.write_frame(target, _packed(parsed) if parsed else b"")
+            if number % _PAGES_TO_GIVE_BACK == 0:
+                give_back()
 
 
 def _parsed(parser: RecordParser, stream: Stream, body: bytes, latest: int, first: int) -> Parsed | None:
