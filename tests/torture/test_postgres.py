@@ -1,12 +1,12 @@
 """Postgres is restarted, or its sessions are ended, in the middle of the work; a plain re-run heals it."""
 
-import os
 import random
 import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -49,7 +49,10 @@ def target(home: Home) -> Iterator[Range]:
 
 def restart(home: Home, server: Server) -> None:
     """An immediate shutdown, which is a crash for the server, and a start that recovers."""
-    os.kill(server.pid, signal.SIGQUIT)
+    crashing = psutil.Process(server.pid)
+    crashing.send_signal(signal.SIGQUIT)
+    # Until it has taken the signal it passes for one that runs.
+    crashing.wait(60)
     assert embedded.ensure_running(home).url("postgres") == server.url("postgres")
 
 
