@@ -604,12 +604,17 @@ def asked_once(quota):
         answered({})
 
 
+def asleep(quota, soon):
+    """A statement that goes on up to an interrupt."""
+    soon()
+    quota._run("select 1 as a, pg_sleep(60) is null")
+
+
 def test_after_an_interrupt_the_next_request_has_a_connection(quota, soon):
     one = quota()
     asked_once(one)
-    soon()
     with pytest.raises(KeyboardInterrupt):
-        one._run("select 1 as a, pg_sleep(60) is null")
+        asleep(one, soon)
     asked_once(one)
 
 

@@ -50,6 +50,8 @@ worker.end()
 """
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     allowed = min(most, 4_096) if most != resource.RLIM_INFINITY else 4_096
+    if allowed < 1_200:
+        pytest.skip(f"this machine lets no process open more than {allowed} files")
     done = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,

@@ -411,3 +411,42 @@ def test_envelopes_by_entity():
         ("/api/v1/users", ("data", "users"), ("data", "user")),
         ("/api/v1/tickets", ("data", "tickets"), ("data", "ticket")),
     ]
+
+
+slots = st.none() | st.fixed_dictionaries(
+    {},
+    optional={
+        "id": st.none() | st.integers(-1, 4) | st.just(2**63) | st.booleans(),
+        "_type": st.sampled_from(["User", "Role", None]),
+    },
+)
+participants = st.fixed_dictionaries(
+    {},
+    optional={
+        "customer_user": slots,
+        "requester": slots,
+        "created_by_user": slots,
+        "assignee": slots | st.sampled_from(["User:3", "Role:12744", 3]),
+        "user_watchers": st.none() | st.lists(slots | st.just("User:4"), max_size=3),
+    },
+)
+
+
+@settings(deadline=None)
+@given(st.lists(participants, max_size=4))
+def test_people_of_a_whole_page_are_those_of_its_records(records):
+    try:
+        expected = [TICKETS.people(record) for record in records]
+    except Refused as refused:
+        expected = refused.pointer
+    try:
+        found = TICKETS.all_people(records)
+    except Refused as refused:
+        found = refused.pointer
+    assert found in (None, expected)
+
+
+def test_people_of_a_page_of_stubs_are_read_at_once():
+    stub = {"id": 7, "_type": "User"}
+    records = [{"customer_user": stub, "assignee": {"id": 1, "_type": "Role"}}, {"requester": stub}, {}]
+    assert TICKETS.all_people(records) == [[("7", "requester")], [("7", "requester")], []]
