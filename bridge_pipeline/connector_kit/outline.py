@@ -1,7 +1,7 @@
 """List answers taken apart as far as a listing needs it: how many records, their bytes, and the envelope.
 
-To parse the records takes ten times as long, and may be done by another process or not at all. Nothing is
-decided here that `pages.parse_list` would decide otherwise: what is not plainly an object with one list
+To parse the records takes several times as long, and may be done by another process or not at all. Nothing
+is decided here that `pages.parse_list` would decide otherwise: what is not plainly an object with one list
 is left to it.
 """
 
