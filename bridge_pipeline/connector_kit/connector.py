@@ -139,6 +139,11 @@ class Census(Protocol):
         `begin_sweep`."""
         ...
 
+    @property
+    def repeats_entered(self) -> int:
+        """The same of those that are entered by now; nobody waits for the others."""
+        ...
+
     def begin_sweep(self) -> None:
         """Starts counting `unseen` and `missed` anew."""
         ...

@@ -72,7 +72,7 @@ class Journal:
         number = self._numbers.get(key)
         if number is None:
             return None
-        path = self._path(number, key)
+        path = self._file(number, key)
         try:
             entry, body = read_file(path)
         except (OSError, ValueError, zstandard.ZstdError) as error:
@@ -121,7 +121,7 @@ class Journal:
         head = orjson.dumps(asdict(entry))
         head += hashlib.sha256(head).digest()
         frame = _SKIPPABLE + len(head).to_bytes(4, "little") + head
-        write_durably(self._path(number, key), frame + zstandard.ZstdCompressor(level=3).compress(body))
+        write_durably(self._file(number, key), frame + zstandard.ZstdCompressor(level=3).compress(body))
         reach("journal.kept")
         self._numbers[key], self._keys[number] = number, key
         self.records += entry.records
@@ -135,7 +135,7 @@ class Journal:
             KeyError: there is none.
             ValueError: it is damaged.
         """
-        return read_file(self._path(number, self._keys[number]))[0].headers
+        return read_file(self.path(number))[0].headers
 
     def body(self, number: int) -> bytes:
         """The stored body of the answer with that number.
@@ -144,11 +144,19 @@ class Journal:
             KeyError: there is none.
             ValueError: it is damaged.
         """
+        return read_file(self.path(number))[1]
+
+    def path(self, number: int) -> Path:
+        """The file of the answer with that number.
+
+        Raises:
+            KeyError: there is none.
+        """
         if number not in self._keys:
             raise KeyError(f"{self.folder} holds no answer {number}")
-        return read_file(self._path(number, self._keys[number]))[1]
+        return self._file(number, self._keys[number])
 
-    def _path(self, number: int, key: str) -> Path:
+    def _file(self, number: int, key: str) -> Path:
         return self.folder / f"{number:06d}.{key}.json.zst"
 
 

@@ -142,15 +142,13 @@ class Listing:
         says_more = content.more is True or (content.total_pages or 0) > number
         if empty:
             return not says_more or empty >= _CONTRADICTIONS
-        if says_more and number % _ENDLESS != 1:
+        if says_more:
             # The next page is asked for whatever the census says of this one.
+            repeated = self.census.repeats_entered if number % _ENDLESS == 1 else 0
+            if repeated >= _ENDLESS:
+                raise NeverWhole(f"up to page {number}, {repeated} in a row bring only what was seen before")
             return False
-        repeated = self.census.repeats
-        if repeated >= _ENDLESS:
-            raise NeverWhole(
-                f"page {number} and the {repeated - 1} before it bring only what was seen before"
-            )
-        return repeated >= _REPEATS and not says_more
+        return self.census.repeats >= _REPEATS
 
     def _sample(self, name: str) -> Iterator[Page]:
         """Reads on without the filter: all of a short listing; of a long one until as much of the

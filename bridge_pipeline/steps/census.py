@@ -144,6 +144,10 @@ class DiskCensus:
         return self._repeats
 
     @property
+    def repeats_entered(self) -> int:
+        return self._repeats
+
+    @property
     def missed(self) -> int:
         self.settle()
         query = _MISSED_PAGES if self._disjoint else _MISSED

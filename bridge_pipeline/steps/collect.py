@@ -1,8 +1,8 @@
 """From pages to landing tables: parse, sort out, count.
 
 Every record of every page ends in exactly one of `landed`, `outside`, `duplicate` and
-`quarantined`; memory holds two pages and one chunk of rows. Pages are taken column by column, and those
-of a long listing are parsed by another process meanwhile.
+`quarantined`; memory holds a few pages and one chunk of rows. Pages are taken column by column, and those
+of a long listing are parsed by another process too while the next are asked for.
 
 A record that the source lists as deleted is `outside`: it has no version to land, and would
 overwrite the last good one. It is reported, for a lookup to confirm (rule 19).
@@ -10,6 +10,7 @@ overwrite the last good one. It is reported, for a lookup to confirm (rule 19).
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -31,12 +32,14 @@ from bridge_pipeline.model.entity import TIMESTAMP
 from bridge_pipeline.steps.census import DiskCensus, GoneReport, RejectedRecord, Sighting
 from bridge_pipeline.steps.inventory import FieldInventory, look_at
 from bridge_pipeline.steps.parse import RecordParser
-from bridge_pipeline.steps.parser_process import Parsed, ParserProcess
+from bridge_pipeline.steps.parser_process import Parsed, ParserProcess, parsed_page
 
 # A source whose clock runs ahead by more than this does not tell the time.
 _AHEAD = timedelta(hours=24)
 # Few records can be as large as many.
 _MOST_BYTES = 32_000_000
+# Of pages that were read and are not entered yet: enough that neither of the two who parse ever waits.
+_MOST_WAITING = 8_000_000
 
 
 @dataclass
@@ -89,8 +92,8 @@ class Collector:
         self._bytes = 0
         self._exact_page, self._exact_slices = -1, list[bytes]()
         self._helper = helper
-        # A page that the helper parses.
-        self._awaited: _Taken | None = None
+        # Pages that are not entered yet, in the order of reading.
+        self._waiting: deque[_Taken] = deque()
         census.settle = self.settle
 
     def tables(self, source: Iterator[Page]) -> Iterator[pa.Table]:
@@ -106,31 +109,77 @@ class Collector:
             yield self._flush()
 
     def settle(self) -> None:
-        """Takes what the helper has under way; all pages given so far are entered then."""
-        awaited, self._awaited = self._awaited, None
-        if awaited and self._helper:
-            self._enter(awaited, self._helper.result())
+        """Enters all pages that were given so far; the helper parses some of them, this process others."""
+        while self._waiting:
+            self._work()
 
     def _take(self, page: Page) -> None:
-        """Counts a page, and has it parsed by the helper while the next is asked for, or enters it."""
+        """Counts a page and has it parsed while the next is asked for, or enters it."""
         taken = _Taken(page, self.counts.fetched)
         self._count(page)
-        helper, before = self._helper, self._awaited
-        parsed = helper.result() if helper and before else None
-        self._awaited = taken if helper and self._give(helper, taken) else None
-        if before:
-            self._enter(before, parsed)
-        if not self._awaited:
-            self._enter(taken)
+        self._waiting.append(taken)
+        if not self._is_for_helper(taken):
+            # It is looked into when it is entered, which is now.
+            taken.done = True
+            self.settle()
+        self._enter_done()
+        while len(self._waiting) > 1 and sum(each.size for each in self._waiting) > _MOST_WAITING:
+            self._work()
 
-    def _give(self, helper: ParserProcess, taken: "_Taken") -> bool:
-        """Whether the helper parses a page; of records that may be deleted not each has a row."""
-        content = taken.page.content
-        if content.body is None or content.digest is None or self._stream.state:
+    def _is_for_helper(self, taken: "_Taken") -> bool:
+        """Whether a helper may parse a page; of records that may be deleted not each has a row."""
+        content, helper = taken.page.content, self._helper
+        if helper is None or content.body is None or content.digest is None or self._stream.state:
             return False
-        helper.expect(len(content.body) * (content.total_pages or 1))
-        new = not self._census.knows(content.digest)
-        return new and helper.give(content.body, _latest(taken.page), taken.first)
+        helper.expect(len(content.body), content.total_pages or 1)
+        return helper.running and not self._census.knows(content.digest)
+
+    def _work(self) -> None:
+        """Parses the newest page that nobody parses yet, or waits for one that the helper has."""
+        idle = [each for each in self._waiting if not each.given and not each.done]
+        if idle:
+            self._parse(idle[-1])
+        elif not self._waiting[0].done:
+            self._receive()
+        self._enter_done()
+
+    def _parse(self, taken: "_Taken") -> None:
+        page, stream = taken.page, self._stream
+        assert page.content.body is not None
+        taken.parsed = parsed_page(self._parser, stream, page.content.body, _latest(page), taken.first)
+        taken.done = True
+
+    def _enter_done(self) -> None:
+        """Takes what the helper has parsed, enters what can be entered in order, and lets none wait."""
+        while self._helper and self._helper.answering and any(each.given for each in self._waiting):
+            self._receive()
+        self._give()
+        while self._waiting and self._waiting[0].done:
+            taken = self._waiting.popleft()
+            self._enter(taken.page, taken.first, taken.parsed)
+
+    def _receive(self) -> None:
+        """Waits for the first page that the helper has under way."""
+        assert self._helper
+        given = [each for each in self._waiting if each.given]
+        given[0].parsed = self._helper.result()
+        given[0].given, given[0].done = False, True
+        if not self._helper.running:
+            # Nobody parses them any more.
+            for each in given:
+                each.given = False
+
+    def _give(self) -> None:
+        """Gives the helper what it takes, the oldest first."""
+        if self._helper is None or self._journal is None:
+            return
+        for taken in self._waiting:
+            if taken.given or taken.done:
+                continue
+            path = self._journal.path(taken.page.number)
+            if not self._helper.give(path, _latest(taken.page), taken.first):
+                return
+            taken.given = True
 
     def _count(self, page: Page) -> None:
         counts = self.counts
@@ -139,24 +188,28 @@ class Collector:
         counts.fetched_from = min(counts.fetched_from or page.fetched_at, page.fetched_at)
         counts.fetched_to = max(counts.fetched_to or page.fetched_at, page.fetched_at)
 
-    def _enter(self, taken: "_Taken", parsed: Parsed | None = None) -> None:
-        """Enters a page into the census; `parsed` it is where all of its records can be accepted."""
-        digest = taken.page.content.digest
+    def _enter(self, page: Page, first: int, parsed: Parsed | None) -> None:
+        """Enters a page into the census; `parsed` it is where all of its records can be accepted.
+
+        Args:
+            first: how many records were read before it.
+        """
+        digest = page.content.digest
         if digest is not None and (known := self._census.enter_again(digest)):
             self.counts.duplicate += known
         elif parsed is None:
-            self._sort_out_parsing(taken)
+            self._sort_out_parsing(page, first)
         else:
             self.inventory.add(parsed.look)
             accepted = _Accepted(list(range(parsed.batch.num_rows)), parsed.batch)
-            self._sort_out(taken.page, accepted, [], set())
+            self._sort_out(page, accepted, [], set())
 
-    def _sort_out_parsing(self, taken: "_Taken") -> None:
-        page, records = taken.page, taken.page.content.records
+    def _sort_out_parsing(self, page: Page, first: int) -> None:
+        records = page.content.records
         gone = self._gone(records)
         # Of a deleted record the source may show no more than its id.
         shown = [each for place, each in enumerate(records) if place not in gone] if gone else records
-        self.inventory.add(look_at(shown, taken.first, self._stream.keys))
+        self.inventory.add(look_at(shown, first, self._stream.keys))
         self._sort_out(page, *self._parsed(page, _latest(page)), gone)
 
     def _sort_out(
@@ -311,12 +364,24 @@ class Collector:
         return table
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Taken:
-    """A page, and how many records were read before it."""
+    """A page, and how many records were read before it.
+
+    The helper was `given` it and has not answered; or it is `done`: `parsed`, or to be looked into when it is
+    entered.
+    """
 
     page: Page
     first: int
+    given: bool = False
+    done: bool = False
+    parsed: Parsed | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the page, where they are known."""
+        return len(self.page.content.body or b"")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """A process that parses pages while its extraction asks for the next: the work of another core.
 
-Nothing depends on it. It gets a page's bytes and gives rows and what fields they had, or nothing where a
-record of the page cannot be accepted, or where it has ended; then its extraction parses the page itself,
-with the same outcome. It ends with its extraction, however that ends.
+Nothing depends on it. It is told where the journal holds a page and gives rows and what fields they had, or
+nothing where a record of the page cannot be accepted, or where it has ended; then its extraction parses the
+page itself, with the same outcome. It ends with its extraction, however that ends.
 
 How both talk is in `workers`.
 """
@@ -14,15 +14,18 @@ import os
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 import orjson
 import pyarrow as pa
 import structlog
+import zstandard
 
 from bridge_pipeline import connectors, workers
 from bridge_pipeline.connector_kit.connector import Stream
 from bridge_pipeline.connector_kit.fields import Refused
+from bridge_pipeline.connector_kit.journal import read_file
 from bridge_pipeline.connector_kit.outline import exact_records
 from bridge_pipeline.connector_kit.pages import parse_list
 from bridge_pipeline.memory import give_back
@@ -37,10 +40,12 @@ _WORTHWHILE = 8_000_000
 _PATIENCE = 60.0
 # As the extraction does with its own memory.
 _PAGES_TO_GIVE_BACK = 32
-# What stands before a page's bytes: µs since 1970 after which no record can have changed, and how many
+# One to parse, and the next, so that it never waits for its extraction.
+_UNDER_WAY = 2
+# What stands before a page's path: µs since 1970 after which no record can have changed, and how many
 # records were read before.
 _HEAD = struct.Struct("<qq")
-# Most pages fit, so that nobody waits for the other to read.
+# Most pages' rows fit, so that it goes on before they are taken.
 _PIPE_BYTES = 1_048_576
 
 
@@ -53,44 +58,58 @@ class Parsed:
 
 
 class ParserProcess:
-    """Parses pages of one stream, one at a time; to be closed."""
+    """Parses pages of one stream, in the order in which it gets them; to be closed."""
 
     def __init__(self, connector: str, entity: str) -> None:
         self._arguments = (connector, entity)
         self._worker: Worker | None = None
         self._lost, self._ready = _cores() < 2, False
-        self._offered = 0
+        self._offered = self._under_way = 0
 
-    def expect(self, size: int) -> None:
-        """Tells it that so many bytes of pages are to be expected: it is started when that is enough."""
-        if self._worker is None and not self._lost and size >= _WORTHWHILE:
+    def expect(self, size: int, pages: int) -> None:
+        """Tells it of a page of so many bytes, and of how many there may be like it: it is started when that
+        is enough."""
+        self._offered += size
+        if self._worker is None and not self._lost and max(self._offered, size * pages) >= _WORTHWHILE:
             self._start()
 
-    def give(self, body: bytes, latest: int, first: int) -> bool:
-        """Gives it a page to parse; False where it does not take it: it is not there, or not yet.
+    @property
+    def running(self) -> bool:
+        """Whether it takes pages, or will soon."""
+        return self._worker is not None
+
+    def give(self, path: Path, latest: int, first: int) -> bool:
+        """Gives it a page to parse; False where it does not take it: it is not there, or has enough to do.
 
         Args:
-            body: of a page with an `outline`.
+            path: of a page's file in the journal; the page has an `outline`.
             latest: µs since 1970 after which no change time can be true.
             first: how many records were read before this page.
         """
-        self._offered += len(body)
-        self.expect(self._offered)
         worker = self._worker
         if worker and not self._ready and worker.answering:
             # It says that it is ready by a frame without content.
             self._ready = self._received(worker) is not None
-        if worker is None or not self._ready:
+        if worker is None or not self._ready or self._under_way == _UNDER_WAY:
             return False
         try:
-            worker.send(_HEAD.pack(latest, first), body)
+            worker.send(_HEAD.pack(latest, first), os.fsencode(path))
         except WorkerEnded as ended:
             self._lose(ended)
-        return self._worker is not None
+            return False
+        self._under_way += 1
+        return True
+
+    @property
+    def answering(self) -> bool:
+        """Whether `result` need not wait for the page that it was given first."""
+        return self._worker is None or self._worker.answering
 
     def result(self) -> Parsed | None:
-        """The page that it was given; None where one of its records cannot be accepted, or it has ended."""
+        """The first of the pages that it has under way; None where one of its records cannot be accepted, or
+        it has ended and so has none any more."""
         frame = self._received(self._worker) if self._worker else None
+        self._under_way -= 1
         return _unpacked(frame) if frame else None
 
     def close(self) -> None:
@@ -112,10 +131,9 @@ class ParserProcess:
         except OSError as error:
             self._lose(error)
             return
-        for pipe in (self._worker.questions, self._worker.answers):
-            # Where the system does not let it, the two wait for each other in pieces.
-            with suppress(OSError, AttributeError):
-                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        # Where the system does not let it, the two wait for each other in pieces.
+        with suppress(OSError, AttributeError):
+            fcntl.fcntl(self._worker.answers, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def _lose(self, reason: Exception) -> None:
         self.close()
@@ -130,14 +148,29 @@ def serve(stream: Stream, source: IO[bytes], target: IO[bytes]) -> None:
     with suppress(EOFError):
         for number in itertools.count(1):
             frame = workers.read_frame(source)
-            parsed = _parsed(parser, stream, frame[_HEAD.size :], *_HEAD.unpack_from(frame))
+            path = Path(os.fsdecode(frame[_HEAD.size :]))
+            parsed = _parsed_file(parser, stream, path, *_HEAD.unpack_from(frame))
             workers.write_frame(target, _packed(parsed) if parsed else b"")
             if number % _PAGES_TO_GIVE_BACK == 0:
                 give_back()
 
 
-def _parsed(parser: RecordParser, stream: Stream, body: bytes, latest: int, first: int) -> Parsed | None:
-    """A page; None where one of its records cannot be accepted."""
+def _parsed_file(parser: RecordParser, stream: Stream, path: Path, latest: int, first: int) -> Parsed | None:
+    try:
+        _, body = read_file(path)
+    except (OSError, ValueError, zstandard.ZstdError):
+        # The extraction has the page itself.
+        return None
+    return parsed_page(parser, stream, body, latest, first)
+
+
+def parsed_page(parser: RecordParser, stream: Stream, body: bytes, latest: int, first: int) -> Parsed | None:
+    """A page; None where one of its records cannot be accepted.
+
+    Args:
+        body: of a page with an `outline`.
+        latest: as for `ParserProcess.give`; so is `first`.
+    """
     records = parse_list(body, stream.names).records
     if not all(type(record) is dict for record in records):
         return None
