@@ -9,7 +9,7 @@ An extraction is one folder of such files; a killed one is resumed from them.
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -62,6 +62,8 @@ class Journal:
         self._numbers = {_key_of(path): _number_of(path) for path in sorted(folder.glob("*.json.zst"))}
         self._keys = {number: key for key, number in self._numbers.items()}
         self._next = max(self._keys, default=-1) + 1
+        # By SHA-256 of a body that was written: the number of its answer, and the SHA-256 of its frame.
+        self._frames: dict[str, tuple[int, bytes]] = {}
 
     def __contains__(self, key: str) -> bool:
         """Whether there is a stored answer to the request `key`, readable or not."""
@@ -118,15 +120,30 @@ class Journal:
             original_sha256=digest if original is body else hashlib.sha256(original).hexdigest(),
             headers={name: redact(value) for name, value in (headers or {}).items()},
         )
-        head = orjson.dumps(asdict(entry))
-        head += hashlib.sha256(head).digest()
-        frame = _SKIPPABLE + len(head).to_bytes(4, "little") + head
-        write_durably(self._file(number, key), frame + zstandard.ZstdCompressor(level=3).compress(body))
+        known = orjson.dumps(asdict(entry))
+        known += hashlib.sha256(known).digest()
+        head = _SKIPPABLE + len(known).to_bytes(4, "little") + known
+        write_durably(self._file(number, key), head + self._frame(number, digest, body))
         reach("journal.kept")
         self._numbers[key], self._keys[number] = number, key
         self.records += entry.records
         self.written += asked
         return entry, body
+
+    def _frame(self, number: int, digest: str, body: bytes) -> bytes:
+        """The compressed body of the answer with that number.
+
+        A listing is read again to see that it is whole, and what was compressed before is there.
+        """
+        if digest in self._frames:
+            before, seal = self._frames[digest]
+            with suppress(KeyError, OSError, ValueError):
+                frame = _parts(self.path(before).read_bytes())[2]
+                if hashlib.sha256(frame).digest() == seal:
+                    return frame
+        frame = zstandard.ZstdCompressor(level=3).compress(body)
+        self._frames[digest] = number, hashlib.sha256(frame).digest()
+        return frame
 
     def headers(self, number: int) -> Mapping[str, str]:
         """The kept headers of the answer with that number.
@@ -208,11 +225,7 @@ def read_file(path: Path) -> tuple[Entry, bytes]:
         ValueError: it is not a journal file, or not what was written.
         zstandard.ZstdError: its body cannot be decompressed.
     """
-    data = path.read_bytes()
-    if data[:4] != _SKIPPABLE:
-        raise ValueError("not a journal file")
-    end = 8 + int.from_bytes(data[4:8], "little")
-    head, digest, frame = data[8 : end - _DIGEST_SIZE], data[end - _DIGEST_SIZE : end], data[end:]
+    head, digest, frame = _parts(path.read_bytes())
     if hashlib.sha256(head).digest() != digest:
         raise ValueError("its head does not have the recorded SHA-256")
     known = orjson.loads(head)
@@ -227,6 +240,18 @@ def read_file(path: Path) -> tuple[Entry, bytes]:
     if hashlib.sha256(body).hexdigest() != entry.sha256:
         raise ValueError("the body does not have the recorded SHA-256")
     return entry, body
+
+
+def _parts(data: bytes) -> tuple[bytes, bytes, bytes]:
+    """What a journal file consists of: the head, its SHA-256, and the compressed body.
+
+    Raises:
+        ValueError: it is not a journal file.
+    """
+    if data[:4] != _SKIPPABLE:
+        raise ValueError("not a journal file")
+    end = 8 + int.from_bytes(data[4:8], "little")
+    return data[8 : end - _DIGEST_SIZE], data[end - _DIGEST_SIZE : end], data[end:]
 
 
 def write_durably(path: Path, data: bytes, alone: bool = False) -> None:

@@ -34,11 +34,15 @@ class NeverWhole(RuntimeError):
 
 @dataclass(frozen=True)
 class Request:
-    """One page of a listing; `key` is its name in the journal."""
+    """One page of a listing; `key` is its name in the journal.
+
+    `following` is the one that is sure to be asked for where the page has records and says that more follow.
+    """
 
     key: str
     page: int
     filtered: bool
+    following: "Request | None" = None
 
 
 @dataclass(frozen=True)
@@ -112,9 +116,14 @@ class Listing:
         )
 
     def _sweep(
-        self, name: str, filtered: bool, enough: Callable[[int], bool] = lambda pages: False
+        self,
+        name: str,
+        filtered: bool,
+        enough: Callable[[int], bool] = lambda pages: False,
+        certainly: int = _MOST_PAGES,
     ) -> Iterator[Page]:
-        """Yields pages until the listing ends, or so many have been read that it is `enough`."""
+        """Yields pages until the listing ends, or so many have been read that it is `enough`, which is not
+        before there are `certainly` so many."""
         self.census.begin_sweep()
         self._live, self._ended, self._last = True, False, 1
         empty = number = 0
@@ -123,7 +132,11 @@ class Listing:
             number += 1
             if number > self.limits.pages:
                 raise NeverWhole(f"the listing has no end: {self.limits.pages} pages and still more")
-            page, live = self.fetch(Request(f"{name}-p{number}", number, filtered))
+            following = Request(f"{name}-p{number + 1}", number + 1, filtered)
+            certain = number < min(certainly, self.limits.pages)
+            page, live = self.fetch(
+                Request(f"{name}-p{number}", number, filtered, following if certain else None)
+            )
             self._live &= live
             yield page
             if page.content.records:
@@ -139,7 +152,7 @@ class Listing:
     def _over(self, page: Page, number: int, empty: int) -> bool:
         """Whether the listing ends here. Envelopes are not believed against the records."""
         content = page.content
-        says_more = content.more is True or (content.total_pages or 0) > number
+        says_more = content.says_more(number)
         if empty:
             return not says_more or empty >= _CONTRADICTIONS
         if says_more:
@@ -162,7 +175,7 @@ class Listing:
                 return False
             return self.filter_proven or self.census.swept_in_window >= _COMPARED
 
-        yield from self._sweep(name, False, enough)
+        yield from self._sweep(name, False, enough, self.limits.confirm_pages)
         self.proof["filter"] = {
             "pages_compared": pages,
             "records_compared": self.census.swept_in_window,

@@ -84,6 +84,10 @@ class PageContent:
     body: bytes | None = field(default=None, repr=False)
     digest: bytes | None = None
 
+    def says_more(self, page: int) -> bool:
+        """Whether the envelope of the page with that number, from 1, says that more follow."""
+        return self.more is True or (self.total_pages or 0) > page
+
 
 def parse_list(body: bytes, names: Iterable[str]) -> PageContent:
     """Takes a list answer apart.

@@ -10,14 +10,16 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from queue import SimpleQueue
-from typing import Generic, Protocol, TypeVar
+from threading import Thread
+from typing import Any, Generic, Protocol, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
@@ -196,6 +198,8 @@ class Session:
         settings = self.context.settings
         attempt, patience, renewed = 1, settings.retry_after_budget, False
         while True:
+            if self._http.is_closed:
+                raise SourceError(f"{self.context.connection}: GET {self._shown(path, params)} was given up")
             try:
                 outcome = self._attempt(path, params, decode, attempt)
             except SourceError as error:
@@ -307,6 +311,47 @@ class _Unacceptable(RuntimeError):
     pass
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A question that was asked before somebody wanted its answer."""
+
+    path: str
+    params: dict[str, str]
+    answer: "Future[Answer[Any]]"
+
+
+class AheadSession(Session):
+    """A session that may ask one question before its answer is wanted, in a thread of its own.
+
+    Everybody else waits until that is answered, so that there is one request at a time as in any session.
+    """
+
+    _asked: _Asked | None = None
+
+    def ask(self, path: str, params: dict[str, str], decode: Callable[[bytes], T]) -> None:
+        """Asks what `get` will be called with next; what comes of it is told there."""
+        answer: Future[Answer[T]] = Future()
+        self._asked = _Asked(path, params, answer)
+
+        def run() -> None:
+            try:
+                answer.set_result(super(AheadSession, self).get(path, params, decode))
+            except BaseException as error:
+                answer.set_exception(error)
+
+        # A daemon: it may wait for quota, and nobody waits for an answer that nobody wants any more.
+        Thread(target=copy_context().run, args=(run,), name="ask", daemon=True).start()
+
+    def get(self, path: str, params: dict[str, str], decode: Callable[[bytes], T]) -> Answer[T]:
+        """See `Session.get`."""
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            wait([asked.answer])
+            if (asked.path, asked.params) == (path, params):
+                return asked.answer.result()
+        return super().get(path, params, decode)
+
+
 def open_http(context: SourceContext, base_url: str, allow_private: bool, deadline: Deadline) -> httpx.Client:
     """An HTTP client for the origin of `base_url`: guarded, without redirects, proxies or `.netrc`.
 
@@ -404,6 +449,7 @@ def journalled(
     prepare: Callable[[bytes], bytes],
     count: Callable[[T], int],
     keep: Iterable[str] = (),
+    meanwhile: Callable[[T], None] = lambda content: None,
 ) -> Journalled[T]:
     """The answer to a request from the journal, or from the source and then into the journal.
 
@@ -411,6 +457,7 @@ def journalled(
         prepare: cuts what may not be stored out of a body.
         count: how many records an answer holds.
         keep: headers, in lower case, that `Journal.headers` gives back.
+        meanwhile: is told what was answered now, before that is stored.
 
     Returns:
         The entry's number, the content, when it was fetched, and whether it was fetched now.
@@ -422,6 +469,7 @@ def journalled(
         entry, body = found
         return entry.number, _stored(session, key, body, decode), entry.fetched_at, False
     answer = session.get(path, params, decode)
+    meanwhile(answer.content)
     return _write(session, journal, key, answer, decode, prepare, count, keep)
 
 

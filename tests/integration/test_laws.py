@@ -392,7 +392,8 @@ def test_a_journal_that_is_too_old_is_not_resumed(workspace, desk):
     batch = land(
         dataclasses.replace(workspace, settings=impatient), "tickets", day("2024-03-01", "2024-03-02")
     )
-    assert batch.requests == len(desk.lists("tickets")) - 3
+    # Those of the killed one: three that it kept, and the next.
+    assert len(desk.lists("tickets")) - batch.requests in (3, 4)
     assert [request.page for request in desk.lists("tickets") if request.filtered].count(1) == 2
 
 

@@ -178,6 +178,23 @@ def test_a_damaged_answer_is_asked_for_again_in_its_place(journal):
     assert files(journal) == ["000000.a.json.zst", "000001.b.json.zst"]
 
 
+@pytest.mark.parametrize("between", ["nothing", "damaged", "gone", "another"])
+def test_the_same_body_again_is_a_file_of_its_own(journal, between):
+    """Its compressed form is taken from the first one only where that is what was written."""
+    write(journal, "a")
+    path = journal.folder / "000000.a.json.zst"
+    match between:
+        case "damaged":
+            path.write_bytes(path.read_bytes()[:-1] + b"?")
+        case "gone":
+            path.unlink()
+        case "another":
+            write(journal, "a", b"[]")
+    assert write(journal, "b").number == 1
+    path.unlink(missing_ok=True)
+    assert Journal(journal.folder).find("b")[1] == BODY
+
+
 def test_an_answer_that_is_not_there_is_an_error(journal):
     with pytest.raises(KeyError, match="holds no answer 7"):
         journal.body(7)

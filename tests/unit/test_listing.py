@@ -31,18 +31,27 @@ class Desk:
     filter: Callable[[int, int], bool] = lambda number, changed: 8 <= changed < 22
     page: Callable[[int, int], int] = lambda page, pages: page
     requests: list[Request] = field(default_factory=list)
+    # What the answer before, and who asked for it, said would be asked for next.
+    promised: Request | None = None
 
     def listed(self, filtered: bool) -> list[int]:
         return [n for n, changed in self.rows.items() if not filtered or self.filter(n, changed)]
 
     def fetch(self, request: Request) -> tuple[Page, bool]:
         self.requests.append(request)
+        if promised := self.promised:
+            assert (request.key, request.page, request.filtered) == (
+                promised.key,
+                promised.page,
+                promised.filtered,
+            )
         self.turn(self, request)
         listed = self.listed(request.filtered)
         pages = -(-len(listed) // self.size)
         first = (self.page(request.page, pages) - 1) * self.size
         records = [(number, self.rows[number]) for number in listed[first : first + self.size]]
         content = PageContent(records, **self.envelope(request.page, pages))
+        self.promised = request.following if records and content.says_more(request.page) else None
         return Page(len(self.requests), content, NOW), True
 
 
@@ -206,6 +215,12 @@ def test_an_empty_page_in_the_middle_does_not_end_what_says_it_goes_on(empty):
     desk = desk_of(20, page=lambda page, pages: 99 if page == empty else page - (page > empty))
     desk.envelope = lambda page, pages: {"more": page < pages + 1}
     assert read(desk).seen == set(range(20))
+
+
+def test_who_promises_more_is_asked_for_it_at_once():
+    outcome = read(desk_of(20, envelope=honest))
+    followed = [request.key for request in outcome.requests if request.following]
+    assert followed[:2] == ["s1-p1", "s1-p2"]
 
 
 # --- Sets that never end ------------------------------------------------------------------------

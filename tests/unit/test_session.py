@@ -24,6 +24,7 @@ from bridge_pipeline.connector_kit import pages
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.session import (
     AddressRefused,
+    AheadSession,
     Question,
     Session,
     SourceContext,
@@ -126,12 +127,13 @@ class Held:
     """A quota that keeps what it was told, and never waits."""
 
     def __init__(self):
-        self.holds, self.open, self.entered = [], 0, 0
+        self.holds, self.open, self.entered, self.most = [], 0, 0, 0
 
     @contextlib.contextmanager
     def request(self, path, params):
         self.open += 1
         self.entered += 1
+        self.most = max(self.most, self.open)
         try:
             yield
         finally:
@@ -796,6 +798,105 @@ def test_who_stops_reading_answers_leaves_nothing_running(open_session, tmp_path
         asked = len(server.asked)
         assert asked <= 4
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("ask")]
+
+
+# --- What is asked ahead -------------------------------------------------------------------------
+
+
+def asked_ahead(session, page):
+    session.ask("/api/v1/tickets.json", {"page": page}, decode)
+
+
+def wanted(session, page):
+    return session.get("/api/v1/tickets.json", {"page": page}, decode)
+
+
+@pytest.fixture
+def open_ahead(quota):
+    opened = []
+
+    def opening(url, **changes):
+        values = {"backoff_initial": 0.001, "backoff_max": 0.002, "read_timeout": 5.0}
+        context = SourceContext("acme-helpdesk", Settings(**values | changes), quota)
+        opened.append(AheadSession(context, url, {"token": TOKEN}, True))
+        return opened[-1]
+
+    yield opening
+    for session in opened:
+        session.close()
+
+
+def test_what_was_asked_ahead_is_not_asked_again(open_ahead, quota):
+    with Server([reply(GOOD), reply(b"[]")]) as server:
+        session = open_ahead(server.url)
+        asked_ahead(session, "2")
+        assert wanted(session, "2").content == RECORDS
+        assert wanted(session, "2").content == []
+        assert [path.rpartition("page=")[2] for path in server.paths] == ["2", "2"]
+    assert (quota.entered, quota.open) == (2, 0)
+
+
+def test_what_is_asked_in_between_waits_for_it(open_ahead, quota):
+    """One request at a time, whatever becomes of the first."""
+    entered, go = threading.Event(), threading.Event()
+
+    def late(connection):
+        entered.set()
+        assert go.wait(5)
+        connection.sendall(reply(GOOD))
+
+    with Server([late, reply(b"[]")]) as server:
+        session = open_ahead(server.url)
+        asked_ahead(session, "2")
+        assert entered.wait(5)
+        threading.Timer(0.05, go.set).start()
+        assert wanted(session, "7").content == []
+        assert [path.rpartition("page=")[2] for path in server.paths] == ["2", "7"]
+    assert quota.most == 1
+
+
+def test_what_became_of_it_is_told_to_whom_it_concerns(open_ahead):
+    with Server([reply(status=403), reply(GOOD)]) as server:
+        session = open_ahead(server.url)
+        asked_ahead(session, "2")
+        with pytest.raises(SourceError, match="HTTP 403"):
+            wanted(session, "2")
+        assert wanted(session, "3").content == RECORDS
+
+
+def test_it_is_asked_in_the_context_of_whoever_asks(open_ahead):
+    structlog.contextvars.bind_contextvars(run="r-17")
+    try:
+        with (
+            Server([reply(status=500), reply(GOOD)]) as server,
+            structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logs,
+        ):
+            session = open_ahead(server.url)
+            asked_ahead(session, "2")
+            wanted(session, "2")
+    finally:
+        structlog.contextvars.clear_contextvars()
+    assert [entry["run"] for entry in logs] == ["r-17"]
+
+
+def test_a_closed_session_asks_no_more(open_ahead, quota):
+    entered = threading.Event()
+
+    def never(connection):
+        entered.set()
+        connection.settimeout(5)
+        with contextlib.suppress(OSError):
+            connection.recv(1)
+
+    with Server([never]) as server:
+        session = open_ahead(server.url)
+        asked_ahead(session, "2")
+        assert entered.wait(5)
+        session.close()
+        with pytest.raises(SourceError, match="given up"):
+            wanted(session, "2")
+        assert len(server.requests) == 1
+    assert quota.open == 0
 
 
 class Tokens:

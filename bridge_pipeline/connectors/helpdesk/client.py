@@ -3,7 +3,7 @@
 The token stands in every URL, so no URL leaves this module unredacted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -18,8 +18,8 @@ from bridge_pipeline.connector_kit.listing import Limits, Listing, NeverWhole, R
 from bridge_pipeline.connector_kit.outline import Reader
 from bridge_pipeline.connector_kit.pages import PageContent
 from bridge_pipeline.connector_kit.session import (
+    AheadSession,
     Contradictory,
-    Session,
     SourceContext,
     SourceError,
     journalled,
@@ -48,7 +48,7 @@ class HelpdeskClient:
         token = config.api_token.get_secret_value()
         remember(token, sent=True)
         self._context = context
-        self._session = Session(context, config.base_url, {"token": token}, config.allow_private)
+        self._session = AheadSession(context, config.base_url, {"token": token}, config.allow_private)
         self._readers: dict[tuple[str, ...], Reader] = {}
 
     def read(self, reading: Reading, proof: dict[str, Any]) -> Iterator[Page]:
@@ -114,23 +114,36 @@ class HelpdeskClient:
         self._session.close()
 
     def _page(self, reading: Reading, request: Request, proof: dict[str, Any]) -> tuple[Page, bool]:
-        stream = reading.stream
-        params = {"page": str(request.page), "select": stream.select}
-        if request.filtered and reading.window and not proof.get("filter_refused"):
-            params["filter"] = _changed_in(reading.window.padded(self._context.settings.window_padding))
+        params = self._params(reading, request, proof)
+
+        def ask_next(content: PageContent) -> None:
+            following, goes_on = request.following, content.records and content.says_more(request.page)
+            if following and goes_on and following.key not in reading.journal:
+                self._ask(reading, self._params(reading, following, proof))
+
         try:
-            number, content, fetched_at, live = self._fetch(reading, request.key, params)
+            number, content, fetched_at, live = self._fetch(reading, request.key, params, ask_next)
         except SourceError as error:
             if "filter" not in params or error.status not in _BAD_FILTER:
                 raise
             # Reported by users of the API: filters that the server refuses. All is read instead.
             proof["filter_refused"] = error.status
-            del params["filter"]
-            number, content, fetched_at, live = self._fetch(reading, request.key, params)
+            params = self._params(reading, request, proof)
+            number, content, fetched_at, live = self._fetch(reading, request.key, params, ask_next)
         return Page(number, content, fetched_at), live
 
+    def _params(self, reading: Reading, request: Request, proof: dict[str, Any]) -> dict[str, str]:
+        params = {"page": str(request.page), "select": reading.stream.select}
+        if request.filtered and reading.window and not proof.get("filter_refused"):
+            params["filter"] = _changed_in(reading.window.padded(self._context.settings.window_padding))
+        return params
+
     def _fetch(
-        self, reading: Reading, key: str, params: dict[str, str]
+        self,
+        reading: Reading,
+        key: str,
+        params: dict[str, str],
+        meanwhile: Callable[[PageContent], None],
     ) -> tuple[int, PageContent, datetime, bool]:
         stream = reading.stream
         return journalled(
@@ -139,10 +152,19 @@ class HelpdeskClient:
             key,
             f"{stream.path}.json",
             params,
-            self._readers.setdefault(stream.names, Reader(stream.names)).parse_list,
+            self._reader(stream).parse_list,
             lambda body: self._context.without_excluded(stream.entity, body),
             lambda content: len(content.records),
+            meanwhile=meanwhile,
         )
+
+    def _ask(self, reading: Reading, params: dict[str, str]) -> None:
+        """Asks for a page of which it is known that it comes next."""
+        stream = reading.stream
+        self._session.ask(f"{stream.path}.json", params, self._reader(stream).parse_list)
+
+    def _reader(self, stream: Stream) -> Reader:
+        return self._readers.setdefault(stream.names, Reader(stream.names))
 
 
 def open_client(config: HelpdeskConfig, context: SourceContext) -> HelpdeskClient:
