@@ -135,10 +135,10 @@ class Collector:
         return helper.running and not self._census.knows(content.digest)
 
     def _work(self) -> None:
-        """Parses the newest page that nobody parses yet, or waits for one that the helper has."""
+        """Parses a page that nobody parses yet, or waits for one that the helper has."""
         idle = [each for each in self._waiting if not each.given and not each.done]
         if idle:
-            self._parse(idle[-1])
+            self._parse(idle[0])
         elif not self._waiting[0].done:
             self._receive()
         self._enter_done()
