@@ -35,8 +35,7 @@ class Watched:
     def look(self) -> None:
         """Adds up what each of them held at most since the last look."""
         with suppress(psutil.Error):
-            parent = psutil.Process(self._pid)
-            family = [parent, *parent.children(recursive=True)]
+            family = [psutil.Process(pid) for pid in _family(self._pid)]
             # Until a new process runs its own program, it is a view of the one that started it.
             known = [each for each in family if each.pid in self._seen]
             held = sum(map(_held, known))
@@ -76,6 +75,21 @@ def watched(pid: int) -> Iterator[Watched]:
     finally:
         ended.set()
         watcher.join()
+
+
+def _family(pid: int) -> list[int]:
+    """A process and its descendants.
+
+    Where the system lists children they are asked for that: to look through all processes there are, ten
+    times a second, takes a fifteenth of a core from what is measured.
+    """
+    try:
+        lists = [(task / "children").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    except OSError:
+        found = psutil.Process(pid).children(recursive=True)
+        return [pid, *(each.pid for each in found)]
+    children = [int(child) for each in lists for child in each.split()]
+    return [pid, *(each for child in children for each in _family(child))]
 
 
 def _held(process: psutil.Process) -> int:
