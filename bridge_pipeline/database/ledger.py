@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.model import ENTITIES, Window
+from bridge_pipeline.model.inventory import Inventory
 from bridge_pipeline.model.window import midnight
 
 READABLE = ("passed", "accepted")
@@ -106,19 +107,6 @@ class SetAside:
     reason: str
     records: int
     last_batch: int
-
-
-@dataclass(frozen=True)
-class Inventory:
-    """The fields of a batch's payload: JSON pointer -> JSON type -> how many records of the sample.
-
-    `absent` names the canonical columns whose keys none of all `records` had.
-    """
-
-    records: int
-    sampled: int
-    absent: list[str]
-    fields: dict[str, dict[str, int]]
 
 
 _INVENTORY = [each.name for each in fields(Inventory)]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bridge_pipeline.connector_kit.connector import Stream
-from bridge_pipeline.database.ledger import Inventory
+from bridge_pipeline.model.inventory import Inventory
 
 # So many batches back; of those, the latest that together have enough records say what is usual.
 MOST_BATCHES = 30

@@ -17,9 +17,10 @@ import pyarrow as pa
 
 from bridge_pipeline.connector_kit.connector import Stream
 from bridge_pipeline.database import ledger
-from bridge_pipeline.database.ledger import Batch, CheckResult, Inventory
+from bridge_pipeline.database.ledger import Batch, CheckResult
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model.expectation import Expectation
+from bridge_pipeline.model.inventory import Inventory
 from bridge_pipeline.steps import drift, volume
 from bridge_pipeline.steps.extract import landing_of
 from bridge_pipeline.steps.land import read_landed

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge_pipeline.database.ledger import Inventory
+from bridge_pipeline.model.inventory import Inventory
 from bridge_pipeline.redaction import redact
 
 # All records of a small listing are in the sample, of a large one these and then every so manieth.
