@@ -12,6 +12,7 @@ import duckdb
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.model import ENTITIES, Entity
@@ -24,6 +25,7 @@ Choice = np.ndarray | None
 # may have as many people as many.
 _ROWS_AT_A_TIME = 50_000
 _LINKS_AT_A_TIME = 16_000_000
+_HASH_LETTERS = 64
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,23 @@ def people_of(rows: pa.Table) -> pa.Table:
         "part": pa.array([person["part"] for person in persons], pa.string()),
     }
     return pa.table(columns)
+
+
+def held_among(rows: pa.Table, hashes: str) -> tuple[np.ndarray, int]:
+    """The `seq` of rows with `content_hash` whose hashes a table holds, and how many of those it holds.
+
+    A hash covers all that a row holds, its id too (rule 7): both are as many.
+
+    Args:
+        hashes: those of the table's rows, one after the other.
+    """
+    data = hashes.encode()
+    starts = np.arange(0, len(data) + 1, _HASH_LETTERS, dtype=np.int32)
+    buffers = [None, pa.py_buffer(starts), pa.py_buffer(data)]
+    held = pa.Array.from_buffers(pa.string(), len(starts) - 1, buffers)
+    places = pc.call_function("index_in", [rows["content_hash"]], pc.SetLookupOptions(held))
+    found = rows["seq"].filter(places.is_valid()).to_numpy()
+    return found, len(places.drop_null().unique())
 
 
 def _among(chosen: np.ndarray, numbers: pa.ChunkedArray) -> pa.Array:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import sqlalchemy as sa
 import structlog
 
@@ -26,7 +27,7 @@ from bridge_pipeline.model import ENTITIES, Entity, Window
 from bridge_pipeline.model.expectation import LOADED
 from bridge_pipeline.steps import facts
 from bridge_pipeline.steps.announce import tell_verdict
-from bridge_pipeline.steps.chosen import Choice, Landed, Referred, in_portions
+from bridge_pipeline.steps.chosen import Choice, Landed, Referred, held_among, in_portions
 from bridge_pipeline.steps.extract import landing_of
 
 log = structlog.get_logger(__name__)
@@ -236,8 +237,8 @@ class _Load:
         copied, older = self._landed.count(), self._landed.older(rejected)
         rejected = rejected[rejected < copied]
         counted = _all_but(copied, rejected, older)
-        known = self._execute(_HELD.format(self._entity.name)).scalar()
-        decided = self._compare(counted) if known else _Decided(counted)
+        known = self._execute(_KNOWN.format(self._entity.name)).scalar()
+        decided = self._compare(copied, counted) if known else _Decided(counted)
         if self._entity.people:
             self._run(_UNLINK if known else _UNLINK_ALL)
         new, replaced = self._insert(decided.new), self._replace(decided.replacing)
@@ -245,17 +246,40 @@ class _Load:
         same, before = decided.unchanged, decided.superseded
         return _Counts(copied, len(rejected), len(older), same, before, loaded, placeholders)
 
-    def _compare(self, counted: Choice) -> _Decided:
+    def _compare(self, copied: int, counted: Choice) -> _Decided:
         """Compares rows with those of the table; `writing` lists those that are to be written."""
+        self._run(_WRITING)
+        numbers, same = self._held(counted)
+        counted = _all_but(copied, *numbers, among=counted)
+        compared = copied if counted is None else int(counted.sum())
+        if not compared:
+            return _Decided(counted, unchanged=same)
         stage(self._connection, "incoming", _DECIDING, self._landed.read(tuple(_DECIDING), counted))
         for statement in (_HASHED, _reappeared(self._entity), _PLANNED_AGAIN):
             self._run(statement)
-        self._run(_WRITING)
-        found = self._execute(_compared(self._entity)).one()
+        found = self._execute(_compared(self._entity, compared <= _FEW)).one()
         replacing = self._numbers("writing where known") if found.known else np.zeros(0, bool)
         whole = not (found.known or found.unchanged or found.superseded)
         left = counted if whole else self._numbers("writing")
-        return _Decided(left, replacing, found.unchanged, found.superseded)
+        return _Decided(left, replacing, same + found.unchanged, found.superseded)
+
+    def _held(self, counted: Choice) -> tuple[list[np.ndarray], int]:
+        """The numbers of rows that the table holds to the letter, and how many of its rows those are.
+
+        Postgres says what it holds of the times of tens of thousands of rows, and of not more than twice
+        as many: whatever is not among that is compared by it.
+        """
+        numbers, same = list[np.ndarray](), 0
+        for portion in in_portions(self._landed.read(("seq", "updated_at", "content_hash"), counted)):
+            rows = pa.concat_tables(portion)
+            times = pc.call_function("min_max", [rows["updated_at"]]).as_py()
+            hashes = self._execute(
+                _HASHES.format(self._entity.name), most=2 * rows.num_rows, **times
+            ).scalar()
+            found, count = held_among(rows, hashes or "")
+            numbers.append(found)
+            same += count
+        return numbers, same
 
     def _numbers(self, table: str) -> np.ndarray:
         """Whether each row, by its number, stands in a temporary table."""
@@ -332,11 +356,11 @@ class _Load:
         return {"tenant": batch.tenant, "connection": batch.connection, "batch": batch.id}
 
 
-def _all_but(rows: int, *others: np.ndarray) -> Choice:
-    """The choice of all of so many rows but those with these numbers."""
+def _all_but(rows: int, *others: np.ndarray, among: Choice = None) -> Choice:
+    """The choice of all of so many rows, or of those `among` them, but those with these numbers."""
     if not any(len(numbers) for numbers in others):
-        return None
-    chosen = np.ones(rows, bool)
+        return among
+    chosen = np.ones(rows, bool) if among is None else among.copy()
     chosen[np.concatenate(others)] = False
     return chosen
 
@@ -366,9 +390,21 @@ _HASHED = "set local enable_nestloop = off"
 _PLANNED_AGAIN = "set local enable_nestloop to default"
 
 # Whether the table holds anything of the connection; while this load has its lock, nobody adds to that.
-_HELD = "select exists (select from desk.{} where connection = :connection)"
+_KNOWN = "select exists (select from desk.{} where connection = :connection)"
+
+# Few rows are looked up one by one: to hash what the table holds means reading all of it.
+_FEW = 20_000
 
 _REJECTED = "select seq from bridge.rejections where batch_id = :batch"
+
+# What tells that rows are unchanged: of those that live and changed within a time, in any order.
+_HASHES = """
+select string_agg(content_hash, '') from (
+    select content_hash from desk.{} where connection = :connection and updated_at between :min and :max
+        and deleted_at is null and not placeholder
+    limit :most
+) as held
+"""
 
 # What is left of `incoming`; `known` rows replace one of the table, the others are new.
 _WRITING = "create temporary table writing (seq bigint, id text, known boolean) on commit drop"
@@ -414,11 +450,14 @@ def _reappeared(entity: Entity) -> str:
     """
 
 
-def _compared(entity: Entity) -> str:
+def _compared(entity: Entity, few: bool) -> str:
     """Fills `writing`, and counts what is not written because of what the table has.
 
     Unchanged is what it holds already, but for a deleted row that was seen again; superseded what is older.
+    How many rows the connection has may be news to the planner: few incoming ones leave it no choice.
     """
+    held = f"select * from desk.{entity.name} where connection = :connection"
+    row = f"lateral ({held} and id = n.id offset 0)" if few else f"({held})"
     seen_again = "(d.deleted_at is not null and n.fetched_at > d.deleted_at)"
     return f"""
     with compared as materialized (
@@ -426,7 +465,7 @@ def _compared(entity: Entity) -> str:
             coalesce(d.content_hash = n.content_hash and not {seen_again}, false) as unchanged,
             coalesce(not {_newer("d")} and not (d.content_hash = n.content_hash and {seen_again}), false)
                 as older
-        from incoming n left join desk.{entity.name} d on d.connection = :connection and d.id = n.id
+        from incoming n left join {row} d on d.id = n.id
     ), written as (
         insert into writing select seq, id, known from compared where not unchanged and not older
     )
@@ -438,10 +477,13 @@ def _compared(entity: Entity) -> str:
 
 
 def _replace(entity: Entity) -> str:
-    changes = ", ".join(f"{name} = n.{name}" for name in _contents(entity) if name != "id")
+    """Puts the contents of `replacing` in the place of rows that the table has, each found by its key."""
+    names = tuple(_contents(entity))
+    changes = ", ".join(f"{name} = excluded.{name}" for name in names if name != "id")
     return f"""
-    update desk.{entity.name} d
-    set {changes}, batch_id = :batch, placeholder = false, loaded_at = now(),
-        deleted_at = case when n.fetched_at <= d.deleted_at then d.deleted_at end
-    from replacing n where d.connection = :connection and d.id = n.id
+    insert into desk.{entity.name} as d (tenant, connection, batch_id, {", ".join(names)})
+    select :tenant, :connection, cast(:batch as bigint), {", ".join(names)} from replacing
+    on conflict (connection, id) do update
+    set {changes}, batch_id = excluded.batch_id, placeholder = false, loaded_at = now(),
+        deleted_at = case when excluded.fetched_at <= d.deleted_at then d.deleted_at end
     """

@@ -3,10 +3,17 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+import sqlalchemy as sa
 
+from bridge_pipeline.database import ledger
 from bridge_pipeline.database.workspace import Workspace
-from bridge_pipeline.steps.load import load
+from bridge_pipeline.failpoints import listening
+from bridge_pipeline.steps.extract import landing_of
+from bridge_pipeline.steps.land import read_landed
+from bridge_pipeline.steps.load import LoadResult, load
 from bridge_pipeline.steps.tables import bring_up_to_date
 from tests.integration.desk import Desk, account, ticket, user
 from tests.integration.flow import NAME, arrived, connect, day, execute, land, process, rows, table
@@ -210,3 +217,69 @@ def test_a_record_that_reappears_in_an_older_version_is_no_longer_deleted_and_ke
     process(workspace, day(DAY), ["tickets"])
     row = table(workspace, "tickets")["1"]
     assert (row["deleted_at"], row["subject"]) == (None, "newest")
+
+
+def test_what_the_table_holds_is_not_copied_to_be_compared(workspace, desk):
+    desk.records["tickets"] = [ticket(number, NOON) for number in range(1, 7)]
+    process(workspace, day(DAY), ["tickets"])
+    whole = load_again(workspace)
+    assert (whole.unchanged, whole.loaded) == (6, 0)
+
+    # Two rows that say the same of themselves, a deleted one, one that has no hash, and a stray version.
+    altered = {
+        "2": "content_hash = (select content_hash from desk.tickets where id = '1')",
+        "3": "deleted_at = now()",
+        "4": "content_hash = null, placeholder = true",
+        "5": "content_hash = 'short'",
+        "6": "updated_at = updated_at - interval '1 year'",
+    }
+    for record_id, change in altered.items():
+        execute(workspace, f"update desk.tickets set {change} where id = :id", id=record_id)
+    result = load_again(workspace, copied=True)
+    assert (result.loaded, result.unchanged) == (4, 2)
+    held = table(workspace, "tickets")
+    assert [held[each]["content_hash"] for each in "25"] == [hash_of(workspace, each) for each in "25"]
+    assert not any(row["deleted_at"] or row["placeholder"] for row in held.values())
+
+
+def load_again(workspace: Workspace, copied: bool = False) -> LoadResult:
+    """Loads the tickets of the day once more; `copied` says whether rows are to be copied for that."""
+    passed: list[str] = []
+    batch = land(workspace, "tickets", day(DAY))
+    with listening(passed.append):
+        result = load(workspace, batch)
+    assert ("copy.part" in passed) is copied
+    return result
+
+
+def hash_of(workspace: Workspace, record_id: str) -> str:
+    """What the newest landed batch says of a record."""
+    (newest,) = rows(workspace, "select max(id) as id from bridge.batches where entity = 'tickets'")
+    with workspace.database.engine.connect() as connection:
+        batch = ledger.batch(connection, newest["id"])
+    landed = pa.concat_tables(read_landed(landing_of(workspace, batch), batch.files, "tickets"))
+    return landed.filter(pc.field("id") == record_id)["content_hash"][0].as_py()
+
+
+def test_few_rows_are_looked_up_one_by_one_in_a_table_that_nobody_has_counted(workspace, desk):
+    execute(
+        workspace,
+        """insert into desk.tickets (tenant, connection, id, updated_at, fetched_at, content_hash, batch_id)
+        select 'acme', :name, number::text, '2024-02-01', '2024-02-02', repeat('0', 64), 0
+        from generate_series(1, 5000) as number""",
+        name=NAME,
+    )
+    desk.records["tickets"] = [ticket(number, NOON) for number in range(1, 401)]
+    before = read(workspace)
+    batch = land(workspace, "tickets", day(DAY))
+    assert load(workspace, batch).loaded == 400
+    assert read(workspace) - before < 3_000
+
+
+def read(workspace: Workspace) -> int:
+    """How many rows of the table of tickets the server has read so far."""
+    with workspace.database.engine.connect() as connection:
+        connection.execute(sa.text("select pg_stat_force_next_flush()"))
+        connection.commit()
+    query = "select seq_tup_read + idx_tup_fetch as found from pg_stat_user_tables where relname = 'tickets'"
+    return rows(workspace, query)[0]["found"]
