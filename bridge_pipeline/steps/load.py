@@ -50,13 +50,14 @@ class EquationBroken(RuntimeError):
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What became of the rows of one batch."""
+    """What became of the rows of one batch; `first` if the table held nothing of the connection before."""
 
     batch: Batch
     loaded: int
     unchanged: int
     superseded: int
     placeholders: int
+    first: bool
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,12 @@ class _Counts:
     superseded: int
     loaded: int
     placeholders: int
+    first: bool
 
     def result(self, batch: Batch) -> LoadResult:
         """The counts as the ledger keeps them: a row is superseded by the table's or by its own batch."""
         superseded = self.older + self.superseded
-        return LoadResult(batch, self.loaded, self.unchanged, superseded, self.placeholders)
+        return LoadResult(batch, self.loaded, self.unchanged, superseded, self.placeholders, self.first)
 
 
 def load_window(
@@ -145,7 +147,7 @@ def _load(workspace: Workspace, batch: Batch, run_id: str | None) -> LoadResult:
         listed = ledger.batch(connection, batch.id)
         refuse_unreadable(listed)
         if done := ledger.load_counts(connection, batch.id):
-            return LoadResult(batch, **done)
+            return LoadResult(batch, first=False, **done)
         # The lock is ours: what lies there is a killed one's.
         scratch = workspace.home.loading_of(batch.connection, batch.entity)
         shutil.rmtree(scratch, ignore_errors=True)
@@ -155,7 +157,7 @@ def _load(workspace: Workspace, batch: Batch, run_id: str | None) -> LoadResult:
         if not check.passed and not _accepted(listed, counts):
             raise EquationBroken(listed, check)
         result = counts.result(batch)
-        terms = {key: value for key, value in vars(result).items() if key != "batch"}
+        terms = {key: value for key, value in vars(result).items() if key not in ("batch", "first")}
         ledger.record_load(connection, batch.id, run_id, terms)
         reach("load.listed")
         ledger.record_stage(connection, batch.id, "load", [check])
@@ -244,7 +246,7 @@ class _Load:
         new, replaced = self._insert(decided.new), self._replace(decided.replacing)
         loaded, placeholders = new.rows + replaced.rows, new.placeholders + replaced.placeholders
         same, before = decided.unchanged, decided.superseded
-        return _Counts(copied, len(rejected), len(older), same, before, loaded, placeholders)
+        return _Counts(copied, len(rejected), len(older), same, before, loaded, placeholders, not known)
 
     def _compare(self, copied: int, counted: Choice) -> _Decided:
         """Compares rows with those of the table; `writing` lists those that are to be written."""

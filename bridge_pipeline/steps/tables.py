@@ -40,10 +40,20 @@ def bring_up_to_date(
     """
     loads = load_window(workspace, name, entity, window, run_id)
     placeholders = fetch_missing(workspace, name, entity, window, run_id)
-    with workspace.database.engine.connect() as connection:
-        rows = ledger.rows_in_table(connection, name, entity)
+    rows = _rows(workspace, name, entity, loads)
     found = check_tables(workspace, name, entity, window, run_id, rows=rows)
     with workspace.database.engine.connect() as connection:
         newest = ledger.newest_batch(connection, name, entity, window, run_id)
         checks = ledger.checks_of(connection, newest.id) if newest else []
     return TableUpdate(loads, rows, placeholders, [*(c for c in checks if c.stage == "load"), *found])
+
+
+def _rows(workspace: Workspace, name: str, entity: str, loads: list[LoadResult]) -> int:
+    """How many records of the connection the table holds."""
+    match loads:
+        case [LoadResult(first=True, loaded=loaded)]:
+            # Who reads rows for the first time marks each of them as committed, and writes the table anew.
+            return loaded
+        case _:
+            with workspace.database.engine.connect() as connection:
+                return ledger.rows_in_table(connection, name, entity)

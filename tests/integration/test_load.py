@@ -46,7 +46,7 @@ def test_every_landed_row_is_loaded_unchanged_or_superseded(workspace, desk):
     desk.records["tickets"] = [ticket(number, NOON) for number in (1, 2, 3)]
     first = land(workspace, "tickets", day(DAY))
     assert vars(load(workspace, first)) == {
-        "batch": first, "loaded": 3, "unchanged": 0, "superseded": 0, "placeholders": 0
+        "batch": first, "loaded": 3, "unchanged": 0, "superseded": 0, "placeholders": 0, "first": True
     }  # fmt: skip
 
     desk.records["tickets"] = [
@@ -240,6 +240,17 @@ def test_what_the_table_holds_is_not_copied_to_be_compared(workspace, desk):
     held = table(workspace, "tickets")
     assert [held[each]["content_hash"] for each in "25"] == [hash_of(workspace, each) for each in "25"]
     assert not any(row["deleted_at"] or row["placeholder"] for row in held.values())
+
+
+@pytest.mark.slow
+def test_the_rows_of_a_table_are_told_as_they_are(workspace, desk):
+    desk.records["tickets"] = [ticket(1, NOON), ticket(2, NOON), ticket(3, "no time")]
+    for found in (2, 3):
+        _, update, _ = process(workspace, day(DAY), ["tickets"])["tickets"]
+        with workspace.database.engine.connect() as connection:
+            assert update.rows == ledger.rows_in_table(connection, NAME, "tickets") == found
+        assert [result.first for result in update.loads] == [found == 2]
+        desk.records["tickets"][2] = ticket(3, NOON)
 
 
 def load_again(workspace: Workspace, copied: bool = False) -> LoadResult:
