@@ -4,6 +4,7 @@ All values are quoted, null is an empty cell without quotes, and cells that a sp
 run are disarmed. Which rows stand in a file, and in which order, is in `picks` and `ordering`.
 """
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -14,6 +15,8 @@ _BLANKS = r"\t-\r \x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\
 # break; blanks and quotes before those do not help. One quote is put before, also before a cell
 # that begins with a quote itself, so that taking one quote off gives the value back.
 GUARD = rf"^[{_BLANKS}']*[=+\-@＝＋－＠]|^[\t\r\n']"
+# What the UTF-8 of such a cell begins with; those of the longer ones are of other characters, too.
+_BEGINNINGS = np.isin(np.arange(256), [*b"\t\n\v\f\r '=+-@", 0xC2, 0xE1, 0xE2, 0xE3, 0xEF])
 _OPTIONS = pyarrow.csv.WriteOptions(include_header=False, quoting_style="all_valid")
 
 
@@ -46,10 +49,27 @@ def _cells(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _disarmed(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    found = pc.call_function("match_substring_regex", [texts], pc.MatchSubstringOptions(GUARD))
-    if not pc.call_function("any", [found]).as_py():
+    found = np.concatenate([np.zeros(0, bool), *map(_suspects, texts.chunks)])
+    # Few cells begin so: only those are worth an expression.
+    places = np.flatnonzero(found)
+    if not len(places):
         return texts
-    return pc.call_function("if_else", [found, _joined("'", texts), texts])
+    options = pc.MatchSubstringOptions(GUARD)
+    matches = pc.call_function("match_substring_regex", [texts.take(pa.array(places))], options)
+    found[places] = matches.fill_null(False).to_numpy()
+    return pc.call_function("if_else", [pa.array(found), _joined("'", texts), texts])
+
+
+def _suspects(texts: pa.StringArray) -> np.ndarray:
+    """Whether each cell begins as one that runs does, by its first byte."""
+    found = np.zeros(len(texts), bool)
+    _, starts, data = texts.buffers()
+    if data is None or not len(texts):
+        return found
+    borders = np.frombuffer(starts, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    filled = np.flatnonzero(np.diff(borders))
+    found[filled] = _BEGINNINGS[np.frombuffer(data, np.uint8)[borders[filled]]]
+    return found
 
 
 def _joined(*pieces: str | pa.ChunkedArray) -> pa.ChunkedArray:
