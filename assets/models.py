@@ -8,7 +8,7 @@ import dagster as dg
 import orjson
 
 from assets.manifest import SELECTED, asset_specs, check_specs
-from bridge_pipeline.imports import collections_paused
+from bridge_pipeline.imports import made_to_stay
 from bridge_pipeline.steps import gx_worker
 from resources.dbt import DbtResource
 from resources.workspace import WorkspaceResource
@@ -32,7 +32,7 @@ def model_assets(manifest: Path) -> dg.AssetsDefinition:
         # dbt's import takes seconds, so only a build pays for it; and memory, which who judged before
         # need not hold any longer.
         gx_worker.dismiss()
-        with collections_paused():
+        with made_to_stay():
             from assets.building import build
 
         yield from build(context, workspace.open(), dbt.open(), manifest)

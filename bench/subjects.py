@@ -35,10 +35,10 @@ _PLAIN = {"id", "subject", "description", "tags", *_TIMES}
 def pipeline(first: str, last: str, entities: str) -> Figures:
     """Days of the connection through Dagster, everything on; `seconds` from the first step to the last of
     its own, which `ended` then (seconds since 1970): models and report are shown beside."""
-    from bridge_pipeline.imports import collections_paused
+    from bridge_pipeline.imports import made_to_stay
 
     # As `bridge run` does.
-    with collections_paused():
+    with made_to_stay():
         import dagster as dg
 
         from bridge_pipeline.automation.runs import run_days

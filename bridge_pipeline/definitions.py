@@ -8,10 +8,10 @@ from pathlib import Path
 
 import dagster as dg
 
-from bridge_pipeline.imports import collections_paused
+from bridge_pipeline.imports import made_to_stay
 
 # What is imported stays: a quarter of the time went into looking whether it may go.
-with collections_paused():
+with made_to_stay():
     from assets import partitions
     from assets.audit import audit_asset
     from assets.checks import entity_checks
@@ -67,5 +67,5 @@ def build_definitions(
     )
 
 
-with collections_paused():
+with made_to_stay():
     defs = build_definitions()

@@ -26,6 +26,22 @@ def collections_paused() -> Iterator[None]:
 
 
 @contextmanager
+def made_to_stay() -> Iterator[None]:
+    """Pauses the garbage collector, and spares what is made within its next looks too: modules stay.
+
+    Without this the first look after the import of Dagster goes through 170,000 objects, and two later
+    ones again.
+    """
+    was = gc.isenabled()
+    with collections_paused():
+        yield
+        if was:
+            # What was frozen and is not any more belongs to the oldest generation.
+            gc.freeze()
+            gc.unfreeze()
+
+
+@contextmanager
 def put_off(*names: str) -> Iterator[None]:
     """Lets what is imported within take these modules at their word: each is imported when it is used.
 

@@ -21,7 +21,7 @@ from bridge_pipeline.connector_kit.journal import write_durably
 from bridge_pipeline.database import registry
 from bridge_pipeline.database.exclusive import exclusively
 from bridge_pipeline.database.workspace import Workspace
-from bridge_pipeline.imports import collections_paused
+from bridge_pipeline.imports import made_to_stay
 from bridge_pipeline.settings import PROJECT_ROOT
 from bridge_pipeline.steps import gx_worker
 from bridge_pipeline.steps.due import checked_request
@@ -68,7 +68,7 @@ def run_days(
     """
     record = registry.get(workspace.database.engine, name)
     wanted = checked_request(workspace, record, first, last, entities)
-    with collections_paused():
+    with made_to_stay():
         instance = prepare_instance(workspace)
         _add_partition(instance, record)
         # Importing the definitions takes seconds; only a run pays for it.

@@ -53,10 +53,10 @@ def run(
 
     Both days are included. Running days again fetches them anew; what has not changed stays as it is.
     """
-    from bridge_pipeline.imports import collections_paused
+    from bridge_pipeline.imports import made_to_stay
 
     # Seconds of imports, longer where the collector looks at all that stays.
-    with collections_paused():
+    with made_to_stay():
         from bridge_pipeline.commands.summaries import show_summary
         from bridge_pipeline.steps.summary import NothingExtracted, summarise_run
 
@@ -87,12 +87,12 @@ def _materialised(
     workspace: "Workspace", connection: str, first: date, last: date, entities: tuple[str, ...] | None
 ) -> "RunOutcome":
     from bridge_pipeline.commands import working
-    from bridge_pipeline.imports import collections_paused
+    from bridge_pipeline.imports import made_to_stay
     from bridge_pipeline.steps import gx_worker
 
     # It imports for longer than Dagster takes to, so it begins before.
     with working.shown(f"{connection} {first} to {last}"), gx_worker.ready():
-        with collections_paused():
+        with made_to_stay():
             from bridge_pipeline.automation.runs import run_days
 
         try:

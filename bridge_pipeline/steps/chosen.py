@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import orjson
 import pyarrow as pa
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.model import ENTITIES, Entity
+from bridge_pipeline.steps import duck
 from bridge_pipeline.steps.land import read_landed
 
 # Whether each row is taken, by its number; None takes all of them.
@@ -65,8 +65,7 @@ class Landed:
         Args:
             refused: numbers of rows that do not count.
         """
-        config = {"memory_limit": "64MB", "threads": 1, "temp_directory": str(self.scratch)}
-        with duckdb.connect(config=config) as db:
+        with duck.opened(self.batch.landed, self.scratch) as db:
             db.register("ids", self._stream(("id",)))
             db.execute(_REPEATED)
             if db.execute("select count(*) from repeated").fetchall() == [(0,)]:

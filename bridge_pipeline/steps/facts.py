@@ -12,7 +12,6 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from bridge_pipeline.connector_kit.connector import Stream
@@ -21,7 +20,7 @@ from bridge_pipeline.database.ledger import Batch, CheckResult
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model.expectation import Expectation
 from bridge_pipeline.model.inventory import Inventory
-from bridge_pipeline.steps import drift, volume
+from bridge_pipeline.steps import drift, duck, volume
 from bridge_pipeline.steps.extract import landing_of
 from bridge_pipeline.steps.land import read_landed
 
@@ -234,7 +233,7 @@ def _versions(batch: Batch, folder: Path) -> tuple[int, int]:
         select coalesce(sum(n), 0)::bigint, count(*) from (
             select count(*) as n from read_parquet($paths) group by id, content_hash
         )"""
-    with duckdb.connect(config={"memory_limit": "64MB", "threads": 1, "temp_directory": str(folder)}) as db:
+    with duck.opened(batch.landed, folder) as db:
         found = db.execute(query, {"paths": paths}).fetchone()
     return found or (0, 0)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bridge_pipeline.imports import collections_paused, hidden, put_off
+from bridge_pipeline.imports import hidden, made_to_stay, put_off
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,7 @@ class Question:
 def great_expectations() -> Any:
     """The library. Its import takes seconds, so only a check pays for it; and it must not call home."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    with collections_paused(), put_off(*_RARELY_NEEDED), hidden(*_NEVER_NEEDED):
+    with made_to_stay(), put_off(*_RARELY_NEEDED), hidden(*_NEVER_NEEDED):
         return importlib.import_module("great_expectations")
 
 

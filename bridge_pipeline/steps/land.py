@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from bridge_pipeline.connector_kit.journal import sync_folder
 from bridge_pipeline.failpoints import reach
-from bridge_pipeline.imports import collections_paused
+from bridge_pipeline.imports import made_to_stay
 from bridge_pipeline.model import ENTITIES
 
 Tables = Callable[[], Iterator[pa.Table]]
@@ -34,7 +34,7 @@ def land(entity: str, tables: Tables, folder: Path, work: Path) -> list[dict[str
         For each file `path` (relative to `folder`), `rows`, `bytes` and `sha256`.
     """
     # Half a second, which only an extraction is to pay for.
-    with collections_paused():
+    with made_to_stay():
         from bridge_pipeline.steps.dlt_pipeline import write_parquet
     try:
         write_parquet(entity, tables, folder, work)

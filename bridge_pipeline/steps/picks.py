@@ -11,7 +11,6 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import chain, pairwise
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +22,7 @@ from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import ENTITIES
 from bridge_pipeline.model.entity import TIMESTAMP
+from bridge_pipeline.steps import duck
 from bridge_pipeline.steps.extract import landing_of
 from bridge_pipeline.steps.land import read_landed
 from bridge_pipeline.steps.places import Places
@@ -176,11 +176,11 @@ def pick(
     """
     # Read before DuckDB asks for rows: it does so from threads of its own.
     deleted = list(_deleted(connection, batch, days[0], days[-1]))
-    config = {"memory_limit": "64MB", "threads": 1, "temp_directory": str(scratch)}
-    with duckdb.connect(config=config) as db:
-        db.execute("create table deleted (day integer, id text, deleted_at bigint)")
-        for rows in deleted:
-            db.register("rows", rows)
+    rows = sum(part.rows for part in parts) + sum(table.num_rows for table in deleted)
+    with duck.opened(rows, scratch) as db:
+        db.execute("create temporary table deleted (day integer, id text, deleted_at bigint)")
+        for table in deleted:
+            db.register("rows", table)
             db.execute("insert into deleted select * from rows")
         decisions = chain.from_iterable(part.decide() for part in parts)
         batches = chain.from_iterable(rows.to_batches() for rows in decisions)

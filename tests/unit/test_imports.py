@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bridge_pipeline.imports import collections_paused, hidden, put_off
+from bridge_pipeline.imports import collections_paused, hidden, made_to_stay, put_off
 
 NAME = "xml.dom.pulldom"
 
@@ -96,3 +96,25 @@ def test_the_collector_is_afterwards_as_it_was(enabled):
     assert gc.isenabled() is enabled
     with collections_paused():
         assert not gc.isenabled()
+
+
+@pytest.mark.usefixtures("collector")
+def test_what_is_made_to_stay_is_spared_by_the_next_looks():
+    gc.enable()
+    with made_to_stay():
+        made = [[] for _ in range(1_000)]
+        assert not gc.isenabled()
+    young = {id(each) for generation in (0, 1) for each in gc.get_objects(generation)}
+    assert gc.isenabled()
+    assert not young & {id(each) for each in made}
+
+
+@pytest.mark.usefixtures("collector")
+def test_within_a_pause_nothing_is_made_to_stay():
+    gc.disable()
+    gc.freeze()
+    frozen = gc.get_freeze_count()
+    with made_to_stay():
+        pass
+    assert gc.get_freeze_count() == frozen
+    gc.unfreeze()
