@@ -27,8 +27,8 @@ def storage_kept(instance: dg.DagsterInstance) -> Iterator[None]:
     A day of three entities took 900 of them, and they took Postgres longer than all that was asked
     of it. Only for the time of a run: an instance that is forgotten must not keep a connection. One
     that the server closed meanwhile is replaced. Also only for that time what tables and columns the
-    storage has is asked once, not with every event, and a batch of events, whatever they are, is one
-    transaction. Within itself it does nothing more.
+    storage has is asked once, not with every event, that a partition is there likewise, and a batch of
+    events, whatever they are, is one transaction. Within itself it does nothing more.
     """
     # Imported by whoever has such a storage; the code location has none.
     from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage
@@ -42,7 +42,11 @@ def storage_kept(instance: dg.DagsterInstance) -> Iterator[None]:
                 kept.enter_context(_schema_known(storage))
                 if isinstance(storage, PostgresEventLogStorage):
                     kept.enter_context(
-                        _replaced(storage, store_event_batch=functools.partial(_store_batch, storage))
+                        _replaced(
+                            storage,
+                            store_event_batch=functools.partial(_store_batch, storage),
+                            has_dynamic_partition=_confirmed_once(storage.has_dynamic_partition),
+                        )
                     )
         yield
 
@@ -149,5 +153,19 @@ def _answered_once(ask: Callable[..., bool]) -> Callable[..., bool]:
         if names not in answers:
             answers[names] = ask(*arguments)
         return answers[names]
+
+    return asked
+
+
+def _confirmed_once(ask: Callable[[str, str], bool]) -> Callable[[str, str], bool]:
+    """The same question of a partition, which is not asked again once it is there: a connection is not
+    removed during a run of it."""
+    there: set[tuple[str, str]] = set()
+
+    @functools.wraps(ask)
+    def asked(definition: str, key: str) -> bool:
+        if (definition, key) not in there and ask(definition, key):
+            there.add((definition, key))
+        return (definition, key) in there
 
     return asked

@@ -137,3 +137,28 @@ def test_a_batch_that_cannot_be_stored_whole_is_not_stored_in_part(instance):
         assert stored(instance, "other") == {table: [] for table in TABLES}
         instance.event_log_storage.store_event_batch(batch[1:])
         assert len(stored(instance, "other")["event_logs"]) == 2
+
+
+def test_a_partition_that_is_there_is_not_asked_for_again_and_one_that_is_not_is(instance, monkeypatch):
+    monkeypatch.setattr(
+        type(instance.event_log_storage), "has_dynamic_partition", counted := Counted(instance)
+    )
+    with storage_kept(instance):
+        assert [instance.has_dynamic_partition("connection", "a") for _ in range(2)] == [False, False]
+        instance.add_dynamic_partitions("connection", ["a"])
+        assert [instance.has_dynamic_partition("connection", "a") for _ in range(3)] == [True, True, True]
+        assert counted.asked == ["a", "a", "a"]
+    instance.delete_dynamic_partition("connection", "a")
+    assert not instance.has_dynamic_partition("connection", "a")
+
+
+class Counted:
+    """What is asked of the storage about partitions, and what it says."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.asked: list[str] = []
+        self._ask = instance.event_log_storage.has_dynamic_partition
+
+    def __call__(self, definition: str, key: str) -> bool:
+        self.asked.append(key)
+        return self._ask(definition, key)
