@@ -8,7 +8,7 @@ from assets import keys, runs, shown
 from assets.partitions import scope_of
 from bridge_pipeline import naming
 from bridge_pipeline.model import Entity
-from bridge_pipeline.steps import gx_worker
+from bridge_pipeline.steps import check, gx_worker
 from bridge_pipeline.steps.extract import extract
 from resources.workspace import WorkspaceResource
 
@@ -27,6 +27,7 @@ def extracted_asset(entity: Entity, partitions: dg.PartitionsDefinition) -> dg.A
                 gx_worker.start()
                 asked = (scope.connection, entity.name, scope.window)
                 batch = extract(opened, *asked, run_id, scope.scheduled)
+                check.begin(opened, batch)
                 yield shown.batch(context, opened, batch)
 
     return extracted

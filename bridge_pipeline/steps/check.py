@@ -4,9 +4,11 @@ Gives the verdict that everything downstream asks the ledger for.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -23,15 +25,18 @@ from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.failpoints import reach
 from bridge_pipeline.model import Window
 from bridge_pipeline.model.expectation import Expectation
-from bridge_pipeline.steps import facts
+from bridge_pipeline.steps import facts, gx_worker, rows
 from bridge_pipeline.steps.announce import tell_verdict
 from bridge_pipeline.steps.extract import add_to_quarantine, journal_of, landing_of
 from bridge_pipeline.steps.land import read_landed
-from bridge_pipeline.steps.rows import Tally, judge
+from bridge_pipeline.steps.rows import Tally
 from bridge_pipeline.steps.suites import suite_of
+from bridge_pipeline.workers import WorkerEnded
 
 log = structlog.get_logger(__name__)
 _BY_EXPECTATION = "rejected by an expectation"
+# Rows that are looked at again for less than what they wait for.
+_SMALL = 20_000
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,49 @@ class Verdict:
 
     batch: Batch
     results: list[CheckResult]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of the rows of a batch."""
+
+    batch_id: int
+    suite: tuple[Expectation, ...]
+    clear: bool
+
+
+# What was begun ahead: what was asked, and what waits for the outcome.
+_begun: tuple[_Asked, Callable[[], dict[str, Tally]]] | None = None
+
+
+def begin(workspace: Workspace, batch: Batch) -> None:
+    """Lets another process begin to judge the rows of a small batch, before `check` asks for the outcome.
+
+    Nothing depends on it: what cannot be begun, or is asked otherwise by then, `check` does itself.
+    """
+    global _begun
+    if batch.landed > _SMALL or not gx_worker.is_there():
+        return
+    with suppress(WorkerEnded, ValueError, OSError):
+        record = registry.get(workspace.database.engine, batch.connection)
+        clear = registry.shows_personal_data(workspace.database.engine, batch.tenant)
+        suite = _of_rows(suite_of(workspace, record, batch.entity))
+        outcome = rows.begin(batch, landing_of(workspace, batch), suite, clear)
+        _begun = _Asked(batch.id, suite, clear), outcome
+
+
+def _tallies(asked: _Asked, batch: Batch, folder: Path) -> dict[str, Tally]:
+    global _begun
+    begun, _begun = _begun, None
+    if begun is not None and begun[0] == asked:
+        # Whoever was asked in between had another process.
+        with suppress(WorkerEnded):
+            return begun[1]()
+    return rows.begin(batch, folder, asked.suite, asked.clear)()
+
+
+def _of_rows(suite: tuple[Expectation, ...]) -> tuple[Expectation, ...]:
+    return tuple(e for e in suite if e.subject == "rows" and e.enabled)
 
 
 def check(workspace: Workspace, batch_id: int) -> Verdict:
@@ -55,14 +103,14 @@ def check(workspace: Workspace, batch_id: int) -> Verdict:
         batch = ledger.batch(connection, batch_id)
     record = registry.get(workspace.database.engine, batch.connection)
     suite = suite_of(workspace, record, batch.entity)
-    rows = tuple(e for e in suite if e.subject == "rows" and e.enabled)
+    of_rows = _of_rows(suite)
     evidence = facts.gather(workspace, batch, connectors.get(record.connector).stream(batch.entity))
     # Rows of files that were tampered with say nothing.
     clear = registry.shows_personal_data(workspace.database.engine, batch.tenant)
-    tallies = judge(batch, evidence.folder, rows, clear) if evidence.intact else {}
-    rejected = {row: e.name for e in rows if e.name in tallies for row in tallies[e.name].rows}
+    tallies = _tallies(_Asked(batch.id, of_rows, clear), batch, evidence.folder) if evidence.intact else {}
+    rejected = {row: e.name for e in of_rows if e.name in tallies for row in tallies[e.name].rows}
     results = [
-        *(_judged(e, tallies[e.name]) for e in rows if e.name in tallies),
+        *(_judged(e, tallies[e.name]) for e in of_rows if e.name in tallies),
         *(facts.switched_off(e) for e in suite if e.subject in ("rows", "batch") and not e.enabled),
         *facts.facts(evidence, len(rejected), [e for e in suite if e.subject == "batch" and e.enabled]),
     ]

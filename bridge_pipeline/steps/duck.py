@@ -10,7 +10,6 @@ from pathlib import Path
 
 import duckdb
 
-_LIMITS: dict[str, str | int] = {"memory_limit": "64MB", "threads": 1}
 # Up to so many rows it takes longer to start than to answer.
 _FEW = 20_000
 # The instance that a thread keeps for few rows.
@@ -28,7 +27,7 @@ def opened(rows: int, scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         scratch: where what does not fit into memory goes; made when it is needed.
     """
     if rows > _FEW:
-        with duckdb.connect(config=_LIMITS | {"temp_directory": str(scratch)}) as db:
+        with _connected(scratch) as db:
             yield db
     else:
         with _instance(scratch).cursor() as db:
@@ -46,5 +45,9 @@ def _instance(scratch: Path) -> duckdb.DuckDBPyConnection:
         except duckdb.NotImplementedException:
             # It has files in the folder before, few and long rows, and does not leave it.
             db.close()
-    _kept.instance = duckdb.connect(config=_LIMITS | {"temp_directory": str(scratch)})
-    return _kept.instance
+    _kept.instance = db = _connected(scratch)
+    return db
+
+
+def _connected(scratch: Path) -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(config={"memory_limit": "64MB", "threads": 1, "temp_directory": str(scratch)})

@@ -94,6 +94,11 @@ def start() -> None:
         log.warning("no process can be started to judge in; this one does it itself", error=str(error))
 
 
+def is_there() -> bool:
+    """Whether a worker would answer the next question, and not this process."""
+    return _started is not None and _started.usable
+
+
 def dismiss() -> None:
     """Ends the worker, if there is one; the next question starts another."""
     global _started

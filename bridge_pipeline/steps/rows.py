@@ -8,6 +8,7 @@ batch. Examples are read from the landing files afterwards.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -114,33 +115,40 @@ def _order(later: pa.ChunkedArray, earlier: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.call_function("subtract", [above, below])
 
 
-def judge(
+def begin(
     batch: Batch, folder: Path, suite: tuple[Expectation, ...], clear: bool = False
-) -> dict[str, Tally]:
-    """Runs the expectations of rows over a batch, in bounded memory.
+) -> Callable[[], dict[str, Tally]]:
+    """Begins to run the expectations of rows over a batch, in bounded memory; what it gives waits for the
+    outcome, and does so once.
 
     Args:
         clear: whether the tenant asked for examples with personal values as they are.
 
     Raises:
-        RuntimeError: Great Expectations could not evaluate one.
+        RuntimeError: Great Expectations could not evaluate one, or its process ended; by the outcome, too.
         ValueError: one does not judge each row for itself.
     """
     tallies = {expectation.name: Tally() for expectation in suite}
     if not batch.landed or not suite:
-        return tallies
+        return lambda: tallies
     rules = [_rule(expectation) for expectation in suite]
     # Of what the extraction left behind.
     give_back()
-    for seqs, failing in _answered_in_turn(rules, _parts(batch, folder, rules)):
-        for expectation, positions in failing():
-            _add(tallies[expectation.name], expectation, seqs, positions)
-        give_back()
-    if batch.landed > _AT_ONCE:
-        # To load and audit so many takes far longer than another start, and what it holds.
-        gx_worker.dismiss()
-    _add_examples(batch, folder, ENTITIES[batch.entity], suite, tallies, clear)
-    return tallies
+    turns = _answered_in_turn(rules, _parts(batch, folder, rules))
+    first = list(islice(turns, 1))
+
+    def outcome() -> dict[str, Tally]:
+        for seqs, failing in chain(first, turns):
+            for expectation, positions in failing():
+                _add(tallies[expectation.name], expectation, seqs, positions)
+            give_back()
+        if batch.landed > _AT_ONCE:
+            # To load and audit so many takes far longer than another start, and what it holds.
+            gx_worker.dismiss()
+        _add_examples(batch, folder, ENTITIES[batch.entity], suite, tallies, clear)
+        return tallies
+
+    return outcome
 
 
 def _parts(batch: Batch, folder: Path, rules: list[_Rule]) -> Iterator[pa.Table]:

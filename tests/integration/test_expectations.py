@@ -13,6 +13,7 @@ from bridge_pipeline import cli
 from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.model.expectation import Expectation, at_most, in_order, in_set, matches, present
 from bridge_pipeline.settings import PROJECT_ROOT
+from bridge_pipeline.steps import check as checking
 from bridge_pipeline.steps import gx, gx_worker
 from bridge_pipeline.steps import rows as judging
 from bridge_pipeline.steps.accept import accept_batch
@@ -231,9 +232,9 @@ def test_rows_judged_in_many_parts_come_to_the_same(workspace, desk, monkeypatch
     batch = land(workspace, "tickets", DAY)
     asked = tuple(each for each in suite(workspace).values() if each.subject == "rows")
     folder = landing_of(workspace, batch)
-    whole = judging.judge(batch, folder, asked)
+    whole = judging.begin(batch, folder, asked)()
     monkeypatch.setattr(judging, "_MOST_BYTES", 1)
-    assert judging.judge(batch, folder, asked) == whole
+    assert judging.begin(batch, folder, asked)() == whole
     assert (whole["subject_present"].unexpected, len(whole["subject_present"].rows)) == (83, 83)
     assert (whole["created_at_before_updated_at"].unexpected, whole["subject_present"].evaluated) == (35, 250)
 
@@ -246,7 +247,7 @@ def test_who_judged_a_large_batch_is_not_kept_beside_its_load(workspace, desk, m
     monkeypatch.delitem(sys.modules, "great_expectations", raising=False)
     for at_once, kept in ((3, True), (2, False)):
         monkeypatch.setattr(judging, "_AT_ONCE", at_once)
-        judging.judge(batch, landing_of(workspace, batch), asked)
+        judging.begin(batch, landing_of(workspace, batch), asked)()
         assert (gx_worker._started is not None) is kept
 
 
@@ -450,3 +451,54 @@ def test_neither_old_days_nor_lookups_make_a_desk_look_fresh(workspace, desk):
     assert fresh(later)
     connect(workspace, desk, scheduled=False)
     assert fresh(datetime.now(UTC)), "nobody promised that it is"
+
+
+# --- Judged ahead ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def begun(workspace, desk, monkeypatch):
+    """A batch whose rows are being judged by a process beside."""
+    desk.records["tickets"] = [
+        ticket(number, NOON, subject=None if number == 2 else "x") for number in (1, 2)
+    ]
+    batch = land(workspace, "tickets", DAY)
+    # Another test may have imported it into this very process.
+    monkeypatch.delitem(sys.modules, "great_expectations", raising=False)
+    gx_worker.start()
+    checking.begin(workspace, batch)
+    assert checking._begun is not None
+    return batch
+
+
+def judged(workspace, batch):
+    return [vars(each) for each in checking.check(workspace, batch.id).results]
+
+
+def test_what_was_judged_ahead_is_not_judged_again_and_comes_to_the_same(workspace, begun, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(judging, "begin", None)
+        ahead = judged(workspace, begun)
+    assert [each["unexpected"] for each in ahead if each["name"] == "subject_present"] == [1]
+    assert judged(workspace, begun) == ahead
+
+
+@pytest.mark.slow
+def test_expectations_that_changed_since_are_those_that_count(workspace, begun):
+    write(workspace, "expectations: {tickets: {subject_present: {severity: quarantine, allowed_share: 1.0}}}")
+    assert [each["severity"] for each in judged(workspace, begun) if each["name"] == "subject_present"] == [
+        "quarantine"
+    ]
+
+
+@pytest.mark.slow
+def test_a_process_that_ended_before_it_was_asked_is_done_without(workspace, begun):
+    gx_worker._started.worker.process.kill()
+    assert {each["name"]: each["unexpected"] for each in judged(workspace, begun)}["subject_present"] == 1
+
+
+def test_a_file_of_expectations_that_is_wrong_stops_the_check_and_not_what_landed(workspace, desk, begun):
+    write(workspace, "expectations: {tickets: {no_such_thing: {enabled: false}}}")
+    checking.begin(workspace, begun)
+    with pytest.raises(InvalidExpectations):
+        checking.check(workspace, begun.id)
