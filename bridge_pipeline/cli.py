@@ -31,6 +31,7 @@ from bridge_pipeline.commands import (
     simulate,
     tenants,
 )
+from bridge_pipeline.commands.answers import outlast_readers
 from bridge_pipeline.memory import few_collections
 
 app = typer.Typer(
@@ -57,6 +58,7 @@ def main() -> NoReturn:
     """Runs the command line of this process and exits."""
     arguments = sys.argv[1:]
     codes: list[int] = []
+    outlast_readers()
     # What is registered first runs last: after whatever a command leaves to be done at the end.
     atexit.register(_leave, codes)
     with few_collections():
@@ -71,8 +73,8 @@ def _leave(codes: list[int]) -> None:
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        # Whoever reads may have gone, and the stream with him.
-        with suppress(OSError, ValueError, AttributeError):
+        # On a full disk, as has been told.
+        with suppress(OSError):
             stream.flush()
     for code in codes:
         os._exit(code)
@@ -90,10 +92,11 @@ def execute(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         _complain("stopped; what was finished stays, and running it again goes on from there", as_json)
         return 130
-    except BrokenPipeError:
-        # Whoever read the answer has enough of it; Python must not complain at exit either.
-        sys.stdout = None
-        return 0
+    except SystemExit as ended:
+        # Typer takes every broken pipe for that of the answer, and ends without a word.
+        if isinstance(ended.__context__, BrokenPipeError):
+            return _failed(ended.__context__, as_json)
+        raise
     except Exception as error:
         return _failed(error, as_json)
 
@@ -130,9 +133,12 @@ def _complain(text: str, as_json: bool) -> None:
     from bridge_pipeline.redaction import redact
 
     text = printable(redact(text.strip()))
-    screen(stderr=True).print(f"error: {text}", style="red")
+    # Where the answer could not be written, this may not be either.
+    with suppress(OSError):
+        screen(stderr=True).print(f"error: {text}", style="red")
     if as_json:
-        print_json({"error": text})
+        with suppress(OSError):
+            print_json({"error": text})
 
 
 if __name__ == "__main__":

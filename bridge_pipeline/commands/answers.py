@@ -1,6 +1,8 @@
 """How commands answer: one JSON document or readable text on stdout, all else on stderr."""
 
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable
 from datetime import date
@@ -62,6 +64,32 @@ def answer(document: Any, as_json: bool, show: Callable[["Console"], None]) -> N
         print_json(document)
     else:
         show(screen())
+
+
+class _Unheard(io.FileIO):
+    """A file that takes what nobody reads any more."""
+
+    def write(self, data: Any, /) -> int | None:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
+
+
+def outlast_readers() -> None:
+    """Lets this process write its answers and notes whether anybody still reads them or not.
+
+    How the work went decides its code, not who has read enough of what it says. Closed streams go nowhere.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            # The lowest free descriptor is that of the stream.
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it stays open
+            continue
+        unheard = io.BufferedWriter(_Unheard(stream.fileno(), "w", closefd=False))
+        same = {"encoding": stream.encoding, "errors": stream.errors, "line_buffering": stream.line_buffering}
+        setattr(sys, name, io.TextIOWrapper(unheard, **same))
 
 
 def print_json(document: Any) -> None:

@@ -1,8 +1,11 @@
 """The command line: every command explains itself, answers as JSON, and fails in one line."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -213,3 +216,54 @@ cli.main()
     assert done.returncode == 7
     assert done.stdout == "x" * 100_000 + "\nleft to the end\n"
     assert done.stderr == ""
+
+
+PRINTING = """
+from bridge_pipeline import cli
+from bridge_pipeline.commands.answers import print_json
+
+def execute(arguments):
+    for _ in range(100):
+        print_json({"much": "x" * 10_000})
+    return 7
+
+cli.execute = execute
+cli.main()
+"""
+
+
+def test_who_has_read_enough_of_an_answer_changes_neither_its_code_nor_is_complained_of():
+    source, sink = os.pipe()
+    os.close(source)
+    command = [sys.executable, "-c", PRINTING]
+    done = subprocess.run(command, stdout=sink, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(sink)
+    assert (done.returncode, done.stderr) == (7, "")
+
+
+def test_where_nobody_can_be_answered_the_code_is_that_of_the_work():
+    command = ["sh", "-c", 'exec "$0" -c "$1" >&- 2>&-', sys.executable, PRINTING]
+    assert subprocess.run(command, check=False).returncode == 7
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+def test_an_answer_that_cannot_be_written_is_a_failure_without_traceback():
+    command = [sys.executable, "-m", "bridge_pipeline.cli", "connections", "list", "--nonsense", "--json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: No such option: --nonsense")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_pipe_that_breaks_in_the_work_is_told(capsys, monkeypatch):
+    def load():
+        raise BrokenPipeError(errno.EPIPE, "the server has gone")
+
+    monkeypatch.setattr("bridge_pipeline.settings.load", load)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    code, out, err = run(capsys, "status", "--json")
+    assert code == 1
+    assert "the server has gone" in json.loads(out)["error"]
+    assert "the server has gone" in err
