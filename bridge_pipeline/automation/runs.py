@@ -7,6 +7,7 @@ from datetime import date
 import dagster as dg
 from dagster._core.execution.backfill import BulkActionStatus
 
+from assets.partitions import connection_days
 from bridge_pipeline import naming
 from bridge_pipeline.automation.alarms import tell_failed
 from bridge_pipeline.automation.jobs import DAILY_JOB, keys_for, range_tags
@@ -17,6 +18,7 @@ from bridge_pipeline.automation.launcher import (
     on_this_machine,
     process_tag,
 )
+from bridge_pipeline.automation.summaries import add_connection
 from bridge_pipeline.connector_kit.journal import write_durably
 from bridge_pipeline.database import registry
 from bridge_pipeline.database.exclusive import exclusively
@@ -70,7 +72,7 @@ def run_days(
     wanted = checked_request(workspace, record, first, last, entities)
     with made_to_stay():
         instance = prepare_instance(workspace)
-        _add_partition(instance, record)
+        _add_partition(workspace, instance, record)
         # Importing the definitions takes seconds; only a run pays for it.
         from bridge_pipeline.definitions import defs
 
@@ -139,13 +141,15 @@ def add_partition(workspace: Workspace, name: str) -> None:
     Raises:
         UnknownConnection: there is no such connection.
     """
-    _add_partition(prepare_instance(workspace), registry.get(workspace.database.engine, name))
+    record = registry.get(workspace.database.engine, name)
+    _add_partition(workspace, prepare_instance(workspace), record)
 
 
-def _add_partition(instance: dg.DagsterInstance, record: registry.ConnectionRecord) -> None:
-    instance.add_dynamic_partitions(
-        naming.CONNECTION_DIMENSION, [naming.checked_key("connection", record.name)]
-    )
+def _add_partition(
+    workspace: Workspace, instance: dg.DagsterInstance, record: registry.ConnectionRecord
+) -> None:
+    days = connection_days(workspace.settings.first_day)
+    add_connection(instance, naming.checked_key("connection", record.name), days)
 
 
 def _failures(result: dg.ExecuteInProcessResult) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 anybody asks.
 
 Dagster makes it from the whole log when an asset's partitions are looked at for the first time, and anew
-whenever a connection came or went; later it reads what was added. Whoever looks would wait for it.
+whenever they are others; later it reads what was added. Whoever looks would wait for it. A connection that
+is added here leaves it true; one that went does not.
 """
 
 import json
@@ -11,10 +12,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 import dagster as dg
+import sqlalchemy as sa
 import structlog
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.definitions.partitions.context import partition_loading_context
+from dagster._core.events import ASSET_EVENTS
+from dagster._core.storage.event_log import SqlEventLogStorage, SqlEventLogStorageTable
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+
+from assets.partitions import CONNECTIONS
+from bridge_pipeline import naming
 
 log = structlog.get_logger(__name__)
 Partitioned = Mapping[dg.AssetKey, dg.PartitionsDefinition]
@@ -86,6 +93,46 @@ def look(instance: dg.DagsterInstance, assets: Partitioned, last: Look, budget: 
             failed.append(text)
         made += 1
     return Look(newest, partitions, due + failed, made)
+
+
+def add_connection(instance: dg.DagsterInstance, name: str, days: dg.PartitionsDefinition) -> None:
+    """Makes a connection a partition, and lets the summaries that were true before be true afterwards.
+
+    Dagster knows a summary by all partitions there were, and would make each anew from the whole log. A
+    connection that nothing was ever planned or done for changes none of them but by being there.
+
+    Args:
+        days: the partitions of the assets of days, which the connection belongs to.
+    """
+    if instance.has_dynamic_partition(naming.CONNECTION_DIMENSION, name):
+        return
+    before = _identities(instance, days)
+    instance.add_dynamic_partitions(naming.CONNECTION_DIMENSION, [name])
+    after = dict(zip(before, _identities(instance, days), strict=True))
+    for record in instance.get_asset_records():
+        key, summary = record.asset_entry.asset_key, record.asset_entry.cached_status
+        if summary and summary.partitions_def_id in after and not _ever_planned(instance, key, name):
+            renamed = summary._replace(partitions_def_id=after[summary.partitions_def_id])
+            instance.update_asset_cached_status_data(key, renamed)
+
+
+def _identities(instance: dg.DagsterInstance, days: dg.PartitionsDefinition) -> list[str]:
+    with partition_loading_context(dynamic_partitions_store=instance):
+        return [each.get_serializable_unique_identifier() for each in (days, CONNECTIONS)]
+
+
+def _ever_planned(instance: dg.DagsterInstance, key: dg.AssetKey, name: str) -> bool:
+    """Whether the log has anything of a connection that a summary of the asset would count."""
+    storage = instance.event_log_storage
+    assert isinstance(storage, SqlEventLogStorage)
+    log = SqlEventLogStorageTable.c
+    query = sa.select(log.id).where(
+        log.asset_key == key.to_string(),
+        log.dagster_event_type.in_([kind.value for kind in ASSET_EVENTS]),
+        sa.or_(log.partition.startswith(f"{name}|", autoescape=True), log.partition == name),
+    )
+    with storage.index_connection() as connection:
+        return connection.execute(query.limit(1)).first() is not None
 
 
 def _materialised(instance: dg.DagsterInstance, key: dg.AssetKey, since: int) -> bool:

@@ -5,10 +5,11 @@ from datetime import date
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.storage.partition_status_cache import AssetStatusCacheValue
 
 from assets.partitions import CONNECTIONS, connection_days
 from bridge_pipeline.automation import summaries
-from bridge_pipeline.automation.summaries import Look, look
+from bridge_pipeline.automation.summaries import Look, add_connection, look
 from bridge_pipeline.definitions import defs
 from bridge_pipeline.settings import PROJECT_ROOT
 
@@ -90,6 +91,59 @@ def test_another_connection_makes_all_of_them_due(instance):
     assert done.made == 2
     (record,) = instance.get_asset_records([one.key])
     assert record.asset_entry.cached_status.partitions_def_id in done.partitions
+
+
+def computed(instance, asset):
+    """What Dagster comes to for an asset without its summary, and with it."""
+    kept = instance.get_asset_records([asset.key])[0].asset_entry.cached_status
+    with_it = summaries.get_and_update_asset_status_cache_value(instance, asset.key, DAYS, instance)
+    instance.event_log_storage.update_asset_cached_status_data(asset.key, AssetStatusCacheValue(0))
+    without = summaries.get_and_update_asset_status_cache_value(instance, asset.key, DAYS, instance)
+    return without, with_it, kept
+
+
+def test_a_new_connection_leaves_the_summaries_true(instance, monkeypatch):
+    materialise(instance, one, FIRST)
+    materialise(instance, other, SECOND)
+    # As the beginning of another's name, and as what stands for any sign in a pattern.
+    instance.add_dynamic_partitions(CONNECTIONS.name, ["ac_me-2"])
+    materialise(instance, one, "ac_me-2|2024-03-01")
+    look(instance, ASSETS, Look())
+    for name in ("ac", "acxme-2", "globex"):
+        add_connection(instance, name, DAYS)
+    assert known(instance, one) == {FIRST, "ac_me-2|2024-03-01"}
+    with monkeypatch.context() as patched:
+        # Nothing is read from the log for it.
+        patched.setattr(type(instance.event_log_storage), "get_materialized_partitions", None)
+        summaries.get_and_update_asset_status_cache_value(instance, one.key, DAYS, instance)
+    for asset in (one, other):
+        without, with_it, kept = computed(instance, asset)
+        assert without == with_it == kept
+    materialise(instance, one, "globex|2024-03-01")
+    without, with_it, _ = computed(instance, one)
+    assert without == with_it
+    assert len(known(instance, one)) == 3
+
+
+def test_one_that_comes_back_is_summed_up_with_what_it_had(instance):
+    materialise(instance, one, FIRST)
+    instance.delete_dynamic_partition(CONNECTIONS.name, "acme")
+    instance.add_dynamic_partitions(CONNECTIONS.name, ["globex"])
+    look(instance, ASSETS, Look())
+    assert known(instance, one) == set()
+    add_connection(instance, "acme", DAYS)
+    without, with_it, _ = computed(instance, one)
+    assert without == with_it
+    assert known(instance, one) == {FIRST}
+
+
+def test_one_that_is_there_changes_nothing(instance):
+    materialise(instance, one, FIRST)
+    look(instance, ASSETS, Look())
+    before = instance.get_asset_records([one.key])
+    add_connection(instance, "acme", DAYS)
+    assert instance.get_asset_records([one.key]) == before
+    assert instance.get_dynamic_partitions(CONNECTIONS.name) == ["acme"]
 
 
 def test_what_takes_too_long_goes_on_with_the_next_look(instance):
