@@ -3,13 +3,16 @@
 Also what runs in processes of their own, which a failpoint may end.
 """
 
+import functools
 import hashlib
 import json
 import multiprocessing
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import date
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from bridge_pipeline import failpoints
 from bridge_pipeline.database import faults, registry
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.registry import ConnectionRecord
@@ -180,38 +184,99 @@ def purge_now() -> None:
     purge.carry_out(workspace, purge.begin(workspace, NAME, "jo@example.com", "the contract ended"))
 
 
-def process_when_told(barrier: Any, first: str, last: str, entities: tuple[str, ...]) -> None:
-    """The flow over some days, begun by all processes of the barrier at once."""
+# Whether somebody has come to a point of a meeting.
+_NOBODY, _THERE, _GONE = range(3)
+# Seconds after which nobody is waited for any longer.
+_PATIENCE = 60
+_WAITING = """
+select 1 from pg_stat_activity
+where datname = current_database() and pg_blocking_pids(pid) && cast(:own as int[])
+"""
+
+
+class Meeting:
+    """Processes that begin at once, and meet at points: the first to pass one stays until another comes.
+
+    So two are there at one time, however long each takes by itself, unless a lock of the first keeps the
+    other out: then that one is seen to wait.
+    """
+
+    def __init__(self, parties: int, *points: str) -> None:
+        self._begin = _PROCESSES.Barrier(parties)
+        self._coming = _PROCESSES.Value("i", parties)
+        self._points = points
+        self._states = _PROCESSES.Array("i", [_NOBODY] * len(points))
+        self._together = _PROCESSES.Value("i", 0)
+
+    @property
+    def together(self) -> int:
+        """How often two were at a point at one time."""
+        return self._together.value
+
+    @contextmanager
+    def joined(self, workspace: Workspace) -> Iterator[None]:
+        """What a process does that takes part."""
+        sessions = set[int]()
+        sa.event.listen(
+            workspace.database.engine, "checkout", lambda session, *_: sessions.add(session.info.backend_pid)
+        )
+        self._begin.wait(60)
+        try:
+            with failpoints.listening(functools.partial(self._pass, workspace, sessions)):
+                yield
+        finally:
+            with self._coming:
+                self._coming.value -= 1
+
+    def _pass(self, workspace: Workspace, sessions: set[int], point: str) -> None:
+        if point not in self._points:
+            return
+        place = self._points.index(point)
+        with self._states:
+            before = self._states[place]
+            self._states[place] = _THERE if before == _NOBODY else _GONE
+        if before == _THERE:
+            with self._together:
+                self._together.value += 1
+        elif before == _NOBODY:
+            self._stay(workspace, sessions, place)
+
+    def _stay(self, workspace: Workspace, sessions: set[int], place: int) -> None:
+        ends = time.monotonic() + _PATIENCE
+        while self._states[place] == _THERE and self._coming.value > 1 and time.monotonic() < ends:
+            if rows(workspace, _WAITING, own=list(sessions)):
+                break
+            time.sleep(0.02)
+        self._states[place] = _GONE
+
+
+def process_together(meeting: Meeting, first: str, last: str, entities: tuple[str, ...]) -> None:
+    """The flow over some days."""
     workspace = open_workspace()
-    barrier.wait(60)
-    process(workspace, day(first, last), entities)
+    with meeting.joined(workspace):
+        process(workspace, day(first, last), entities)
 
 
-def load_when_told(barrier: Any, entity: str, first: str, last: str) -> None:
-    """Loads and audits what is landed, begun by all processes of the barrier at once."""
+def load_together(meeting: Meeting, entity: str, first: str, last: str) -> None:
+    """Loads and audits what is landed."""
     workspace = open_workspace()
-    barrier.wait(60)
-    bring_up_to_date(workspace, NAME, entity, day(first, last))
-    audit_window(workspace, NAME, entity, day(first, last))
+    with meeting.joined(workspace):
+        bring_up_to_date(workspace, NAME, entity, day(first, last))
+        audit_window(workspace, NAME, entity, day(first, last))
 
 
-def audit_when_told(barrier: Any, name: str, entity: str, first: str, last: str) -> None:
-    """Audits what is landed for a connection, begun by all processes of the barrier at once."""
+def audit_together(meeting: Meeting, name: str, entity: str, first: str, last: str) -> None:
+    """Audits what is landed for a connection."""
     workspace = open_workspace()
-    barrier.wait(60)
-    audit_window(workspace, name, entity, day(first, last))
+    with meeting.joined(workspace):
+        audit_window(workspace, name, entity, day(first, last))
 
 
-def certify_when_told(barrier: Any) -> None:
-    """A certificate, begun by all processes of the barrier at once."""
+def certify_together(meeting: Meeting) -> None:
+    """A certificate."""
     workspace = open_workspace()
-    barrier.wait(60)
-    certify(workspace, NAME)
-
-
-def barrier(parties: int) -> Any:
-    """What `…_when_told` waits at."""
-    return _PROCESSES.Barrier(parties)
+    with meeting.joined(workspace):
+        certify(workspace, NAME)
 
 
 def main(first: str, last: str, entity: str) -> None:

@@ -642,9 +642,10 @@ def test_killed_anywhere_nothing_is_half_marked_and_it_heals(workspace, loaded, 
 @pytest.mark.slow
 def test_two_at_once_make_two_certificates_one_after_the_other(workspace, loaded):
     drop(loaded, 7)
-    together = flow.barrier(2)
-    both = [start(flow.certify_when_told, together) for _ in range(2)]
+    meeting = flow.Meeting(2, "certify.listed")
+    both = [start(flow.certify_together, meeting) for _ in range(2)]
     assert [ended(process) for process in both] == [0, 0]
+    assert meeting.together == 0
     numbers = rows(workspace, "select number, verdict from bridge.certificates order by number")
     assert [(row["number"], row["verdict"]) for row in numbers] == [(1, "complete"), (2, "complete")]
     assert len(rows(workspace, "select * from bridge.deletions")) == 1

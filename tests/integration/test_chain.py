@@ -207,11 +207,11 @@ def test_connections_of_one_tenant_audited_at_once_share_one_chain(workspace, de
     for name in names:
         connect(workspace, desk, name, entities=("tickets",))
         read(workspace, name=name)
-    together = flow.barrier(len(names))
-    started = [
-        start(flow.audit_when_told, together, name, "tickets", "2024-03-01", "2024-03-02") for name in names
-    ]
+    meeting = flow.Meeting(len(names), "chain.signed")
+    days = "2024-03-01", "2024-03-02"
+    started = [start(flow.audit_together, meeting, name, "tickets", *days) for name in names]
     assert [ended(each) for each in started] == [0, 0, 0]
+    assert meeting.together == 0
     assert_whole(workspace, 1 + 3 * 2)
 
 

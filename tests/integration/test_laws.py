@@ -405,11 +405,12 @@ def test_two_runs_of_one_window_at_once_lose_and_double_nothing(workspace, desk)
     connect(workspace, desk, "undisturbed", entities=KILLED)
     process(workspace, day("2024-03-01", "2024-03-05"), KILLED, "undisturbed")
     connect(workspace, desk, entities=KILLED)
-    together = flow.barrier(2)
-    both = [start(flow.process_when_told, together, "2024-03-01", "2024-03-05", KILLED) for _ in range(2)]
+    meeting = flow.Meeting(2, "extract.locked", "load.locked", "audit.locked")
+    both = [start(flow.process_together, meeting, "2024-03-01", "2024-03-05", KILLED) for _ in range(2)]
     # One may stop at what the other has extracted and not yet checked; `run_days` lets it wait.
     codes = sorted(ended(process) or 0 for process in both)
     assert codes in ([0, 0], [0, 1])
+    assert meeting.together == 0
     numbers = "select entity, extraction from bridge.batches where connection = :name and kind <> 'lookup'"
     used = [(row["entity"], row["extraction"]) for row in rows(workspace, numbers, name=NAME)]
     assert len(used) == len(set(used)), "two extractions wrote into one journal"
@@ -421,11 +422,10 @@ def test_two_runs_of_one_window_at_once_lose_and_double_nothing(workspace, desk)
 def test_two_loads_and_audits_of_one_batch_at_once_double_nothing(workspace, desk):
     fill(desk)
     batch = land(workspace, "tickets", day("2024-03-01", "2024-03-05"))
-    together = flow.barrier(3)
-    all_three = [
-        start(flow.load_when_told, together, "tickets", "2024-03-01", "2024-03-05") for _ in range(3)
-    ]
+    meeting = flow.Meeting(3, "load.locked", "audit.locked")
+    all_three = [start(flow.load_together, meeting, "tickets", "2024-03-01", "2024-03-05") for _ in range(3)]
     assert [ended(process) for process in all_three] == [0, 0, 0]
+    assert meeting.together == 0
     assert arrived(workspace, "tickets") == INSIDE
     (counts,) = rows(
         workspace, "select loaded, unchanged, superseded from bridge.loads where batch_id = :id", id=batch.id

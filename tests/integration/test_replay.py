@@ -316,11 +316,11 @@ def test_a_blocked_replay_stays_out_until_it_is_accepted(workspace, desk, monkey
 # --- Two at once --------------------------------------------------------------------------------
 
 
-def replay_when_told(barrier) -> None:
+def replay_together(meeting) -> None:
     workspace = open_workspace()
     connectors.all_connectors()["helpdesk"] = MENDED
-    barrier.wait(60)
-    replay(workspace, ALL)
+    with meeting.joined(workspace):
+        replay(workspace, ALL)
 
 
 def spoil(desk) -> None:
@@ -331,9 +331,10 @@ def spoil(desk) -> None:
 def test_two_replays_at_once_take_no_record_twice(workspace, desk):
     spoil(desk)
     process(workspace, day(DAY, NEXT), ["tickets"])
-    together = flow.barrier(2)
-    both = [start(replay_when_told, together) for _ in range(2)]
+    meeting = flow.Meeting(2, "replay.claimed")
+    both = [start(replay_together, meeting) for _ in range(2)]
     assert [ended(process) for process in both] == [0, 0]
+    assert meeting.together == 0
     assert arrived(workspace, "tickets") == {"1", "2", "3"}
     assert waiting(workspace) == {"4"}
     counts = "select sum(loaded) as loaded, sum(superseded) as superseded from bridge.loads l join bridge.batches b on b.id = l.batch_id where kind = 'replay'"  # noqa: E501
