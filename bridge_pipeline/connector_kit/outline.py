@@ -25,7 +25,8 @@ class Reader:
     """Takes the list answers of one extraction apart; records are parsed when somebody looks at them.
 
     A listing is read again to see that it is whole: an answer with the very bytes of an earlier one is
-    not even looked into.
+    not even looked into. What is known of each answer stays for the whole extraction, so `envelope` is
+    empty: there may be much in it.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -44,7 +45,7 @@ class Reader:
             if outlined is None:
                 return parse_list(body, self._names)
             content, exact = outlined
-            self._known[digest] = len(exact), replace(content, digest=digest)
+            self._known[digest] = len(exact), replace(content, digest=digest, envelope={})
         return self._unread(body, *self._known[digest])
 
     def _unread(self, body: bytes, count: int, content: PageContent) -> PageContent:

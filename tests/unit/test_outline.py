@@ -103,3 +103,10 @@ def test_an_answer_without_an_outline_is_read_at_once_each_time():
     assert contents[0].records == contents[1].records
     with pytest.raises(UnreadableBody):
         reader.parse_list(body[:-1])
+
+
+def test_of_an_envelope_only_what_it_says_of_further_pages_is_kept():
+    reader = Reader(NAMES)
+    for page in (1, 2, 1):
+        content = reader.parse_list(b'{"data":[],"page":%d,"count":9,"links":{"self":"much"}}' % page)
+        assert (content.total, content.envelope) == (9, {})
