@@ -344,6 +344,10 @@ def record_stage(
     connection: sa.Connection, batch_id: int, stage: str, results: Iterable[CheckResult]
 ) -> None:
     """Stores the results of one stage in place of those it had; the verdict stays."""
+    # Another that stores them at the same time has its turn afterwards.
+    connection.execute(
+        sa.select(t.batches.c.id).where(t.batches.c.id == batch_id).with_for_update(key_share=True)
+    )
     of_stage = sa.and_(t.checks.c.batch_id == batch_id, t.checks.c.stage == stage)
     connection.execute(t.checks.delete().where(of_stage))
     rows = [vars(result) | {"batch_id": batch_id, "stage": stage} for result in results]

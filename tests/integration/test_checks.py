@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +296,26 @@ def test_accepting_a_batch_loads_and_audits_it(workspace: Workspace, desk: Desk)
         current = ledger.current_audit_file(connection, NAME, "tickets", DAY.start.date())
     assert current is not None
     assert current.rows == 100
+
+
+_WAITING = "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+
+
+def test_results_of_a_stage_that_two_store_at_once_are_those_of_the_last(workspace, desk):
+    batch = land(workspace, "tickets", DAY)
+    engine = workspace.database.engine
+    with engine.connect() as connection:
+        (first, *_) = ledger.checks_of(connection, batch.id)
+    found = [dataclasses.replace(first, name="of a stage")]
+
+    def store():
+        with engine.begin() as connection:
+            ledger.record_stage(connection, batch.id, "tables", found)
+
+    with ThreadPoolExecutor(1) as other:
+        with engine.begin() as connection:
+            ledger.record_stage(connection, batch.id, "tables", found)
+            second = other.submit(store)
+            while not second.done() and not rows(workspace, _WAITING):
+                pass
+        second.result()
