@@ -340,7 +340,11 @@ class AheadSession(Session):
                 answer.set_exception(error)
 
         # A daemon: it may wait for quota, and nobody waits for an answer that nobody wants any more.
-        Thread(target=copy_context().run, args=(run,), name="ask", daemon=True).start()
+        try:
+            Thread(target=copy_context().run, args=(run,), name="ask", daemon=True).start()
+        except RuntimeError:
+            # No more threads are to be had: it is asked when its turn comes.
+            self._asked = None
 
     def get(self, path: str, params: dict[str, str], decode: Callable[[bytes], T]) -> Answer[T]:
         """See `Session.get`."""

@@ -148,7 +148,8 @@ def _judged(questions: tuple[gx.Question, ...], values: pa.Table) -> Answers:
 
 def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     gx.great_expectations()
-    with suppress(EOFError):
+    # Whoever does not read the answer has been killed.
+    with suppress(EOFError, BrokenPipeError):
         while True:
             workers.write_frame(answers, _answer(workers.read_frame(requests), workers.read_frame(requests)))
             # It may wait for long, beside a process that has much to hold.

@@ -145,7 +145,8 @@ def serve(stream: Stream, source: IO[bytes], target: IO[bytes]) -> None:
     """Parses pages until there are no more."""
     parser = RecordParser(stream)
     workers.write_frame(target)
-    with suppress(EOFError):
+    # Whoever does not read the answer has been killed.
+    with suppress(EOFError, BrokenPipeError):
         for number in itertools.count(1):
             frame = workers.read_frame(source)
             path = Path(os.fsdecode(frame[_HEAD.size :]))

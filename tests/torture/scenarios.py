@@ -20,6 +20,7 @@ from bridge_pipeline.database.ledger import NotBlocked
 from bridge_pipeline.database.sealing import open_sealer
 from bridge_pipeline.database.workspace import Workspace, open_workspace
 from bridge_pipeline.settings import Settings
+from bridge_pipeline.steps import parser_process
 from bridge_pipeline.steps.accept import accept_batch
 from bridge_pipeline.steps.announce import Failure, tell_failed_run, tell_report, tell_test
 from bridge_pipeline.steps.audit import audit_window
@@ -28,6 +29,7 @@ from bridge_pipeline.steps.certify import certify
 from bridge_pipeline.steps.chain import rotate_key
 from bridge_pipeline.steps.deliver import deliver
 from bridge_pipeline.steps.load import BatchBlocked, EquationBroken, load_window
+from bridge_pipeline.steps.parser_process import ParserProcess
 from bridge_pipeline.steps.purge import begin, carry_out
 from bridge_pipeline.steps.quarantine import Selection
 from bridge_pipeline.steps.replay import replay
@@ -98,6 +100,24 @@ def flow() -> None:
     workspace = open_workspace()
     process(workspace, WINDOW, ENTITIES)
     tell_report(workspace, write_report(workspace, NAME, date.fromisoformat(LAST)), _after(LAST))
+
+
+def flow_beside() -> None:
+    """The same, while a process beside parses pages, which otherwise starts for many thousands of records."""
+    expect, result, parsed = ParserProcess.expect, ParserProcess.result, list[parser_process.Parsed | None]()
+
+    def expect_at_once(self: ParserProcess, size: int, pages: int) -> None:
+        expect(self, parser_process._WORTHWHILE, pages)
+        if self._worker and not self._ready:
+            self._ready = self._received(self._worker) is not None
+
+    def result_noted(self: ParserProcess) -> parser_process.Parsed | None:
+        parsed.append(result(self))
+        return parsed[-1]
+
+    ParserProcess.expect, ParserProcess.result = expect_at_once, result_noted
+    flow()
+    assert any(parsed) or parser_process._cores() < 2
 
 
 def _after(last: str) -> datetime:
@@ -356,5 +376,6 @@ SCENARIOS = {
         Scenario("register", nothing, nothing, registering, registered),
         Scenario("purge", extracted, nothing, purging, purged),
         Scenario("backup", extracted, nothing, backing_up, given_back),
+        Scenario("flow-beside", connected, fill, flow_beside),
     )
 }
