@@ -36,17 +36,19 @@ def pipeline(first: str, last: str, entities: str) -> Figures:
     """Days of the connection through Dagster, everything on; `seconds` from the first step to the last of
     its own, which `ended` then (seconds since 1970): models and report are shown beside."""
     from bridge_pipeline.imports import made_to_stay
+    from bridge_pipeline.steps import gx_worker
 
     # As `bridge run` does.
-    with made_to_stay():
-        import dagster as dg
+    with gx_worker.ready():
+        with made_to_stay():
+            import dagster as dg
 
-        from bridge_pipeline.automation.runs import run_days
-        from bridge_pipeline.database.workspace import open_workspace
+            from bridge_pipeline.automation.runs import run_days
+            from bridge_pipeline.database.workspace import open_workspace
 
-    workspace = open_workspace()
-    days = date.fromisoformat(first), date.fromisoformat(last)
-    outcome = run_days(workspace, NAME, *days, tuple(entities.split(",")))
+        workspace = open_workspace()
+        days = date.fromisoformat(first), date.fromisoformat(last)
+        outcome = run_days(workspace, NAME, *days, tuple(entities.split(",")))
     if not outcome.success:
         raise RuntimeError(f"the run failed: {outcome.failures}")
     steps = _steps(dg.DagsterInstance.get(), outcome.run_id)

@@ -12,12 +12,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 import dagster as dg
-import sqlalchemy as sa
 import structlog
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.definitions.partitions.context import partition_loading_context
-from dagster._core.events import ASSET_EVENTS
-from dagster._core.storage.event_log import SqlEventLogStorage, SqlEventLogStorageTable
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from assets.partitions import CONNECTIONS
@@ -123,6 +120,11 @@ def _identities(instance: dg.DagsterInstance, days: dg.PartitionsDefinition) -> 
 
 def _ever_planned(instance: dg.DagsterInstance, key: dg.AssetKey, name: str) -> bool:
     """Whether the log has anything of a connection that a summary of the asset would count."""
+    # The code location has no storage, and loads in less time without one.
+    import sqlalchemy as sa
+    from dagster._core.events import ASSET_EVENTS
+    from dagster._core.storage.event_log import SqlEventLogStorage, SqlEventLogStorageTable
+
     storage = instance.event_log_storage
     assert isinstance(storage, SqlEventLogStorage)
     log = SqlEventLogStorageTable.c

@@ -182,7 +182,7 @@ def test_they_load_without_secret_database_or_home(tmp_path):
 import json, sys
 from bridge_pipeline.definitions import defs
 keys = defs.resolve_asset_graph().get_all_asset_keys()
-slow = {"great_expectations", "dagster_dbt", "dbt", "dlt", "dagster_postgres", "pandas", "scipy"}
+slow = {"great_expectations", "dagster_dbt", "dbt", "dlt", "dagster_postgres", "pandas", "scipy", "alembic"}
 print(json.dumps({"slow": sorted(slow & sys.modules.keys()), "keys": len(keys)}))
 """
     variables = {
