@@ -43,9 +43,17 @@ Record = dict[str, Any]
 
 @dataclass
 class _Sweep:
-    """One reading of all lists of an entity: whether its pages were asked for now, how many rows they
-    had and how many of them no usable id, what was listed and is gone, and how many details were asked
-    for and taken over."""
+    """One reading of all lists of an entity.
+
+    Attributes:
+        name: what its journal keys begin with.
+        live: whether all of its pages were asked for now.
+        listed: rows of its pages.
+        nameless: those without a usable id.
+        absent: what was listed and is gone, one text each.
+        asked: details that were asked for.
+        kept: details that were taken over from an earlier extraction.
+    """
 
     name: str
     live: bool = True
