@@ -14,7 +14,8 @@ from bridge_pipeline.database import registry
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.naming import Home
 
-SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+# A process that runs until it is stopped, or its tests have ended.
+RUNNING = [sys.executable, "-c", "import sys; sys.stdin.read()"]
 
 
 @pytest.fixture
@@ -23,11 +24,10 @@ def home(tmp_path) -> Home:
 
 
 @pytest.fixture
-def sleeper():
-    process = subprocess.Popen(SLEEP)
-    yield process
-    process.kill()
-    process.wait()
+def running():
+    with subprocess.Popen(RUNNING, stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
 
 
 def test_children_inherit_settings_and_no_credential(workspace, monkeypatch):
@@ -45,31 +45,31 @@ def test_children_inherit_settings_and_no_credential(workspace, monkeypatch):
     assert environment["BRIDGE_HOME"] == str(workspace.home.root)
 
 
-def test_a_recorded_process_is_found_until_it_ends(home, sleeper):
-    with processes.recorded(home, "daemon", sleeper.pid, port=3000):
+def test_a_recorded_process_is_found_until_it_ends(home, running):
+    with processes.recorded(home, "daemon", running.pid, port=3000):
         found = processes.facts_of(home, "daemon")
         assert found
-        assert (found["pid"], found["port"]) == (sleeper.pid, 3000)
-        sleeper.kill()
-        sleeper.wait()
+        assert (found["pid"], found["port"]) == (running.pid, 3000)
+        running.kill()
+        running.wait()
         assert processes.facts_of(home, "daemon") is None
     assert processes.facts_of(home, "webserver") is None
 
 
-def test_a_recorded_process_can_be_stopped_by_another(home, sleeper):
-    with processes.recorded(home, "daemon", sleeper.pid):
+def test_a_recorded_process_can_be_stopped_by_another(home, running):
+    with processes.recorded(home, "daemon", running.pid):
         assert processes.stop_recorded(home, "daemon")
-        assert sleeper.wait(5) is not None
+        assert running.wait(5) is not None
         assert not processes.stop_recorded(home, "daemon")
 
 
-def test_a_process_that_got_the_number_of_an_old_one_is_left_alone(home, sleeper):
-    started = psutil.Process(sleeper.pid).create_time() - 1_000
+def test_a_process_that_got_the_number_of_an_old_one_is_left_alone(home, running):
+    started = psutil.Process(running.pid).create_time() - 1_000
     record = home.work / "processes" / "daemon.json"
     record.parent.mkdir(parents=True)
-    record.write_bytes(orjson.dumps({"pid": sleeper.pid, "started": started}))
+    record.write_bytes(orjson.dumps({"pid": running.pid, "started": started}))
     assert not processes.stop_recorded(home, "daemon")
-    assert sleeper.poll() is None
+    assert running.poll() is None
 
 
 def test_a_taken_port_is_refused():
