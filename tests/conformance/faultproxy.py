@@ -6,10 +6,10 @@ what a reader must make of them, is `faults`.
 """
 
 import http.client
+import select
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -181,11 +181,15 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         spoilt = self._proxy.answered(self.path, self._forwarded())
         for number, piece in enumerate(spoilt.pieces):
-            if number and spoilt.pause:
-                time.sleep(spoilt.pause)
+            if number and self._given_up(spoilt.pause):
+                return
             self.connection.sendall(piece)
         if spoilt.end != "keep":
             self._hang_up(spoilt.end)
+
+    def _given_up(self, pause: float) -> bool:
+        """Whether the client has hung up within so many seconds; it sends nothing before it has an answer."""
+        return pause > 0 and bool(select.select([self.connection], [], [], pause)[0])
 
     def do_POST(self) -> None:
         """Tokens are not spoilt."""
