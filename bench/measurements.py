@@ -3,8 +3,9 @@
 The subjects of a measurement take turns, so that whatever else the machine does meets all of them.
 """
 
+import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -60,7 +61,7 @@ def throughput(stage: Stage, sizes: Sizes) -> Iterable[Row]:
     for tickets in sizes.tickets:
         world = World(tickets, sizes.days)
         stage.show(world)
-        samples: Samples = {"bridge": [], "dlt": [], "floor": []}
+        samples: Samples = {"bridge": [], "dlt": [], "floor": [], "least": []}
         for _ in range(sizes.rounds):
             with stage.home() as home:
                 stage.run("library", *_span(world), "accounts,users", variables=home)
@@ -69,15 +70,34 @@ def throughput(stage: Stage, sizes: Sizes) -> Iterable[Row]:
                 samples["dlt"].append(_whole(stage.run("plain_dlt", stage.url, database, work), tickets))
             with stage.database() as database:
                 samples["floor"].append(_whole(stage.run("floor", stage.url, database), tickets))
-        rates = {f"{name} rows/s": tickets / _median(samples[name], "seconds") for name in samples}
-        launched = {"bridge with launch and dbt, s": _median(samples["bridge"], "wall")}
+            with stage.database() as database, tempfile.TemporaryDirectory(dir=stage.root) as work:
+                samples["least"].append(_whole(stage.run("least", stage.url, database, work), tickets))
+        raced = ("bridge", "dlt", "floor")
+        rates = {f"{name} rows/s": tickets / _median(samples[name], "seconds") for name in raced}
+        shown = rates | {"bridge with launch and dbt, s": _median(samples["bridge"], "wall")}
+        shown |= _least(samples["least"], tickets)
         subject = f"{tickets:,} tickets, everything on: rows per second"
         for against, words, bound in (
             ("dlt", "plain dlt, REST to merge, no checks, no audit", 10.0),
             ("floor", "the floor: orjson and raw COPY", 0.7),
         ):
             value = rates["bridge rows/s"] / rates[f"{against} rows/s"]
-            yield Row("throughput", subject, words, value, bound, True, "×", rates | launched, samples)
+            yield Row("throughput", subject, words, value, bound, True, "×", shown, samples)
+
+
+def _least(samples: list[dict[str, Any]], tickets: int) -> dict[str, float]:
+    """What the parts of a run cost alone, and the rows per second if all cores shared that without a wait."""
+    costs = {
+        f"CPU of a row at least, {name}, µs": 1e6 * seconds / tickets for name, seconds in _parts(samples)
+    }
+    rate = (os.cpu_count() or 1) * 1e6 / sum(costs.values())
+    return {"at least, by all cores without a wait, rows/s": rate} | costs
+
+
+def _parts(samples: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
+    for name in samples[0]["parts"]:
+        yield name, median(sample["parts"][name] for sample in samples)
+    yield "in Postgres", _median(samples, "postgres")
 
 
 def rerun(stage: Stage, sizes: Sizes) -> Iterable[Row]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import date
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -144,6 +145,14 @@ def floor(url: str, database: str) -> Figures:
     return {"seconds": seconds, "rows": counted and counted[0]}
 
 
+def least(url: str, database: str, work: str) -> Figures:
+    """The parts of a run that cannot be done without, each alone: CPU of this process, in seconds."""
+    from bench.parts import measured
+
+    rows, parts = measured(lambda: _bodies(url), database, Path(work))
+    return {"rows": rows, "parts": parts.seconds}
+
+
 def connected() -> Figures:
     """What `bridge connections apply` leaves: the connection is a partition, Dagster's tables are there."""
     from bridge_pipeline.automation.runs import add_partition
@@ -216,7 +225,7 @@ def _flat(record: dict[str, Any], dumps: Callable[[Any], bytes]) -> tuple[Any, .
 
 SUBJECTS: dict[str, Callable[..., Figures]] = {
     function.__name__: function
-    for function in (pipeline, lasted, library, plain_dlt, floor, connected, bare, imported)
+    for function in (pipeline, lasted, library, plain_dlt, floor, least, connected, bare, imported)
 }
 
 
