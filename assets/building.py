@@ -1,7 +1,6 @@
 """The build of the dbt models by dagster-dbt, in the step that does it: its import takes seconds."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import dagster as dg
 from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, dbt_assets
 
 from assets import keys
+from assets.described import described
 from bridge_pipeline.database.exclusive import exclusively
 from bridge_pipeline.database.workspace import Workspace
 from resources.dbt import in_database, target_folder
@@ -47,14 +47,13 @@ def build(
 ) -> Iterator[Any]:
     """Builds and tests the selected models; waits for a build that is under way."""
     building = _Building(context, known_models(manifest))
-    # The threads of dagster-dbt that read the metadata change the folder, each back to what it found.
-    with exclusively(workspace, "dbt"), target_folder(workspace) as target, chdir(Path.cwd()):
+    with exclusively(workspace, "dbt"), target_folder(workspace) as target:
         # Unit tests test the SQL, not the data; `make test` runs them.
         build = dbt.cli(
             ["build", "--exclude-resource-type", "unit_test"], context=building, target_path=target
         )
         build.manifest = in_database(build.manifest, workspace.database.name)
-        yield from build.stream().fetch_row_counts().fetch_column_metadata()
+        yield from described(context, build, workspace.database.engine)
 
 
 def known_models(manifest: Path) -> dg.AssetsDefinition:

@@ -15,30 +15,31 @@ from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.settings import PROJECT_ROOT
 
 if TYPE_CHECKING:
-    from dagster_dbt import DbtCliResource
+    from resources.dbt_command import DbtCommand
 
 PROJECT = PROJECT_ROOT / "dbt_project"
 MANIFEST = PROJECT / "target" / "manifest.json"
+# What dbt has parsed, by the name that it has in a target folder.
+PARSED = "partial_parse.msgpack"
 
 
 class DbtResource(dg.ConfigurableResource):
     """dbt's command line over the project of this repository."""
 
-    def open(self) -> "DbtCliResource":
+    def open(self) -> "DbtCommand":
         """What runs dbt's commands; importing it takes seconds."""
-        from dagster_dbt import DbtCliResource
+        from resources.dbt_command import DbtCommand
 
         # The command lies beside the interpreter, also where the environment was not activated.
         command = Path(sys.executable).with_name("dbt")
-        return DbtCliResource(
-            project_dir=str(PROJECT), profiles_dir=str(PROJECT), dbt_executable=str(command)
-        )
+        return DbtCommand(project_dir=str(PROJECT), profiles_dir=str(PROJECT), dbt_executable=str(command))
 
 
 @contextmanager
 def target_folder(workspace: Workspace) -> Iterator[Path]:
     """A folder for the artefacts of one call: two calls cannot share one.
 
+    What dbt parsed in the call before is there, and dbt parses what has changed since, or all if it must.
     Also tells dbt where the database is; its password reaches dbt through the environment only.
     """
     os.environ.update(connection_variables(workspace))
@@ -46,9 +47,14 @@ def target_folder(workspace: Workspace) -> Iterator[Path]:
         # Builds are exclusive, so this one is a killed build's.
         shutil.rmtree(leftover, ignore_errors=True)
     folder = Path(mkdtemp(prefix="dbt-", dir=workspace.home.work))
+    parsed, kept = folder / PARSED, workspace.home.work / PARSED
     try:
+        if kept.exists():
+            shutil.copyfile(kept, parsed)
         yield folder
     finally:
+        if parsed.exists():
+            parsed.replace(kept)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from dagster_dbt import DbtCliResource
 from sqlalchemy.dialects import postgresql
 
 from assets.building import known_models
@@ -17,7 +18,7 @@ from bridge_pipeline import naming
 from bridge_pipeline.database.tables import metadata
 from bridge_pipeline.model import ENTITIES
 from bridge_pipeline.settings import PROJECT_ROOT
-from resources.dbt import MANIFEST
+from resources.dbt import MANIFEST, DbtResource
 
 PROJECT = PROJECT_ROOT / "dbt_project"
 DESK_TABLES = {table.name: table for table in metadata.tables.values() if table.schema == naming.DESK_SCHEMA}
@@ -56,6 +57,17 @@ def models(manifest):
 
 def is_personal(column):
     return column["config"]["meta"].get("personal", False)
+
+
+@pytest.mark.slow
+def test_the_version_of_dbt_that_nobody_is_asked_for_is_that_of_the_command():
+    command = DbtResource().open()
+    asked = DbtCliResource(
+        project_dir=command.project_dir,
+        profiles_dir=command.profiles_dir,
+        dbt_executable=command.dbt_executable,
+    )
+    assert command._cli_version == asked._cli_version
 
 
 def test_every_desk_table_is_a_source_and_every_source_a_desk_table(sources):

@@ -1,0 +1,79 @@
+"""What Dagster shows of a model that was built: its columns, what they are made of, and how many rows it has.
+
+dagster-dbt finds the same by an adapter of dbt's in this process, for checks as well, while the thread that
+waits for the answers keeps a core busy. Here Postgres is asked, and for models alone.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+import sqlalchemy as sa
+from dagster_dbt import DbtCliInvocation
+from dagster_dbt.core.dbt_cli_event import EventHistoryMetadata, _build_column_lineage_metadata
+from sqlglot.errors import SqlglotError
+
+Node = Mapping[str, Any]
+# Column -> its type as Postgres writes it.
+Columns = dict[str, str]
+
+_COLUMNS = sa.text(
+    """
+    select attname, format_type(atttypid, atttypmod) from pg_attribute
+    where attrelid = to_regclass(:relation) and attnum > 0 and not attisdropped order by attnum
+    """
+)
+
+
+def described(context: dg.AssetExecutionContext, build: DbtCliInvocation, engine: sa.Engine) -> Iterator[Any]:
+    """The events of a build, in order; those of models with what was built."""
+    nodes = {**build.manifest["nodes"], **build.manifest["sources"]}
+    for event in build.stream():
+        if not isinstance(event, dg.Output | dg.AssetMaterialization):
+            yield event
+            continue
+        node = nodes[event.metadata["unique_id"].value]
+        parents = [nodes[name] for name in build.manifest["parent_map"].get(node["unique_id"], [])]
+        with engine.connect() as connection:
+            # Views may be costly to count.
+            rows = None if node["config"]["materialized"] == "view" else _rows(connection, node)
+            columns = {each["relation_name"]: _columns(connection, each) for each in (node, *parents)}
+        found = {"dagster/column_schema": _schema(node, columns[node["relation_name"]])}
+        if rows is not None:
+            found |= {"dagster/row_count": rows, "dagster/storage_kind": "postgres"}
+        try:
+            found |= _lineage(build, node, columns)
+        except SqlglotError as error:
+            context.log.warning(f"{node['name']}: what its columns are made of is not known: {error}")
+        yield event.with_metadata({**event.metadata, **found})
+
+
+def _rows(connection: sa.Connection, node: Node) -> int:
+    return connection.execute(sa.text(f"select count(*) from {node['relation_name']}")).scalar_one()
+
+
+def _columns(connection: sa.Connection, node: Node) -> Columns:
+    found = connection.execute(_COLUMNS, {"relation": node["relation_name"]})
+    return dict(found.tuples().all())
+
+
+def _schema(node: Node, columns: Columns) -> dg.TableSchema:
+    said = {name: column["description"] for name, column in node["columns"].items()}
+    return dg.TableSchema([dg.TableColumn(name, kind, said.get(name)) for name, kind in columns.items()])
+
+
+def _lineage(build: DbtCliInvocation, node: Node, columns: Mapping[str, Columns]) -> dict[str, Any]:
+    """By column those that it is made of, from the SQL that was run."""
+    types = {
+        relation: {name: {"data_type": kind} for name, kind in found.items()}
+        for relation, found in columns.items()
+    }
+    own = types.pop(node["relation_name"])
+    return _build_column_lineage_metadata(
+        event_history_metadata=EventHistoryMetadata(own, types),
+        dbt_resource_props=dict(node),
+        manifest=build.manifest,
+        dagster_dbt_translator=build.dagster_dbt_translator,
+        target_path=build.target_path,
+        project=build.project,
+    )
