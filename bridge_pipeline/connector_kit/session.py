@@ -182,6 +182,7 @@ class Session:
         self._base = base_url.rstrip("/")
         self._params = params
         self._deadline = Deadline()
+        self._closed = False
         self._http = open_http(context, self._base, allow_private, self._deadline)
 
     def get(self, path: str, params: dict[str, str], decode: Callable[[bytes], T]) -> Answer[T]:
@@ -198,8 +199,7 @@ class Session:
         settings = self.context.settings
         attempt, patience, renewed = 1, settings.retry_after_budget, False
         while True:
-            if self._http.is_closed:
-                raise SourceError(f"{self.context.connection}: GET {self._shown(path, params)} was given up")
+            self._refuse_if_closed(path, params)
             try:
                 outcome = self._attempt(path, params, decode, attempt)
             except SourceError as error:
@@ -226,7 +226,12 @@ class Session:
 
     def close(self) -> None:
         """Closes the connections to the source."""
+        self._closed = True
         self._http.close()
+
+    def _refuse_if_closed(self, path: str, params: dict[str, str]) -> None:
+        if self._closed:
+            raise SourceError(f"{self.context.connection}: GET {self._shown(path, params)} was given up")
 
     def _attempt(
         self, path: str, params: dict[str, str], decode: Callable[[bytes], T], attempt: int
@@ -236,6 +241,8 @@ class Session:
             # Getting a token may take requests of its own: longer than units are held for this one.
             headers = self._credentials.headers() if self._credentials else None
             with self.context.quota.request(path, params) as answered:
+                # Whoever waited for quota may have waited for longer than anybody wants the answer.
+                self._refuse_if_closed(path, params)
                 self._deadline.begin(self.context.settings.read_timeout)
                 with self._http.stream("GET", url, headers=headers) as response:
                     if answered:
@@ -348,12 +355,27 @@ class AheadSession(Session):
 
     def get(self, path: str, params: dict[str, str], decode: Callable[[bytes], T]) -> Answer[T]:
         """See `Session.get`."""
-        asked, self._asked = self._asked, None
+        self._refuse_if_closed(path, params)
+        asked = self._asked
         if asked is not None:
             wait([asked.answer])
+            self._asked = None
             if (asked.path, asked.params) == (path, params):
                 return asked.answer.result()
         return super().get(path, params, decode)
+
+    def close(self) -> None:
+        """Closes the connections to the source, where one is read as soon as the answer has come.
+
+        Nobody waits for that. Closed at once, its descriptor might be given to another connection of this
+        process before the read looks at it again, which would then take what is not its own.
+        """
+        self._closed = True
+        close = super().close
+        if self._asked is None:
+            close()
+        else:
+            self._asked.answer.add_done_callback(lambda _: close())
 
 
 def open_http(context: SourceContext, base_url: str, allow_private: bool, deadline: Deadline) -> httpx.Client:
