@@ -42,8 +42,9 @@ def _instance(scratch: Path) -> duckdb.DuckDBPyConnection:
             folder = str(scratch).replace("'", "''")
             db.execute(f"set temp_directory = '{folder}'")
             return db
-        except duckdb.NotImplementedException:
-            # It has files in the folder before, few and long rows, and does not leave it.
+        except duckdb.Error:
+            # It has files in the folder before, few and long rows, and does not leave it; or something befell
+            # it after which it answers nothing any more.
             db.close()
     _kept.instance = db = _connected(scratch)
     return db

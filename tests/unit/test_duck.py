@@ -47,6 +47,13 @@ def test_few_rows_do_not_start_it_again_and_many_have_one_of_their_own(tmp_path)
         apart.execute("drop table kept")
 
 
+def test_one_that_answers_nothing_any_more_is_replaced(tmp_path):
+    with duck.opened(FEW, tmp_path):
+        duck._kept.instance.close()
+    with duck.opened(FEW, tmp_path) as db:
+        assert db.execute("select 1").fetchall() == [(1,)]
+
+
 def test_threads_have_one_each(tmp_path):
     found = []
 
