@@ -74,7 +74,7 @@ class Worker:
         try:
             with self._patiently():
                 write_frame(self.questions, *parts)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise self._ended() from error
 
     def receive(self) -> bytes:
@@ -86,7 +86,7 @@ class Worker:
         try:
             with self._patiently():
                 return read_frame(self.answers)
-        except (OSError, EOFError, RuntimeError) as error:
+        except (OSError, EOFError, RuntimeError, ValueError) as error:
             raise self._ended() from error
 
     @property
@@ -108,7 +108,7 @@ class Worker:
     @contextmanager
     def _patiently(self) -> Iterator[None]:
         # Whoever waits for it goes on when it is killed. Where no thread can be had (`RuntimeError`), it is
-        # given up at once.
+        # given up at once. One that was ended has closed pipes (`ValueError`).
         patience = threading.Timer(self._patience, self.process.kill)
         patience.daemon = True
         patience.start()

@@ -68,12 +68,15 @@ def begin(workspace: Workspace, batch: Batch) -> None:
     global _begun
     if batch.landed > _SMALL or not gx_worker.is_there():
         return
-    with suppress(WorkerEnded, ValueError, OSError):
+    try:
         record = registry.get(workspace.database.engine, batch.connection)
         clear = registry.shows_personal_data(workspace.database.engine, batch.tenant)
         suite = _of_rows(suite_of(workspace, record, batch.entity))
         outcome = rows.begin(batch, landing_of(workspace, batch), suite, clear)
         _begun = _Asked(batch.id, suite, clear), outcome
+    except Exception as error:
+        # The batch is landed: whatever is wrong, the check meets it again and says so as its own.
+        log.info("rows are not judged ahead", batch=batch.id, reason=type(error).__name__)
 
 
 def _tallies(asked: _Asked, batch: Batch, folder: Path) -> dict[str, Tally]:

@@ -1,5 +1,6 @@
 """Expectations as data: whose threshold holds, what a broken file does, and what batches are judged by."""
 
+import dataclasses
 import json
 import re
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from bridge_pipeline import cli
 from bridge_pipeline.database import ledger, registry
+from bridge_pipeline.database.engine import Database
 from bridge_pipeline.model.expectation import Expectation, at_most, in_order, in_set, matches, present
 from bridge_pipeline.settings import PROJECT_ROOT
 from bridge_pipeline.steps import check as checking
@@ -492,9 +494,24 @@ def test_expectations_that_changed_since_are_those_that_count(workspace, begun):
 
 
 @pytest.mark.slow
-def test_a_process_that_ended_before_it_was_asked_is_done_without(workspace, begun):
-    gx_worker._started.worker.process.kill()
+@pytest.mark.parametrize("how", ["killed", "replaced"])
+def test_a_process_that_ended_before_it_was_asked_is_done_without(workspace, begun, how):
+    if how == "killed":
+        gx_worker._started.worker.process.kill()
+    else:
+        # As the next extraction does: this one would give the answer to another question first.
+        gx_worker.start()
     assert {each["name"]: each["unexpected"] for each in judged(workspace, begun)}["subject_present"] == 1
+
+
+@pytest.mark.slow
+def test_rows_that_cannot_be_judged_ahead_cost_no_batch(workspace, begun, monkeypatch):
+    monkeypatch.setattr(checking, "_begun", None)
+    gx_worker.dismiss()
+    gx_worker.start()
+    nowhere = Database.of(f"postgresql://nobody@/none?host={workspace.home.root}")
+    checking.begin(dataclasses.replace(workspace, database=nowhere), begun)
+    assert checking._begun is None
 
 
 def test_a_file_of_expectations_that_is_wrong_stops_the_check_and_not_what_landed(workspace, desk, begun):

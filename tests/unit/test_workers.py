@@ -38,6 +38,15 @@ def test_a_worker_that_ended_is_told_with_its_status(worker):
         worker.send(b"a" * 1_000_000)
 
 
+def test_a_worker_that_was_ended_takes_and_gives_nothing(worker):
+    worker.send(b"ab")
+    worker.end()
+    with pytest.raises(WorkerEnded, match="status -9"):
+        worker.receive()
+    with pytest.raises(WorkerEnded, match="status -9"):
+        worker.send(b"ab")
+
+
 def test_it_answers_where_more_than_a_thousand_files_are_open():
     program = f"""
 import os
