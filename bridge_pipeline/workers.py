@@ -23,6 +23,8 @@ from bridge_pipeline.settings import PROJECT_ROOT
 # What an interpreter may need; everything else in the environment is none of its business.
 _INHERITED = re.compile(r"PATH|LD_LIBRARY_PATH|LANG|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|PYTHON\w*")
 _LENGTH = struct.Struct("!Q")
+# Room is made for all that is asked of a pipe, however little is in it.
+_PIECE = 1_048_576
 
 
 class WorkerEnded(RuntimeError):
@@ -48,7 +50,8 @@ class Worker:
         path = [str(PROJECT_ROOT), *filter(None, [variables.get("PYTHONPATH")])]
         variables["PYTHONPATH"] = os.pathsep.join(path)
         answers, answering = os.pipe()
-        self.answers = os.fdopen(answers, "rb")
+        # Nothing is read beyond a frame: what waits of the next is seen in the pipe.
+        self.answers = os.fdopen(answers, "rb", buffering=0)
         # What is printed while it starts, by whomever, must not be taken for an answer.
         null, pipe = subprocess.DEVNULL, subprocess.PIPE
         # Safe path: the current folder is anybody's.
@@ -144,11 +147,16 @@ def read_frame(pipe: IO[bytes]) -> bytes:
     Raises:
         EOFError: there is none, or it is cut.
     """
-    head = pipe.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        raise EOFError
-    (length,) = _LENGTH.unpack(head)
-    content = pipe.read(length)
-    if len(content) < length:
-        raise EOFError
-    return content
+    (length,) = _LENGTH.unpack(_read(pipe, _LENGTH.size))
+    return _read(pipe, length)
+
+
+def _read(pipe: IO[bytes], size: int) -> bytes:
+    parts: list[bytes] = []
+    while size:
+        part = pipe.read(min(size, _PIECE))
+        if not part:
+            raise EOFError
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

@@ -1,5 +1,6 @@
 """How workers start and talk: what they print is no answer, and there may be many files."""
 
+import io
 import os
 import resource
 import subprocess
@@ -11,6 +12,8 @@ from bridge_pipeline import workers
 from bridge_pipeline.workers import Worker, WorkerEnded
 
 MODULE = "tests.unit.test_workers"
+# A question that is answered by two frames at once.
+TWICE = b"twice"
 
 
 @pytest.fixture
@@ -26,6 +29,14 @@ def worker(monkeypatch, tmp_path):
 def test_what_is_printed_is_no_answer(worker):
     worker.send(b"ab", b"c")
     assert worker.receive() == b"beside: cba"
+    assert not worker.answering
+
+
+def test_a_frame_that_came_with_the_one_before_it_is_seen(worker):
+    worker.send(TWICE)
+    assert worker.receive() == b"beside: eciwt"
+    assert worker.answering
+    assert worker.receive() == b"beside: eciwt"
     assert not worker.answering
 
 
@@ -76,7 +87,11 @@ def main() -> None:
     asked, answers, (name,) = workers.channel()
     sys.stdout.write("another line\n")
     while True:
-        workers.write_frame(answers, f"{name}: ".encode() + workers.read_frame(asked)[::-1])
+        question, frames = workers.read_frame(asked), io.BytesIO()
+        for _ in range(2 if question == TWICE else 1):
+            workers.write_frame(frames, f"{name}: ".encode() + question[::-1])
+        answers.write(frames.getvalue())
+        answers.flush()
 
 
 if __name__ == "__main__":
