@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import pytest
 import sqlalchemy as sa
 
@@ -29,6 +30,11 @@ from bridge_pipeline.settings import Settings
 _SERVER_HOME = "TESTS_SERVER_HOME"
 _TEMPLATE = "template_bridge"
 _ROOM = 4 * 2**30
+# How long an example takes says how much else the machine has to do.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 
 def pytest_configure(config: pytest.Config) -> None:

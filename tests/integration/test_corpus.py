@@ -214,7 +214,7 @@ anything = st.lists(pieces, max_size=6).map(lambda parts: b"{" + b",".join(parts
 )
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(st.lists(anything, max_size=6))
 def test_every_record_of_any_page_is_accounted_for(tmp_path_factory, found):
     neighbour = b'{"id":7,"updated_at":"2025-03-01T12:00:00Z"}'

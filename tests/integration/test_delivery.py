@@ -405,11 +405,11 @@ def test_a_delivery_that_is_being_sent_is_taken_by_nobody_else(workspace, post, 
     post.together = 2
     with ThreadPoolExecutor(1) as threads:
         sending = threads.submit(deliver, workspace)
-        assert post.under_way.wait(30)
+        assert post.under_way.wait(60)
         # Even when it would be due again, because the server takes very long.
         assert deliver(workspace, at(1)) == Delivered()
         post.together = 1
-        assert sending.result(30) == Delivered(sent=1)
+        assert sending.result(60) == Delivered(sent=1)
     assert len(post.mails) == 1
 
 

@@ -55,7 +55,7 @@ def python(code, *arguments, **options):
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         **options,
     )
 
@@ -154,7 +154,7 @@ def test_a_command_ends_although_its_server_lives_on(home):
 def test_processes_that_start_at_once_in_an_empty_home_share_one_server(home):
     command = [sys.executable, "-c", START, str(home.root)]
     children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    pids = {child.communicate(timeout=60)[0] for child in children}
+    pids = {child.communicate(timeout=300)[0] for child in children}
     assert {child.returncode for child in children} == {0}
     assert pids == {f"{embedded.ensure_running(home).pid}\n"}
 

@@ -182,9 +182,9 @@ def test_who_has_to_wait_for_a_lock_is_told_and_then_gets_it(database):
         advisory_lock(holder, "a")
         thread = threading.Thread(target=wait_for_it)
         thread.start()
-        assert waiting.wait(30)
+        assert waiting.wait(60)
         assert not got.is_set()
-    assert got.wait(30)
+    assert got.wait(60)
     thread.join()
 
 

@@ -134,7 +134,6 @@ def test_every_record_is_accounted_for_however_days_are_cut_into_windows(workspa
 
     @settings(
         max_examples=5,
-        deadline=None,
         database=None,
         derandomize=True,
         phases=[Phase.generate],

@@ -61,7 +61,7 @@ def test_many_at_once_burn_a_refresh_token_once(shared):
         return giving(2)(kept)
 
     def renew(_):
-        together.wait(10)
+        together.wait(60)
         return shared().renewed(IDENTITY, "canary-access-1", obtain).access
 
     with ThreadPoolExecutor(6) as pool:

@@ -67,7 +67,7 @@ sightings = st.builds(
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(st.none() | st.lists(sightings, max_size=4), max_size=14))
 def test_any_reading_is_counted_as_by_plain_sets(tmp_path_factory, steps):
     census, plain = DiskCensus(tmp_path_factory.mktemp("census") / "c.sqlite"), Counted()
@@ -91,7 +91,7 @@ def entered(census, page):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(st.integers(0, 3), max_size=12),
     st.lists(st.lists(sightings, max_size=3), min_size=4, max_size=4),

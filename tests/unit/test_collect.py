@@ -104,7 +104,7 @@ records = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(st.lists(records, max_size=5), max_size=5), st.integers(1, 4))
 def test_the_equation_holds_for_any_pages(tmp_path_factory, bodies, chunk):
     extraction = Extraction(tmp_path_factory.mktemp("extraction"), chunk=chunk)

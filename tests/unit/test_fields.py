@@ -233,7 +233,7 @@ def one_by_one(field, records):
 
 
 @pytest.mark.parametrize("name", OBJECTS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(values=columns, missing=st.booleans())
 def test_a_column_is_read_as_its_values_are_one_by_one(name, values, missing):
     field = OBJECTS[name]

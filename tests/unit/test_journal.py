@@ -141,7 +141,7 @@ def test_a_file_with_any_byte_changed_counts_as_absent_or_is_the_same(tmp_path, 
             assert found_after(tmp_path, bytes(damaged)) in (None, (entry, body))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200))
 def test_any_other_file_counts_as_absent(tmp_path, data):
     assert found_after(tmp_path, data) is None

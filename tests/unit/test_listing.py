@@ -345,7 +345,7 @@ def moved(rows, what, number, changed, fresh):
     return {number: changed} | rows if what.endswith("first") else rows | {number: changed}
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(schedules())
 def test_what_stays_in_the_window_while_it_changes_around_is_read_or_the_reading_fails(case):
     rows, size, moves, filtered, paged = case

@@ -33,7 +33,6 @@ def agrees(body):
     return True
 
 
-@settings(deadline=None)
 @given(bodies())
 def test_an_outline_says_what_parsing_says(case):
     _, body = case
@@ -41,7 +40,7 @@ def test_an_outline_says_what_parsing_says(case):
     assert agrees(body) == (body.strip(b"\xef\xbb\xbf \r\n\t")[:1] == b"{")
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.data())
 def test_so_does_that_of_a_damaged_answer_or_there_is_none(data):
     body = bytearray(LISTS)

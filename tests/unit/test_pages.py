@@ -10,7 +10,7 @@ from uuid import UUID
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_pipeline import redaction
@@ -80,14 +80,12 @@ def same(left, right):
     return repr(left) == repr(right)
 
 
-@settings(deadline=None)
 @given(bodies())
 def test_any_list_of_values_comes_back_as_it_was(case):
     records, body = case
     assert same(parse_list(body, NAMES).records, records)
 
 
-@settings(deadline=None)
 @given(bodies())
 def test_the_exact_bytes_of_records_mean_the_same(case):
     records, body = case
@@ -96,7 +94,6 @@ def test_the_exact_bytes_of_records_mean_the_same(case):
     assert all(raw in body and raw == raw.strip() for raw in slices)
 
 
-@settings(deadline=None)
 @given(bodies())
 def test_splitting_gives_what_parsing_in_one_go_gives(case):
     _, body = case
@@ -105,7 +102,6 @@ def test_splitting_gives_what_parsing_in_one_go_gives(case):
     assert (fast.more, fast.total_pages, fast.total) == (split.more, split.total_pages, split.total)
 
 
-@settings(deadline=None)
 @given(bodies(), st.data())
 def test_a_body_cut_anywhere_is_never_an_answer(case, data):
     _, body = case
@@ -380,7 +376,6 @@ secretive = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(secretive, max_size=4), st.data())
 def test_excluded_members_are_cut_out_at_every_depth_and_nothing_else(records, data):
     body = b'{"data":' + spaced(records, data.draw).encode() + b"}"
@@ -389,7 +384,6 @@ def test_excluded_members_are_cut_out_at_every_depth_and_nothing_else(records, d
     assert same(json.loads(without_members(body, ["nothing"])), {"data": records})
 
 
-@settings(deadline=None)
 @given(st.lists(secretive, min_size=1, max_size=4), st.data())
 def test_a_cut_body_without_its_excluded_members_is_still_cut(records, data):
     body = b'{"data":' + spaced(records, data.draw).encode() + b"}"

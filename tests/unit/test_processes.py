@@ -59,7 +59,7 @@ def test_a_recorded_process_is_found_until_it_ends(home, running):
 def test_a_recorded_process_can_be_stopped_by_another(home, running):
     with processes.recorded(home, "daemon", running.pid):
         assert processes.stop_recorded(home, "daemon")
-        assert running.wait(5) is not None
+        assert running.wait(60) is not None
         assert not processes.stop_recorded(home, "daemon")
 
 

@@ -178,7 +178,12 @@ def open_session(quota):
     opened = []
 
     def opening(url, allow_private=True, **changes):
-        values = {"backoff_initial": 0.001, "backoff_max": 0.002, "read_timeout": 5.0, "connect_timeout": 2.0}
+        values = {
+            "backoff_initial": 0.001,
+            "backoff_max": 0.002,
+            "read_timeout": 60.0,
+            "connect_timeout": 60.0,
+        }
         settings = Settings(**values | changes)
         context = SourceContext("acme-helpdesk", settings, quota)
         opened.append(Session(context, url, {"token": TOKEN}, allow_private))
@@ -749,7 +754,7 @@ class Crowd(http.server.BaseHTTPRequestHandler):
             server.waiting += 1
             server.most = max(server.most, server.waiting)
             server.asked.append(self.path.split("?")[0])
-        server.together.wait(20)
+        server.together.wait(60)
         with server.lock:
             server.waiting -= 1
         number = self.path.split("?")[0].rsplit("/", 1)[1]
@@ -839,7 +844,7 @@ def open_ahead(quota):
     opened = []
 
     def opening(url, **changes):
-        values = {"backoff_initial": 0.001, "backoff_max": 0.002, "read_timeout": 5.0}
+        values = {"backoff_initial": 0.001, "backoff_max": 0.002, "read_timeout": 60.0}
         context = SourceContext("acme-helpdesk", Settings(**values | changes), quota)
         opened.append(AheadSession(context, url, {"token": TOKEN}, True))
         return opened[-1]
@@ -865,13 +870,13 @@ def test_what_is_asked_in_between_waits_for_it(open_ahead, quota):
 
     def late(connection):
         entered.set()
-        assert go.wait(5)
+        assert go.wait(60)
         connection.sendall(reply(GOOD))
 
     with Server([late, reply(b"[]")]) as server:
         session = open_ahead(server.url)
         asked_ahead(session, "2")
-        assert entered.wait(5)
+        assert entered.wait(60)
         threading.Timer(0.05, go.set).start()
         assert wanted(session, "7").content == []
         assert [path.rpartition("page=")[2] for path in server.paths] == ["2", "7"]

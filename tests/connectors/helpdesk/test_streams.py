@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_pipeline.connector_kit import pages
@@ -300,7 +300,6 @@ def test_canonical_and_custom_fields_together_are_the_record(stream, record):
     assert rebuilt(stream, record) == normalised(stream, record)
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=6)
@@ -432,7 +431,6 @@ participants = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(participants, max_size=4))
 def test_people_of_a_whole_page_are_those_of_its_records(records):
     try:

@@ -186,11 +186,11 @@ def test_an_answer_that_never_comes_is_asked_for_in_halves_too(tmp_path):
 
         def slow(table, request, version):
             if int(request.query["sysparm_limit"]) == 300:
-                threading.Event().wait(0.8)
+                threading.Event().wait(3)
             return original(table, request, version)
 
         dialect._list = slow
-        client = open_client(simulator.url, patience=0.5, attempts=1, page_size=300, **BASIC)
+        client = open_client(simulator.url, patience=2, attempts=1, page_size=300, **BASIC)
         assert set(read(client, "tickets", tmp_path)) == set(truth(simulator, "tickets"))
 
 

@@ -18,7 +18,7 @@ Record = dict[str, Any]
 @cache
 def client() -> httpx.Client:
     """One for all tests: making a client costs more than most of them."""
-    return httpx.Client(timeout=20, trust_env=False)
+    return httpx.Client(timeout=60, trust_env=False)
 
 
 def ask(simulator: RunningSimulator, path: str, **query: Any) -> httpx.Response:

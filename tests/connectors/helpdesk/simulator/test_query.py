@@ -170,7 +170,7 @@ def true_of(query: Any, ticket: Record) -> bool:
     raise AssertionError(query)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(query=QUERIES)
 def test_any_combination_of_conditions_means_what_it_says(
     calm: RunningSimulator, tickets: list[Record], query: Any
@@ -182,7 +182,7 @@ def test_any_combination_of_conditions_means_what_it_says(
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=60).filter(lambda text: text.strip()))
 def test_no_filter_text_brings_the_server_down(calm: RunningSimulator, text: str) -> None:
     assert ask(calm, "/api/v1/accounts.json", filter=text).status_code in (200, 400)

@@ -180,7 +180,7 @@ def test_it_says_when_it_is_ready_and_ends_cleanly(tmp_path: Path, number: signa
         answer = httpx.get(f"{line.split()[-1]}/api/v1/tickets.json?token={TOKEN}")
         assert len(answer.json()["data"]) == 50
         process.send_signal(number)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=60) == 0
         assert len(json.loads(truth.read_bytes())["entities"]["tickets"]) == 50
     finally:
         process.kill()
