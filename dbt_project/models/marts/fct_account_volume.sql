@@ -1,14 +1,17 @@
+-- Tickets of an account that count in the same months are counted together.
 with tickets as (
     select
         tenant,
         connection,
         coalesce(account_id, '(none)') as account_id,
-        account_name,
         {{ month_of('entered_backlog_on') }} as created_month,
         {{ month_of('left_backlog_on') }} as resolved_month,
-        {{ month_of(utc_day('as_of')) }} as last_month
+        max(account_name) as account_name,
+        max({{ month_of(utc_day('as_of')) }}) as last_month,
+        count(*) as tickets
     from {{ ref('fct_tickets') }}
     where not is_deleted and entered_backlog_on is not null
+    group by tenant, connection, coalesce(account_id, '(none)'), created_month, resolved_month
 ),
 
 spans as (
@@ -38,7 +41,7 @@ events as (
         connection,
         account_id,
         created_month as month,
-        1 as created,
+        tickets as created,
         0 as resolved
     from tickets
     union all
@@ -47,7 +50,7 @@ events as (
         account_id,
         resolved_month as month,
         0 as created,
-        1 as resolved
+        tickets as resolved
     from tickets
     where resolved_month is not null
 ),
@@ -57,8 +60,8 @@ changes as (
         connection,
         account_id,
         month,
-        sum(created) as created,
-        sum(resolved) as resolved
+        cast(sum(created) as bigint) as created,
+        cast(sum(resolved) as bigint) as resolved
     from events
     group by connection, account_id, month
 )

@@ -1,6 +1,19 @@
+-- Tickets that count on the same days are counted together: millions of them have few days.
 with tickets as (
-    select * from {{ ref('fct_tickets') }}
+    select
+        tenant,
+        connection,
+        entered_backlog_on,
+        left_backlog_on,
+        case
+            when closed_at is not null and left_backlog_on is null
+                then {{ utc_day('greatest(closed_at, created_at)') }}
+        end as closed_unresolved_on,
+        max(as_of) as as_of,
+        count(*) as tickets
+    from {{ ref('fct_tickets') }}
     where not is_deleted and entered_backlog_on is not null
+    group by tenant, connection, entered_backlog_on, left_backlog_on, closed_unresolved_on
 ),
 
 spans as (
@@ -25,7 +38,7 @@ events as (
     select
         connection,
         entered_backlog_on as day,
-        1 as created,
+        tickets as created,
         0 as resolved,
         0 as closed_unresolved
     from tickets
@@ -34,28 +47,28 @@ events as (
         connection,
         left_backlog_on as day,
         0 as created,
-        1 as resolved,
+        tickets as resolved,
         0 as closed_unresolved
     from tickets
     where left_backlog_on is not null
     union all
     select
         connection,
-        {{ utc_day('greatest(closed_at, created_at)') }} as day,
+        closed_unresolved_on as day,
         0 as created,
         0 as resolved,
-        1 as closed_unresolved
+        tickets as closed_unresolved
     from tickets
-    where closed_at is not null and left_backlog_on is null
+    where closed_unresolved_on is not null
 ),
 
 changes as (
     select
         connection,
         day,
-        sum(created) as created,
-        sum(resolved) as resolved,
-        sum(closed_unresolved) as closed_unresolved
+        cast(sum(created) as bigint) as created,
+        cast(sum(resolved) as bigint) as resolved,
+        cast(sum(closed_unresolved) as bigint) as closed_unresolved
     from events
     group by connection, day
 )

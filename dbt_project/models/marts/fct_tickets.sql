@@ -1,4 +1,5 @@
-with tickets as (
+-- What is read twice is not kept in between: wide rows would go to disk and back.
+with tickets as not materialized (
     select * from {{ ref('stg_tickets') }}
     where not is_placeholder
 ),
@@ -7,7 +8,7 @@ accounts as (
     select * from {{ ref('stg_accounts') }}
 ),
 
-users as (
+users as not materialized (
     select * from {{ ref('stg_users') }}
 ),
 
