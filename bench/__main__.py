@@ -30,19 +30,20 @@ def main() -> None:
     memory = _counts(asked.memory)
     sizes = Sizes(
         _counts(asked.tickets), asked.days, asked.backfill_days, asked.small, (memory[0], memory[-1]),
-        asked.rounds, (asked.ui_connections, asked.ui_days),
+        asked.rounds, (asked.ui_connections, asked.ui_days), asked.dbt_seconds,
     )  # fmt: skip
-    rows: list[Row] = []
+    rows: dict[tuple[str, str, str], Row] = {}
     with stage(asked.folder) as place:
         for name in asked.only.split(","):
             sys.stderr.write(f"measuring {name}\n")
-            rows += MEASUREMENTS[name](place, sizes)
-            _write(_figures(rows, sizes, asked), asked)
+            for row in MEASUREMENTS[name](place, sizes):
+                rows[row.key] = row
+                _write(_figures(list(rows.values()), sizes, asked), asked)
     sys.stdout.write(asked.json.read_text())
 
 
 def _write(figures: dict[str, Any], asked: argparse.Namespace) -> None:
-    """After each measurement: hours later something may end this."""
+    """After each figure: hours later something may end this."""
     asked.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
     if asked.page:
         asked.page.write_text(rendered(figures))
@@ -59,6 +60,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--backfill-days", type=int, default=_USUAL.backfill_days)
     parser.add_argument("--small", type=int, default=_USUAL.small, help="tickets of the small day")
     parser.add_argument("--memory", default="100000,5000000", help="tickets of the two runs of memory")
+    parser.add_argument(
+        "--dbt-seconds", type=float, default=_USUAL.dbt_seconds,
+        help="how long dbt may take in a run of memory before it is given up",
+    )  # fmt: skip
     parser.add_argument("--ui-connections", type=int, default=_USUAL.ui[0], help="of the UI's history")
     parser.add_argument("--ui-days", type=int, default=_USUAL.ui[1], help="partitions of each of them")
     parser.add_argument("--rounds", type=int, default=_USUAL.rounds)
@@ -85,6 +90,7 @@ def _command(asked: argparse.Namespace) -> str:
         "backfill_days",
         "small",
         "memory",
+        "dbt_seconds",
         "ui_connections",
         "ui_days",
         "rounds",
@@ -104,7 +110,7 @@ def _figures(rows: list[Row], sizes: Sizes, asked: argparse.Namespace) -> dict[s
         "versions": {"Python": platform.python_version()} | {name: version(name) for name in _VERSIONS},
         "command": _command(asked),
         "rounds": sizes.rounds,
-        "notes": asked.note,
+        "notes": [*asked.note, *(note for row in rows for note in row.told)],
         "rows": [asdict(row) | {"met": row.met} for row in rows],
     }
 

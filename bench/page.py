@@ -25,6 +25,10 @@ written as Parquet, rows and CSV by fast libraries, all cores shared without a w
 compared, counted or checked.
 
 What the UI is asked for, and why these times: [decision 27](decisions/0027-a-usable-ui.md).
+
+Memory is the most that all processes of a run hold together at one time, from its launch to the end of the
+audit step, with what they share counted once ([decision 30](decisions/0030-memory-of-a-run.md)); dbt, which
+begins after that, is shown beside, and Postgres, a server of its own, is no part of it.
 """
 
 
@@ -52,6 +56,7 @@ def _row(row: dict[str, Any]) -> str:
 def _medians(rows: list[dict[str, Any]]) -> list[str]:
     seen = {}
     for row in rows:
-        shown = "; ".join(f"{name}: {value:,.4g}" for name, value in row["shown"].items())
-        seen[f"- {row['subject']}. {shown}\n"] = None
+        if row["shown"]:
+            shown = "; ".join(f"{name}: {value:,.4g}" for name, value in row["shown"].items())
+            seen[f"- {row['subject']}. {shown}\n"] = None
     return list(seen)

@@ -35,12 +35,12 @@ class Watched:
     def look(self) -> None:
         """Adds up what each of them held at most since the last look."""
         with suppress(psutil.Error):
-            family = [psutil.Process(pid) for pid in _family(self._pid)]
+            processes = [psutil.Process(pid) for pid in family(self._pid)]
             # Until a new process runs its own program, it is a view of the one that started it.
-            known = [each for each in family if each.pid in self._seen]
+            known = [each for each in processes if each.pid in self._seen]
             held = sum(map(_held, known))
             self._compare({each.pid for each in known})
-            self._seen = {each.pid for each in family}
+            self._seen = {each.pid for each in processes}
             self._looks.append((time.time(), (held - self._twice) / _MIB))
 
     def peak(self, until: float | None = None) -> float:
@@ -77,8 +77,8 @@ def watched(pid: int) -> Iterator[Watched]:
         watcher.join()
 
 
-def _family(pid: int) -> list[int]:
-    """A process and its descendants.
+def family(pid: int) -> list[int]:
+    """The ids of a process and its descendants.
 
     Where the system lists children they are asked for that: to look through all processes there are, ten
     times a second, takes a fifteenth of a core from what is measured.
@@ -89,7 +89,7 @@ def _family(pid: int) -> list[int]:
         found = psutil.Process(pid).children(recursive=True)
         return [pid, *(each.pid for each in found)]
     children = [int(child) for each in lists for child in each.split()]
-    return [pid, *(each for child in children for each in _family(child))]
+    return [pid, *(each for child in children for each in family(child))]
 
 
 def _held(process: psutil.Process) -> int:

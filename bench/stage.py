@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 from uuid import uuid4
 
@@ -98,37 +98,62 @@ class Stage:
         seconds that the server worked meanwhile; `peak` is the most that it and the processes it
         started held at one time, in MiB; `own_peak` the same until `ended`, where it says when that was.
         """
-        spent, output, memory = self._spent("bench.subjects", subject, *arguments, variables=variables)
-        said = json.loads(output.splitlines()[-1])
-        return spent | {"own_peak": memory.peak(said.get("ended"))} | said
+        *_, said = self.told(subject, *arguments, variables=variables)
+        return said
+
+    def told(
+        self, subject: str, *arguments: object, variables: dict[str, str] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Runs a subject as `run` does, and gives what it says each time that it says something, with the
+        costs until then; at its end, the last of it with all costs."""
+        said: dict[str, Any] = {}
+        with self._running("bench.subjects", subject, *arguments, variables=variables) as running:
+            assert running.process.stdout is not None
+            for line in running.process.stdout:
+                if figures := _figures(line):
+                    said = figures
+                    yield running.spent() | {"own_peak": running.memory.peak(said.get("ended"))} | said
+        yield running.spent() | {"own_peak": running.memory.peak(said.get("ended"))} | said
 
     def command(self, *arguments: object, variables: dict[str, str]) -> dict[str, Any]:
         """Runs a command of `bridge` with `--json`, and gives its answer with the costs that `run` gives,
         but `cpu`, and `own_peak`."""
-        spent, output, _ = self._spent("bridge_pipeline.cli", *arguments, "--json", variables=variables)
-        return spent | json.loads(output)
+        with self._running("bridge_pipeline.cli", *arguments, "--json", variables=variables) as running:
+            assert running.process.stdout is not None
+            output = running.process.stdout.read()
+        return running.spent() | json.loads(output)
 
-    def _spent(
+    @contextmanager
+    def _running(
         self, module: str, *arguments: object, variables: dict[str, str] | None
-    ) -> tuple[dict[str, Any], bytes, Watched]:
-        before, began = self._postgres_cpu(), time.perf_counter()
+    ) -> Iterator["_Running"]:
+        """A module's program, watched until it has ended by itself; ended with the block, if that breaks.
+
+        Raises:
+            RuntimeError: it did not succeed.
+        """
         command = [sys.executable, "-m", module, *map(str, arguments)]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("BRIDGE_")}
-        pipe = subprocess.PIPE
+        began, before = time.perf_counter(), self.postgres_cpu()
         with (
+            TemporaryFile(dir=self.root) as errors,
             subprocess.Popen(
-                command, env=environment | (variables or {}), stdout=pipe, stderr=pipe
+                command, env=environment | (variables or {}), stdout=subprocess.PIPE, stderr=errors
             ) as process,
             watched(process.pid) as memory,
         ):
-            output, errors = process.communicate()
-        wall = time.perf_counter() - began
-        if process.returncode:
-            raise RuntimeError(f"{command[2:]} failed:\n{errors.decode()[-4_000:]}")
-        spent = {"wall": wall, "postgres": self._postgres_cpu() - before, "peak": memory.peak()}
-        return spent, output, memory
+            try:
+                yield _Running(self, process, memory, began, before)
+            except BaseException:
+                process.terminate()
+                raise
+            process.wait()
+            if process.returncode:
+                errors.seek(0)
+                raise RuntimeError(f"{command[2:]} failed:\n{errors.read().decode()[-4_000:]}")
 
-    def _postgres_cpu(self) -> float:
+    def postgres_cpu(self) -> float:
+        """The seconds that the server has worked so far."""
         server = psutil.Process(self.server.pid)
         total = 0.0
         for process in [server, *server.children()]:
@@ -138,6 +163,30 @@ class Stage:
                 total += times.user + times.system
         ended = server.cpu_times()
         return total + ended.children_user + ended.children_system
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A program that runs, or has run; `began` when, and `before` after which seconds of the server."""
+
+    stage: Stage
+    process: subprocess.Popen[bytes]
+    memory: Watched
+    began: float
+    before: float
+
+    def spent(self) -> dict[str, Any]:
+        """Its costs so far, as `run` tells them."""
+        wall, postgres = time.perf_counter() - self.began, self.stage.postgres_cpu() - self.before
+        return {"wall": wall, "postgres": postgres, "peak": self.memory.peak()}
+
+
+def _figures(line: bytes) -> dict[str, Any]:
+    """What a subject says in a line; nothing where the line is not a subject's."""
+    with suppress(ValueError):
+        said = json.loads(line)
+        return said if isinstance(said, dict) else {}
+    return {}
 
 
 @contextmanager

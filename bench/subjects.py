@@ -1,21 +1,29 @@
 """What is measured: each subject runs in a process of its own and says what it took.
 
-Run as `python -m bench.subjects SUBJECT …` by `stage`; the last line of its stdout is JSON.
+Run as `python -m bench.subjects SUBJECT …` by `stage`; what it says is lines of JSON on its stdout, the last
+of which holds its costs.
 """
 
 import http.client
 import importlib
 import json
+import os
 import resource
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import psutil
+
+from bench.peaks import family
 from bench.records import NAME
 
 if TYPE_CHECKING:
@@ -30,12 +38,20 @@ _COLUMNS = (
     "closed_at timestamptz, is_closed boolean, custom_fields jsonb"
 )
 _TIMES = ("created_at", "updated_at", "resolved_at", "responded_at", "closed_at")
+# Seconds between two looks whether dbt has begun.
+_BETWEEN_LOOKS = 0.5
 _PLAIN = {"id", "subject", "description", "tags", *_TIMES}
 
 
-def pipeline(first: str, last: str, entities: str) -> Figures:
+def pipeline(first: str, last: str, entities: str, patience: str = "") -> Figures:
     """Days of the connection through Dagster, everything on; `seconds` from the first step to the last of
-    its own, which `ended` then (seconds since 1970): models and report are shown beside."""
+    its own, which `ended` then (seconds since 1970): models and report are shown beside.
+
+    Args:
+        patience: seconds that dbt may take before it is ended, and the run with it. Where they are given,
+            the run's own figures are said once before, as soon as its own steps have ended; and at the
+            end, whether dbt was `given_up`.
+    """
     from bridge_pipeline.imports import made_to_stay
     from bridge_pipeline.steps import gx_worker
 
@@ -49,13 +65,72 @@ def pipeline(first: str, last: str, entities: str) -> Figures:
 
         workspace = open_workspace()
         days = date.fromisoformat(first), date.fromisoformat(last)
-        outcome = run_days(workspace, NAME, *days, tuple(entities.split(",")))
-    if not outcome.success:
+        with _Guard(float(patience)) if patience else nullcontext() as guard:
+            outcome = run_days(workspace, NAME, *days, tuple(entities.split(",")))
+    given_up = guard is not None and guard.given_up
+    if not outcome.success and not given_up:
         raise RuntimeError(f"the run failed: {outcome.failures}")
-    steps = _steps(dg.DagsterInstance.get(), outcome.run_id)
-    own = {key: span for key, span in steps.items() if not key.startswith(("models", "quality", "dbt"))}
-    ended = max(end for _, end in own.values())
-    seconds = ended - min(start for start, _ in own.values())
+    figures = _own(_steps(dg.DagsterInstance.get(), outcome.run_id))
+    return figures | {"given_up": given_up} if patience else figures
+
+
+class _Guard:
+    """Says what a run took as soon as dbt begins, and ends a dbt that takes too long.
+
+    Args:
+        patience: seconds that dbt may take.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self.given_up = False
+        self._patience = patience
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "_Guard":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_BETWEEN_LOOKS):
+            if _dbt():
+                self._wait()
+                return
+
+    def _wait(self) -> None:
+        import dagster as dg
+
+        instance = dg.DagsterInstance.get()
+        (record,) = instance.get_run_records(limit=1)
+        # dbt is the last but the report.
+        _say(_own(_steps(instance, record.dagster_run.run_id)))
+        if not self._ended.wait(self._patience):
+            self.given_up = True
+            for pid in _dbt():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _dbt() -> list[int]:
+    """The processes of dbt's command that this one started."""
+    return [pid for pid in family(os.getpid()) if any(Path(part).name == "dbt" for part in _command(pid))]
+
+
+def _command(pid: int) -> list[str]:
+    with suppress(psutil.Error):
+        return psutil.Process(pid).cmdline()
+    return []
+
+
+def _own(steps: Spans) -> Figures:
+    """What the steps of a run took that are its own, without models and report."""
+    own = [span for key, span in steps.items() if not key.startswith(("models", "quality", "dbt"))]
+    ended = max(end for _, end in own)
+    seconds = ended - min(start for start, _ in own)
     return {"seconds": seconds, "ended": ended, "steps": _lasted(steps)}
 
 
@@ -234,7 +309,13 @@ def main(subject: str, *arguments: str) -> None:
     figures = SUBJECTS[subject](*arguments)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu = sum(each.ru_utime + each.ru_stime for each in used)
-    sys.stdout.write("\n" + json.dumps(figures | {"cpu": cpu}) + "\n")
+    _say(figures | {"cpu": cpu})
+
+
+def _say(figures: Figures) -> None:
+    """In a line of its own: libraries print what they like before."""
+    sys.stdout.write("\n" + json.dumps(figures) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
