@@ -8,7 +8,7 @@ import dagster as dg
 import orjson
 
 from assets.manifest import SELECTED, asset_specs, check_specs
-from bridge_pipeline.imports import made_to_stay
+from bridge_pipeline.imports import hidden, made_to_stay
 from bridge_pipeline.steps import gx_worker
 from resources.dbt import DbtResource
 from resources.workspace import WorkspaceResource
@@ -29,12 +29,14 @@ def model_assets(manifest: Path) -> dg.AssetsDefinition:
     def models(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, dbt: DbtResource
     ) -> Iterator[Any]:
-        # dbt's import takes seconds, so only a build pays for it; and memory, which who judged before
-        # need not hold any longer.
+        # dagster-dbt's import takes seconds, so only a build pays for it; and memory, which who judged before
+        # need not hold any longer. Without dbt itself, which its own process imports, it does all that is
+        # asked of it.
         gx_worker.dismiss()
-        with made_to_stay():
+        with made_to_stay(), hidden("dbt"):
             from assets.building import build
 
-        yield from build(context, workspace.open(), dbt.open(), manifest)
+            command = dbt.open()
+        yield from build(context, workspace.open(), command, manifest)
 
     return models
