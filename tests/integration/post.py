@@ -62,7 +62,7 @@ class Post:
             return refusal
         self._count += 1
         self.under_way.set()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(300):
             while self._count < self.together:
                 await asyncio.sleep(0.01)
         self.raw.append(envelope.content)

@@ -394,7 +394,7 @@ def test_two_that_send_at_once_send_each_message_once(workspace, post, reviewers
     tell(workspace, *(f"run {number}" for number in range(8)))
     post.together = 2
     senders = [sender("lives"), sender("lives")]
-    assert [each.wait(60) for each in senders] == [0, 0]
+    assert [each.wait(300) for each in senders] == [0, 0]
     assert sorted(post.subjects()) == [f"Title of run {number}" for number in range(8)]
     assert statuses(workspace) == ["sent"] * 8
 
@@ -417,7 +417,7 @@ def test_a_delivery_that_is_being_sent_is_taken_by_nobody_else(workspace, post, 
 def test_a_crash_between_sending_and_noting_sends_the_very_same_mail_again_later(workspace, post, reviewers):
     reviewers(maria=["failed"])
     tell(workspace, "run 1")
-    assert sender("dies").wait(60) == -9
+    assert sender("dies").wait(300) == -9
     assert len(post.mails) == 1
     assert statuses(workspace) == ["pending"]
     # Not at once: what killed one process would kill the next.
