@@ -58,6 +58,22 @@ def put_off(*names: str) -> Iterator[None]:
 
 
 @contextmanager
+def hollow(*names: str) -> Iterator[None]:
+    """Lets what is imported within find these modules, each with a class without content for every name
+    that it is asked for: enough for what only hands these names on.
+
+    Whoever imports one of them afterwards gets the module itself.
+    """
+    absent = [name for name in names if name not in sys.modules]
+    sys.modules.update({name: _Hollow(name) for name in absent})
+    try:
+        yield
+    finally:
+        for name in absent:
+            sys.modules.pop(name, None)
+
+
+@contextmanager
 def hidden(*names: str) -> Iterator[None]:
     """Lets what is imported within find that these packages are not installed; those it can do without.
 
@@ -80,6 +96,16 @@ class _Hidden(MetaPathFinder):
     def find_spec(self, fullname: str, path: object, target: object = None) -> None:
         if fullname in self._names:
             raise ModuleNotFoundError(f"{fullname} is not to be imported here", name=fullname)
+
+
+class _Hollow(ModuleType):
+    """Stands for a module of which nothing is ever used."""
+
+    def __getattr__(self, attribute: str) -> type:
+        # Import machinery and `inspect` look for these in every module.
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        return type(attribute, (), {"__module__": self.__name__})
 
 
 class _PutOff(ModuleType):

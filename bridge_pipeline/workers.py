@@ -18,8 +18,6 @@ from typing import IO
 
 import pyarrow as pa
 
-from bridge_pipeline.settings import PROJECT_ROOT
-
 # What an interpreter may need; everything else in the environment is none of its business.
 _INHERITED = re.compile(r"PATH|LD_LIBRARY_PATH|LANG|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|PYTHON\w*")
 _LENGTH = struct.Struct("!Q")
@@ -45,6 +43,9 @@ class Worker:
     """
 
     def __init__(self, module: str, *arguments: str, patience: float) -> None:
+        # A worker, which imports this too, has no settings.
+        from bridge_pipeline.settings import PROJECT_ROOT
+
         self._patience = patience
         variables = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
         path = [str(PROJECT_ROOT), *filter(None, [variables.get("PYTHONPATH")])]

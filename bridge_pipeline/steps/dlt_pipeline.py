@@ -4,6 +4,7 @@ Its import takes half a second, so it is for `land` alone, which is for everybod
 """
 
 import functools
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,26 +45,23 @@ def connection_source(resources: dict[str, Tables]) -> list[DltResource]:
 
 
 def write_parquet(entity: str, tables: Tables, folder: Path, work: Path) -> None:
-    """Writes the tables below `folder` by a pipeline of their own, which works in `work`.
+    """Writes the tables into `folder` by a pipeline of their own, which works in `work`.
 
-    What the tables raise is raised as it is.
+    dlt has written them as Parquet when it has extracted them; its other two steps would link these very
+    files and copy them. What the tables raise is raised as it is.
     """
     _settle_dlt()
-    pipeline = dlt.pipeline(
-        pipeline_name=f"batch_{folder.name}",
-        pipelines_dir=str(work),
-        destination=dlt.destinations.filesystem(
-            bucket_url=folder.parent.as_uri(),
-            layout="{table_name}.{file_id}.{ext}",
-            enable_dataset_name_normalization=False,
-        ),
-        dataset_name=folder.name,
-    )
+    pipeline = dlt.pipeline(f"batch_{folder.name}", pipelines_dir=str(work))
     try:
-        pipeline.run(connection_source({entity: tables}), loader_file_format="parquet")
+        extracted = pipeline.extract(connection_source({entity: tables}))
     except PipelineStepFailed as failure:
         # dlt wraps what the tables raised; the caller is to see that itself.
         raise _cause(failure) from None
+    folder.mkdir(parents=True)
+    for package in extracted.load_packages:
+        for job in package.jobs["new_jobs"]:
+            if job.job_file_info.table_name == entity:
+                shutil.move(job.file_path, folder / job.job_file_info.job_id())
 
 
 @functools.cache

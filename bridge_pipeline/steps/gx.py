@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bridge_pipeline.imports import hidden, made_to_stay, put_off
+from bridge_pipeline.imports import hidden, hollow, made_to_stay, put_off
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +21,40 @@ if TYPE_CHECKING:
 _RARELY_NEEDED = ("scipy.stats", "altair")
 # What it asks databases by: 20 MiB. It is shown data frames alone.
 _NEVER_NEEDED = ("sqlalchemy",)
+# Its kinds of sources, but for data frames, which it only hands on: a third of its import are their models.
+_SOURCES = "great_expectations.datasource.fluent"
+_NEVER_USED = tuple(
+    f"{_SOURCES}.{name}"
+    for name in (
+        "alloy_datasource",
+        "aurora_datasource",
+        "bigquery_datasource",
+        "citus_datasource",
+        "databricks_sql_datasource",
+        "fabric",
+        "fabric_datasource",
+        "neon_datasource",
+        "pandas_azure_blob_storage_datasource",
+        "pandas_dbfs_datasource",
+        "pandas_file_path_datasource",
+        "pandas_filesystem_datasource",
+        "pandas_google_cloud_storage_datasource",
+        "pandas_s3_datasource",
+        "postgres_datasource",
+        "redshift_datasource",
+        "snowflake_datasource",
+        "spark_azure_blob_storage_datasource",
+        "spark_datasource",
+        "spark_dbfs_datasource",
+        "spark_file_path_datasource",
+        "spark_filesystem_datasource",
+        "spark_google_cloud_storage_datasource",
+        "spark_s3_datasource",
+        "sql_datasource",
+        "sql_server_datasource",
+        "sqlite_datasource",
+    )
+)
 _COMPLETE = {
     "result_format": "COMPLETE",
     "exclude_unexpected_values": True,
@@ -41,7 +75,7 @@ class Question:
 def great_expectations() -> Any:
     """The library. Its import takes seconds, so only a check pays for it; and it must not call home."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    with made_to_stay(), put_off(*_RARELY_NEEDED), hidden(*_NEVER_NEEDED):
+    with made_to_stay(), put_off(*_RARELY_NEEDED), hidden(*_NEVER_NEEDED), hollow(*_NEVER_USED):
         return importlib.import_module("great_expectations")
 
 

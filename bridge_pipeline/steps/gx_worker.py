@@ -15,7 +15,6 @@ from typing import IO
 
 import numpy as np
 import pyarrow as pa
-import structlog
 
 from bridge_pipeline import workers
 from bridge_pipeline.memory import give_back
@@ -24,7 +23,6 @@ from bridge_pipeline.workers import Worker, WorkerEnded
 
 Answers = dict[str, np.ndarray]
 
-log = structlog.get_logger(__name__)
 # Seconds for one part of a batch, beside the import of the library.
 _PATIENCE = 900.0
 
@@ -91,6 +89,10 @@ def start() -> None:
     try:
         _started = _Judge()
     except OSError as error:
+        # The worker itself tells nobody anything, and starts in less time without.
+        import structlog
+
+        log = structlog.get_logger(__name__)
         log.warning("no process can be started to judge in; this one does it itself", error=str(error))
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bridge_pipeline.imports import collections_paused, hidden, made_to_stay, put_off
+from bridge_pipeline.imports import collections_paused, hidden, hollow, made_to_stay, put_off
 
 NAME = "xml.dom.pulldom"
 
@@ -44,6 +44,14 @@ def test_a_hidden_package_is_not_installed_until_afterwards():
     assert importlib.import_module(NAME).START_ELEMENT
 
 
+def test_a_hollow_module_only_hands_names_on_until_afterwards():
+    with hollow(NAME):
+        from xml.dom.pulldom import START_ELEMENT
+
+        assert isinstance(START_ELEMENT, type)
+    assert importlib.import_module(NAME).START_ELEMENT == "START_ELEMENT"
+
+
 _ARROW = """
 import sys
 import bridge_pipeline.steps.parser_process
@@ -55,6 +63,7 @@ assert table.to_pandas().number.sum() == 3
 """
 
 _JUDGED = """
+import importlib.util
 import sys
 import pyarrow as pa
 from bridge_pipeline.steps import gx, gx_worker
@@ -71,6 +80,10 @@ values = pa.table({"id": ["a", "c"], "size": [1, 0], "zero": [0, 0]})
 found = {kind: list(positions) for kind, positions in gx_worker._judged(asked, values).items()}
 assert found == {kind: [] if "Null" in kind else [1] for kind in kinds}, found
 assert "sqlalchemy" not in sys.modules
+assert not {*gx._NEVER_USED, "structlog", "pydantic_settings"} & set(sys.modules)
+# What is left out is there, and whoever needs it gets it.
+assert all(importlib.util.find_spec(name) for name in gx._NEVER_USED)
+assert importlib.import_module(gx._NEVER_USED[-1]).SqliteDatasource.__fields__
 """
 
 

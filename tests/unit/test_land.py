@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from bridge_pipeline.model import ENTITIES
 from bridge_pipeline.steps.land import land, read_landed
@@ -30,3 +31,26 @@ def test_what_lands_depends_on_no_setting_of_dlt_in_environment_or_folder(tmp_pa
     assert rows["id"].to_pylist() == ["1", "2", "3"]
     assert pq.read_schema(folder / files[0]["path"]).names == SCHEMA.names
     assert not (tmp_path / "work").exists()
+
+
+def test_a_batch_leaves_its_files_and_nothing_else(tmp_path):
+    columns = [pa.array([0, 1]).cast(field.type) for field in SCHEMA]
+    folder, work = tmp_path / "landing" / "7", tmp_path / "work"
+    files = land("accounts", lambda: iter([pa.Table.from_arrays(columns, schema=SCHEMA)]), folder, work)
+    assert [path.name for path in folder.iterdir()] == [files[0]["path"]]
+    assert not work.exists()
+    assert pq.read_schema(folder / files[0]["path"]) == SCHEMA
+
+
+def test_what_makes_the_tables_fail_is_raised_as_it_is(tmp_path):
+    class Cut(RuntimeError):
+        pass
+
+    def tables():
+        columns = [pa.array([0]).cast(field.type) for field in SCHEMA]
+        yield pa.Table.from_arrays(columns, schema=SCHEMA)
+        raise Cut("the answer was cut")
+
+    with pytest.raises(Cut, match="the answer was cut"):
+        land("accounts", tables, tmp_path / "landing" / "7", tmp_path / "work")
+    assert not list(tmp_path.rglob("*.parquet"))
