@@ -40,17 +40,19 @@ class Reader:
             UnreadableBody: as there.
         """
         digest = hashlib.sha256(body).digest()
-        if digest not in self._known:
-            outlined = outline(body, self._names)
-            if outlined is None:
-                return parse_list(body, self._names)
-            content, exact = outlined
-            self._known[digest] = len(exact), replace(content, digest=digest, envelope={})
-        return self._unread(body, *self._known[digest])
+        if digest in self._known:
+            count, content = self._known[digest]
+            return self._unread(body, content, _Later(count, lambda: exact_records(body, self._names)))
+        outlined = outline(body, self._names)
+        if outlined is None:
+            return parse_list(body, self._names)
+        content, exact = outlined
+        content = replace(content, digest=digest, envelope={})
+        self._known[digest] = len(exact), content
+        return self._unread(body, content, _Later(len(exact), lambda: list(map(bytes, exact))))
 
-    def _unread(self, body: bytes, count: int, content: PageContent) -> PageContent:
-        records = _Later(count, lambda: parse_list(body, self._names).records)
-        exact = _Later(count, lambda: exact_records(body, self._names))
+    def _unread(self, body: bytes, content: PageContent, exact: "_Later") -> PageContent:
+        records = _Later(len(exact), lambda: parse_list(body, self._names).records)
         return replace(content, records=records, exact=exact, body=body)
 
 

@@ -283,14 +283,16 @@ def last_extraction(
     connection: sa.Connection, name: str, entity: str, window: Window, lookup: bool = False
 ) -> int:
     """The number of the last finished extraction of exactly this window, 0 for none."""
-    query = sa.select(sa.func.coalesce(sa.func.max(t.batches.c.extraction), 0)).where(
-        t.batches.c.connection == name,
-        t.batches.c.entity == entity,
-        t.batches.c.kind == "lookup" if lookup else t.batches.c.kind.not_in(SINGLE),
-        t.batches.c.window_start == window.start,
-        t.batches.c.window_end == window.end,
-    )
-    return connection.execute(query).scalar_one()
+    number = sa.func.coalesce(sa.func.max(t.batches.c.extraction), 0)
+    kind = t.batches.c.kind == "lookup" if lookup else t.batches.c.kind.not_in(SINGLE)
+    return connection.execute(sa.select(number).where(kind, *_exactly(name, entity, window))).scalar_one()
+
+
+def last_batch(connection: sa.Connection, name: str, entity: str, window: Window) -> Batch | None:
+    """What the last finished extraction of exactly this window landed, whatever its verdict."""
+    query = _batches().where(t.batches.c.kind.not_in(SINGLE), *_exactly(name, entity, window))
+    row = connection.execute(query.order_by(t.batches.c.id.desc()).limit(1)).one_or_none()
+    return Batch(**row._mapping) if row else None
 
 
 def was_read_whole(connection: sa.Connection, name: str, entity: str) -> bool:
@@ -640,6 +642,12 @@ def _batches() -> sa.Select:
 
 def _of(name: str, entity: str) -> sa.Select:
     return _batches().where(t.batches.c.connection == name, t.batches.c.entity == entity)
+
+
+def _exactly(name: str, entity: str, window: Window) -> tuple[sa.ColumnElement[bool], ...]:
+    b = t.batches
+    of = (b.c.connection == name, b.c.entity == entity)
+    return (*of, b.c.window_start == window.start, b.c.window_end == window.end)
 
 
 def _covers(window: Window) -> tuple[sa.ColumnElement[bool], ...]:

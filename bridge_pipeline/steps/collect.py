@@ -31,6 +31,7 @@ from bridge_pipeline.model import Window
 from bridge_pipeline.model.entity import TIMESTAMP
 from bridge_pipeline.steps.census import DiskCensus, GoneReport, RejectedRecord, Sighting
 from bridge_pipeline.steps.inventory import FieldInventory, look_at
+from bridge_pipeline.steps.landed_before import LandedBefore
 from bridge_pipeline.steps.parse import RecordParser
 from bridge_pipeline.steps.parser_process import Parsed, ParserProcess, parsed_page
 
@@ -75,6 +76,7 @@ class Collector:
         journal: Journal | None,
         chunk: int,
         helper: ParserProcess | None = None,
+        before: LandedBefore | None = None,
     ) -> None:
         self.counts = Counts()
         self.inventory = FieldInventory(stream.keys)
@@ -92,6 +94,7 @@ class Collector:
         self._bytes = 0
         self._exact_page, self._exact_slices = -1, list[bytes]()
         self._helper = helper
+        self._before = before
         # Pages that are not entered yet, in the order of reading.
         self._waiting: deque[_Taken] = deque()
         census.settle = self.settle
@@ -118,7 +121,10 @@ class Collector:
         taken = _Taken(page, self.counts.fetched)
         self._count(page)
         self._waiting.append(taken)
-        if not self._is_for_helper(taken):
+        if self._is_of_rows(page) and self._before:
+            taken.parsed = self._before.parsed(page, _latest(page), taken.first, self.inventory.unseen)
+            taken.done = taken.parsed is not None
+        if not taken.done and not self._is_for_helper(page):
             # It is looked into when it is entered, which is now.
             taken.done = True
             self.settle()
@@ -126,13 +132,22 @@ class Collector:
         while len(self._waiting) > 1 and sum(each.size for each in self._waiting) > _MOST_WAITING:
             self._work()
 
-    def _is_for_helper(self, taken: "_Taken") -> bool:
-        """Whether a helper may parse a page; of records that may be deleted not each has a row."""
-        content, helper = taken.page.content, self._helper
-        if helper is None or content.body is None or content.digest is None or self._stream.state:
+    def _is_of_rows(self, page: Page) -> bool:
+        """Whether a page is new and may be parsed without looking into it; of records that may be deleted
+        not each has a row."""
+        content = page.content
+        if content.body is None or content.digest is None or self._stream.state:
             return False
-        helper.expect(len(content.body), content.total_pages or 1)
-        return helper.running and not self._census.knows(content.digest)
+        return not self._census.knows(content.digest)
+
+    def _is_for_helper(self, page: Page) -> bool:
+        """Whether a helper may parse a page."""
+        helper, content = self._helper, page.content
+        if helper is None or content.body is None or not self._is_of_rows(page):
+            return False
+        # Of a listing that was read before, most pages need no helper.
+        helper.expect(len(content.body), 1 if self._before else content.total_pages or 1)
+        return helper.running
 
     def _work(self) -> None:
         """Parses a page that nobody parses yet, or waits for one that the helper has."""

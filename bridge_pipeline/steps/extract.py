@@ -9,7 +9,7 @@ import gc
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -43,8 +43,10 @@ from bridge_pipeline.steps.census import DiskCensus, RejectedRecord
 from bridge_pipeline.steps.collect import Collector
 from bridge_pipeline.steps.held import LandedRecords
 from bridge_pipeline.steps.land import land
+from bridge_pipeline.steps.landed_before import LandedBefore, opened
 from bridge_pipeline.steps.metering import shared_quota
 from bridge_pipeline.steps.parser_process import ParserProcess
+from bridge_pipeline.steps.program import fingerprint
 
 log = structlog.get_logger(__name__)
 _QUARANTINE_CHUNK = 200
@@ -244,8 +246,12 @@ class _Extraction:
         work.mkdir(parents=True)
         census = DiskCensus(work / "census.sqlite")
         try:
-            with closing(ParserProcess(record.connector, entity)) as helper, _collected_by_hand():
-                collector = self._collector(census, journal, helper)
+            with (
+                closing(ParserProcess(record.connector, entity)) as helper,
+                self._landed_before(connection) as before,
+                _collected_by_hand(),
+            ):
+                collector = self._collector(census, journal, helper, before)
                 pages = self._reported(self._pages(connection, census, journal), collector)
                 files = land(entity, lambda: collector.tables(pages), folder, work / "dlt")
             batch = self._batch(batch_id, number, collector, journal, files)
@@ -281,10 +287,28 @@ class _Extraction:
             return begin_extraction(folder, last, signature)
         return open_extraction(folder, last, signature, self._workspace.settings.journal_max_age)
 
-    def _collector(self, census: DiskCensus, journal: Journal, helper: ParserProcess) -> Collector:
+    def _collector(
+        self, census: DiskCensus, journal: Journal, helper: ParserProcess, before: LandedBefore | None
+    ) -> Collector:
         window = self._window if self._kind == "window" else None
         chunk = self._workspace.settings.rows_per_chunk
-        return Collector(self._stream, window, census, journal, chunk, helper)
+        return Collector(self._stream, window, census, journal, chunk, helper, before)
+
+    def _landed_before(self, connection: sa.Connection) -> AbstractContextManager[LandedBefore | None]:
+        """What the last extraction of this window landed, where this program parsed it."""
+        record, entity = self._source.record, self._stream.entity.name
+        last = ledger.last_batch(connection, record.name, entity, self._window)
+        if last is None or self._kind == "lookup" or self._program is None:
+            return nullcontext()
+        fields = ledger.inventory_of(connection, last.id)
+        if fields is None or any(file.get("program") != self._program for file in last.files):
+            return nullcontext()
+        return opened(self._stream, landing_of(self._workspace, last), last.files, fields.absent)
+
+    @property
+    def _program(self) -> str | None:
+        """What parses the records."""
+        return fingerprint(self._source.connector.name)
 
     def _pages(self, connection: sa.Connection, census: DiskCensus, journal: Journal) -> Iterator[Page]:
         client = self._source.client
@@ -360,7 +384,7 @@ class _Extraction:
             pages=counts.pages,
             sweeps=int(self._proof.get("sweeps", 0)),
             proof=self._proof,
-            files=files,
+            files=[file | {"program": self._program} for file in files],
             excluded=list(record.exclude),
             fetched_from=counts.fetched_from or now,
             fetched_to=counts.fetched_to or now,

@@ -7,7 +7,7 @@ would cost more than parsing it. No value is kept, and no key that may be one.
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,11 @@ class FieldInventory:
                     known[kind] = known.get(kind, 0) + times
 
     @property
+    def unseen(self) -> Collection[str]:
+        """The canonical columns whose keys no record had so far."""
+        return self._unseen
+
+    @property
     def found(self) -> Inventory:
         """What was counted so far."""
         return Inventory(self._looks.records, self._looks.sampled, sorted(self._unseen), self._looks.fields)
@@ -79,16 +84,23 @@ def look_at(records: Sequence[Any], first: int, keys: Mapping[str, tuple[str, ..
         keys: as for `FieldInventory`.
     """
     numbered = [(number, each) for number, each in enumerate(records, first) if type(each) is dict]
-    look = Look(records=len(numbered))
-    look.seen = [
-        column for column, names in keys.items() if any(name in r for _, r in numbered for name in names)
-    ]
-    for number, record in numbered:
-        if number < _WHOLE or number % _EVERY == 0:
-            look.sampled += 1
-            for key, value in record.items():
-                _count(look.fields, f"/{_name(key)}", value, 1)
-    return look
+    sample = [record for number, record in numbered if is_sampled(number)]
+    seen = [column for column, names in keys.items() if any(name in r for _, r in numbered for name in names)]
+    return Look(len(numbered), len(sample), seen, types_of(sample))
+
+
+def is_sampled(number: int) -> bool:
+    """Whether the record before which so many were read is in the sample."""
+    return number < _WHOLE or number % _EVERY == 0
+
+
+def types_of(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """The fields of records, as in a `Look`."""
+    fields: dict[str, dict[str, int]] = {}
+    for record in records:
+        for key, value in record.items():
+            _count(fields, f"/{_name(key)}", value, 1)
+    return fields
 
 
 def _count(fields: dict[str, dict[str, int]], pointer: str, value: Any, depth: int) -> None:
