@@ -244,6 +244,7 @@ class Meeting:
     def _stay(self, workspace: Workspace, sessions: set[int], place: int) -> None:
         ends = time.monotonic() + _PATIENCE
         while self._states[place] == _THERE and self._coming.value > 1 and time.monotonic() < ends:
+            # Looked for again and again: Postgres tells nobody that a session waits for another's lock.
             if rows(workspace, _WAITING, own=list(sessions)):
                 break
             time.sleep(0.02)
