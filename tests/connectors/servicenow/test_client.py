@@ -180,6 +180,7 @@ def test_an_answer_that_takes_too_long_is_asked_for_in_halves(tmp_path):
         assert set(limits[4:]) == {"25", "2000"}
 
 
+@pytest.mark.slow
 def test_an_answer_that_never_comes_is_asked_for_in_halves_too(tmp_path):
     with instance() as (simulator, dialect):
         original = dialect._list
