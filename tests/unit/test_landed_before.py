@@ -176,7 +176,7 @@ def test_what_is_new_is_parsed_alone(tmp_path, parsed):
     [
         tickets(100, 400) + tickets(1, 200),
         tickets(60, 200),
-        tickets(1, 60, subject="changed") + tickets(61, 200),
+        tickets(1, 150, subject="changed") + tickets(151, 200),
         tickets(101, 200) + tickets(1, 100),
     ],
     ids=["much is new", "much has left", "much has changed", "in another order"],
@@ -204,11 +204,13 @@ def test_a_landing_is_followed_though_little_of_it_is_held(tmp_path, parsed, mon
 def test_which_columns_have_no_key_is_known_of_rows_that_are_not_parsed(tmp_path, monkeypatch, key):
     monkeypatch.setattr(inventory, "_WHOLE", 10)
     old = [*tickets(1, 30), ticket(31, **{key: None}), *tickets(32, 60)]
-    for name, new in {"again": old, "new": [*old, ticket(61, resolved_at=None)], "left": old[:30]}.items():
+    added = [*old[:44], ticket(61, resolved_at=None), *old[44:]]
+    for name, new in {"again": old, "added": added, "left": old[:30]}.items():
         (tmp_path / name).mkdir()
         again, anew = extracted_again(tmp_path / name, pages_of(old, 10), pages_of(new, 10))
         assert again == anew
         assert (key in again[3].absent) == (name == "left")
+        assert ("resolved_at" in again[3].absent) == (name != "added")
 
 
 def test_a_change_that_is_in_the_future_again_is_refused_again(tmp_path):
