@@ -29,6 +29,9 @@ Failing = Iterator[tuple[Expectation, np.ndarray]]
 _AT_ONCE = 250_000
 # Or fewer, where there are many long values.
 _MOST_BYTES = 24_000_000
+# More rows than so many are worth another start of Great Expectations: it takes two seconds of a core, and
+# to load and audit them several times that, while its process would stand beside with what it holds.
+_WORTH_A_START = 50_000
 _EXAMPLES = 10
 # Kinds that judge each value for itself, whatever stands in other rows.
 _BY_VALUE = {
@@ -142,8 +145,7 @@ def begin(
             for expectation, positions in failing():
                 _add(tallies[expectation.name], expectation, seqs, positions)
             give_back()
-        if batch.landed > _AT_ONCE:
-            # To load and audit so many takes far longer than another start, and what it holds.
+        if batch.landed > _WORTH_A_START:
             gx_worker.dismiss()
         _add_examples(batch, folder, ENTITIES[batch.entity], suite, tallies, clear)
         return tallies

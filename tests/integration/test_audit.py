@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.steps import audit
 from bridge_pipeline.steps.audit import AuditFile, audit_days
 from tests.integration.desk import Desk, ticket
 from tests.integration.flow import NAME, connect, day, execute, land, process, rows, table
@@ -209,6 +210,20 @@ def test_ids_that_left_a_day_are_named_with_the_reason(workspace, desk):
     assert (manifest(first)["rows"], manifest(first)["tombstones"]) == (2, 1)
     assert manifest(third)["left"] == []
     assert_true(workspace, first)
+
+
+def test_the_live_ids_of_a_file_are_read_whatever_block_its_longest_row_fits(tmp_path, monkeypatch):
+    tried, read = [], audit._read
+    monkeypatch.setattr(audit, "_BLOCKS", (1 << 10, 1 << 14))
+    monkeypatch.setattr(audit, "_read", lambda path, block: tried.append(block) or read(path, block))
+    path, head = tmp_path / "v0001.csv", '"id","text","deleted_at"\n'
+    for longest, blocks in ((10, [1 << 10]), (1 << 11, [1 << 10, 1 << 14]), (1 << 15, [1 << 10, 1 << 14])):
+        tried.clear()
+        path.write_text(
+            head + f'"\'=1","a\n,b",\n"2","{"x" * longest}",\n"3",,"2024-03-01T00:00:00.000000Z"\n'
+        )
+        assert audit.live_ids(path).to_pylist() == ["=1", "2"]
+        assert tried == blocks
 
 
 @pytest.mark.slow

@@ -247,8 +247,8 @@ def test_who_judged_a_large_batch_is_not_kept_beside_its_load(workspace, desk, m
     asked = tuple(each for each in suite(workspace).values() if each.subject == "rows")
     # Another test may have imported it into this very process.
     monkeypatch.delitem(sys.modules, "great_expectations", raising=False)
-    for at_once, kept in ((3, True), (2, False)):
-        monkeypatch.setattr(judging, "_AT_ONCE", at_once)
+    for worth, kept in ((3, True), (2, False)):
+        monkeypatch.setattr(judging, "_WORTH_A_START", worth)
         judging.begin(batch, landing_of(workspace, batch), asked)()
         assert (gx_worker._started is not None) is kept
 
