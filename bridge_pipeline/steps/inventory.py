@@ -83,15 +83,24 @@ def look_at(records: Sequence[Any], first: int, keys: Mapping[str, tuple[str, ..
         first: how many records the extraction read before this page; it decides which are in the sample.
         keys: as for `FieldInventory`.
     """
-    numbered = [(number, each) for number, each in enumerate(records, first) if type(each) is dict]
-    sample = [record for number, record in numbered if is_sampled(number)]
-    seen = [column for column, names in keys.items() if any(name in r for _, r in numbered for name in names)]
-    return Look(len(numbered), len(sample), seen, types_of(sample))
+    found = [each for each in records if type(each) is dict]
+    sample = [records[position] for position in sampled(first, len(records))]
+    plain = [each for each in sample if type(each) is dict]
+    seen = [column for column, names in keys.items() if any(name in r for r in found for name in names)]
+    return Look(len(found), len(plain), seen, types_of(plain))
 
 
-def is_sampled(number: int) -> bool:
-    """Whether the record before which so many were read is in the sample."""
-    return number < _WHOLE or number % _EVERY == 0
+def sampled(first: int, count: int) -> list[int]:
+    """The positions of the records of a page that are in the sample.
+
+    Args:
+        first: as for `look_at`.
+        count: how many records the page has.
+    """
+    end = first + count
+    # The next of those that are multiples.
+    rest = max(first, _WHOLE) + -max(first, _WHOLE) % _EVERY
+    return [number - first for number in (*range(first, min(_WHOLE, end)), *range(rest, end, _EVERY))]
 
 
 def types_of(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:

@@ -25,7 +25,7 @@ import structlog
 
 from bridge_pipeline.connector_kit.connector import Page, Stream
 from bridge_pipeline.connector_kit.pages import parse_list
-from bridge_pipeline.steps.inventory import Look, is_sampled, look_at, types_of
+from bridge_pipeline.steps.inventory import Look, look_at, sampled, types_of
 from bridge_pipeline.steps.parse import RecordParser
 from bridge_pipeline.steps.parser_process import Parsed, parsed_page
 
@@ -86,7 +86,7 @@ class LandedBefore:
             first: how many records were read before this page.
             unseen: the canonical columns whose keys no record of the extraction had so far.
         """
-        exact = list(page.content.exact or ())
+        exact = list(page.content.exact[:]) if page.content.exact else []
         found, others = self._find(exact)
         if len(others) * 2 >= len(exact):
             return None
@@ -116,7 +116,7 @@ class LandedBefore:
 
     def _look(self, exact: list[bytes], first: int, seen: list[str]) -> Look:
         """As `look_at`, of records of which those that landed before have no key that was not seen yet."""
-        sample = [raw for number, raw in enumerate(exact, first) if is_sampled(number)]
+        sample = [exact[position] for position in sampled(first, len(exact))]
         records = parse_list(self._body(sample), self._stream.names).records if sample else []
         return Look(len(exact), len(sample), seen, types_of(records))
 
