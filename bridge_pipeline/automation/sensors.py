@@ -61,7 +61,7 @@ def summaries_sensor() -> dg.SensorDefinition:
 
     @dg.sensor(
         name="partition_summaries",
-        minimum_interval_seconds=60,
+        minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Sums up which partitions are materialised, before somebody opens their grid.",
     )
