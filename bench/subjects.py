@@ -268,7 +268,8 @@ def _steps(instance: "DagsterInstance", run: str) -> Spans:
 
 
 def _lasted(steps: Spans) -> dict[str, float]:
-    return {key: round(end - start, 3) for key, (start, end) in steps.items()}
+    """How long each step took that has ended."""
+    return {key: round(end - start, 3) for key, (start, end) in steps.items() if end}
 
 
 def _bodies(url: str) -> Iterator[bytes]:
