@@ -19,7 +19,7 @@ Columns = dict[str, str]
 
 _COLUMNS = sa.text(
     """
-    select attname, format_type(atttypid, atttypmod) from pg_attribute
+    select attname as name, format_type(atttypid, atttypmod) as type from pg_attribute
     where attrelid = to_regclass(:relation) and attnum > 0 and not attisdropped order by attnum
     """
 )
@@ -54,7 +54,7 @@ def _rows(connection: sa.Connection, node: Node) -> int:
 
 def _columns(connection: sa.Connection, node: Node) -> Columns:
     found = connection.execute(_COLUMNS, {"relation": node["relation_name"]})
-    return dict(found.tuples().all())
+    return {row.name: row.type for row in found}
 
 
 def _schema(node: Node, columns: Columns) -> dg.TableSchema:

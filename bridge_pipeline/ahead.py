@@ -1,10 +1,10 @@
 """Values made ahead of their use, so that two steps of one stream take two cores."""
 
 from collections.abc import Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
@@ -19,8 +19,21 @@ def ahead(values: Iterable[Value]) -> Generator[Value, None, None]:
     def make() -> list[Value]:
         return context.run(lambda: list(islice(source, 1)))
 
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(make)
+    pool = ThreadPoolExecutor(1)
+    following = pool.submit(make)
+    try:
         while made := following.result():
             following = pool.submit(make)
             yield from made
+    finally:
+        leave(pool, [following])
+
+
+def leave(pool: ThreadPoolExecutor, begun: Iterable[Future[Any]]) -> None:
+    """Ends a pool when what it has begun has ended; nothing more is begun.
+
+    Its threads are not joined, which takes a lock of all threads: a generator that nobody closed ends where
+    it is collected, and that may be while another thread begins and holds that lock.
+    """
+    pool.shutdown(wait=False, cancel_futures=True)
+    wait([each for each in begun if not each.cancelled()])

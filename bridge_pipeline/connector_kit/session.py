@@ -9,7 +9,7 @@ import random
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from contextvars import copy_context
@@ -25,6 +25,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import httpx
 import structlog
 
+from bridge_pipeline.ahead import leave
 from bridge_pipeline.connector_kit.diagnosis import Problem, problem_of, refusal
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.pages import UnreadableBody, without_members
@@ -516,8 +517,8 @@ def journalled_together(
     prepare: Callable[[bytes], bytes],
     count: Callable[[T], int],
     keep: tuple[str, ...] = (),
-) -> Iterator[Journalled[T] | SourceError]:
-    """As `journalled` for many, with one request at a time in each of the sessions.
+) -> Generator[Journalled[T] | SourceError, None, None]:
+    """As `journalled` for many, with one request at a time in each of the sessions; to be closed.
 
     The journal is read and written by the caller's thread alone, in the order of the questions; a killed
     extraction loses at most the answers that were under way.
@@ -541,12 +542,17 @@ def journalled_together(
         if found := journal.find(key):
             entry, body = found
             return lambda: (entry.number, _stored(sessions[0], key, body, decode), entry.fetched_at, False)
+        asked = partial(ask, question)
         # One alone is asked when its turn comes: after a refusal none is asked any more.
-        asked = pool.submit(ask, question).result if len(sessions) > 1 else partial(ask, question)
+        if len(sessions) > 1:
+            under_way.append(pool.submit(ask, question))
+            asked = under_way[-1].result
         return lambda: _write(sessions[0], journal, key, asked(), decode, prepare, count, keep)
 
     pool = ThreadPoolExecutor(len(sessions), thread_name_prefix="ask")
     waiting: deque[Callable[[], Journalled[T]]] = deque()
+    # As many as wait at most, so that no answer stays that was given.
+    under_way: deque[Future[Answer[T]]] = deque(maxlen=2 * len(sessions))
     try:
         for question in questions:
             waiting.append(begun(question))
@@ -555,7 +561,7 @@ def journalled_together(
         while waiting:
             yield _outcome(waiting.popleft())
     finally:
-        pool.shutdown(cancel_futures=True)
+        leave(pool, under_way)
 
 
 def _outcome(ended: Callable[[], Journalled[T]]) -> Journalled[T] | SourceError:

@@ -5,6 +5,7 @@ times; see docs/decisions/0004. Nothing here knows a table, or which rows are to
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 
 import numpy as np
 import psycopg
@@ -51,8 +52,9 @@ def copy_into(
     with driver.cursor() as cursor:
         with cursor.copy(f"copy {table} ({columns}) from stdin (format binary)".encode()) as copy:
             copy.write(_HEADER)
-            for message in ahead(_messages(rows, list(types.values()), prefix)):
-                copy.write(message)
+            with closing(ahead(_messages(rows, list(types.values()), prefix))) as messages:
+                for message in messages:
+                    copy.write(message)
             copy.write(_TRAILER)
         return cursor.rowcount
 

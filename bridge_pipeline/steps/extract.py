@@ -8,7 +8,7 @@ cannot become visible.
 import gc
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
@@ -253,7 +253,8 @@ class _Extraction:
             ):
                 collector = self._collector(census, journal, helper, before)
                 pages = self._reported(self._pages(connection, census, journal), collector)
-                files = land(entity, lambda: collector.tables(pages), folder, work / "dlt")
+                with closing(pages):
+                    files = land(entity, lambda: collector.tables(pages), folder, work / "dlt")
             batch = self._batch(batch_id, number, collector, journal, files)
             batch = replace(batch, first_read_of=self._first_read(connection, batch))
             if batch.fetched or self._kind != "lookup":
@@ -346,7 +347,7 @@ class _Extraction:
             if failed == _LOOKUP_FAILURES:
                 return
 
-    def _reported(self, pages: Iterator[Page], collector: Collector) -> Iterator[Page]:
+    def _reported(self, pages: Iterator[Page], collector: Collector) -> Generator[Page, None, None]:
         for page in pages:
             yield page
             reach("extract.validated")

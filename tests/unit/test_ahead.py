@@ -6,6 +6,7 @@ from itertools import count
 import pytest
 
 from bridge_pipeline.ahead import ahead
+from tests.threads import ended_while_locked
 
 WHO: ContextVar[str] = ContextVar("who", default="nobody")
 
@@ -33,6 +34,12 @@ def test_whoever_stops_early_has_made_one_value_too_many_at_most():
     assert [next(made) for _ in range(3)] == [0, 1, 2]
     made.close()
     assert next(source) <= 4
+
+
+def test_values_that_nobody_closed_may_be_collected_while_a_thread_begins():
+    made = ahead(count())
+    next(made)
+    ended_while_locked(made)
 
 
 def test_values_are_made_in_the_context_of_whoever_uses_them():

@@ -32,6 +32,7 @@ from bridge_pipeline.connector_kit.session import (
     journalled_together,
 )
 from bridge_pipeline.settings import Settings
+from tests.threads import ended_while_locked
 
 TOKEN = "12-abcDEF_ghi.jkl-mno+pqr/stu"
 GOOD = b'{"page":1,"more":false,"data":[{"id":1}]}'
@@ -816,6 +817,12 @@ def test_what_is_journalled_is_not_asked_again_and_an_error_stands_in_its_place(
         assert "one-13" not in journal
 
 
+def who_asks(before):
+    """The threads that ask and were not there before."""
+    begun = set(threading.enumerate()) - before
+    return [thread for thread in begun if thread.name.startswith("ask")]
+
+
 def test_who_stops_reading_answers_leaves_nothing_running(open_session, tmp_path):
     with crowd(together=1) as (server, url):
         sessions, before = [open_session(url) for _ in range(2)], set(threading.enumerate())
@@ -824,8 +831,19 @@ def test_who_stops_reading_answers_leaves_nothing_running(open_session, tmp_path
         answers.close()
         assert len(server.asked) <= 4
         # An answer that an earlier test did not wait for may still be on its way.
-        begun = set(threading.enumerate()) - before
-        assert not [thread for thread in begun if thread.name.startswith("ask")]
+        for thread in who_asks(before):
+            # It has nothing more to do.
+            thread.join(60)
+        assert not who_asks(before)
+        assert len(server.asked) <= 4
+
+
+def test_answers_that_nobody_closed_may_be_collected_while_a_thread_begins(open_session, tmp_path):
+    """What collects them may be a thread that begins or ends, and holds the lock of all that do."""
+    with crowd(together=1) as (_, url):
+        answers = together([open_session(url) for _ in range(2)], Journal(tmp_path), questions(*range(1, 9)))
+        next(answers)
+        ended_while_locked(answers)
 
 
 # --- What is asked ahead -------------------------------------------------------------------------

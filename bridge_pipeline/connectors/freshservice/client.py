@@ -4,7 +4,8 @@ A ticket of the list lacks what only its own address gives, and that is the dear
 asked for once: what an earlier extraction landed is landed again for as long as the list shows the same.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import count
@@ -288,13 +289,14 @@ class FreshserviceClient:
             lambda body: self._context.without_excluded(stream.entity, body),
             lambda _: 1,
         )
-        for record_id, answer in zip(asked.values(), answers, strict=True):
-            if isinstance(answer, SourceError):
-                sweep.absent.append(_absent(record_id, answer))
-                continue
-            number, (record, raw), fetched_at, live = answer
-            sweep.asked += live
-            yield Page(number, PageContent([record], exact=[raw]), fetched_at)
+        with closing(answers):
+            for record_id, answer in zip(asked.values(), answers, strict=True):
+                if isinstance(answer, SourceError):
+                    sweep.absent.append(_absent(record_id, answer))
+                    continue
+                number, (record, raw), fetched_at, live = answer
+                sweep.asked += live
+                yield Page(number, PageContent([record], exact=[raw]), fetched_at)
 
     def _conversations(self, reading: Reading, sweep: _Sweep, page: Page) -> Iterator[Page]:
         """What was said in the tickets of a page: the first pages of all, then the second ones, and so on."""
@@ -307,24 +309,27 @@ class FreshserviceClient:
         seen, repeats = dict.fromkeys(tickets, 0), {record_id: Repeats() for record_id in tickets}
         for number in count(1):
             further = {}
-            for record_id, answer in self._spoken(reading, tickets, number):
-                if isinstance(answer, SourceError):
-                    sweep.absent.append(_absent(record_id, answer))
-                    continue
-                entry, content, fetched_at, _ = answer
-                yield Page(entry, content, fetched_at)
-                seen[record_id] += len(content.records)
-                repeats[record_id].see(content.records)
-                linked = links_on(reading.journal.headers(entry).get("link", ""))
-                if content.records and (linked or _more(content, seen[record_id], self._config.page_size)):
-                    further[record_id] = tickets[record_id]
+            with closing(self._spoken(reading, tickets, number)) as answers:
+                for record_id, answer in zip(tickets, answers, strict=True):
+                    if isinstance(answer, SourceError):
+                        sweep.absent.append(_absent(record_id, answer))
+                        continue
+                    entry, content, fetched_at, _ = answer
+                    yield Page(entry, content, fetched_at)
+                    seen[record_id] += len(content.records)
+                    repeats[record_id].see(content.records)
+                    linked = links_on(reading.journal.headers(entry).get("link", ""))
+                    if content.records and (
+                        linked or _more(content, seen[record_id], self._config.page_size)
+                    ):
+                        further[record_id] = tickets[record_id]
             if not further:
                 return
             tickets = further
 
     def _spoken(
         self, reading: Reading, tickets: dict[str, str], number: int
-    ) -> Iterator[tuple[str, Journalled[PageContent] | SourceError]]:
+    ) -> Generator[Journalled[PageContent] | SourceError, None, None]:
         """One page of the conversations of each ticket; `tickets` gives their keys in the journal."""
         stream = reading.stream
         questions = [
@@ -336,7 +341,7 @@ class FreshserviceClient:
             )
             for record_id, key in tickets.items()
         ]
-        answers = journalled_together(
+        return journalled_together(
             self._several(len(questions)),
             reading.journal,
             questions,
@@ -344,7 +349,6 @@ class FreshserviceClient:
             lambda content: len(content.records),
             ("link",),
         )
-        return zip(tickets, answers, strict=True)
 
     def _may_speak(self, reading: Reading, record: Record) -> bool:
         """Whether something may have been said in a ticket within the window: it must have been there."""
