@@ -31,7 +31,7 @@ from bridge_pipeline.steps.parser_process import Parsed, parsed_page
 
 log = structlog.get_logger(__name__)
 # Bytes of records that are held of a landing, and about as many of their rows.
-_MOST_BYTES = 24_000_000
+_MOST_BYTES = 13_000_000
 _MOST_GROUPS = 16
 _NEVER = -(2**63)
 
