@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from bridge_pipeline import connectors
 from bridge_pipeline.database import outbox, registry
@@ -28,6 +29,7 @@ from bridge_pipeline.steps.backup import backup
 from bridge_pipeline.steps.certify import certify
 from bridge_pipeline.steps.chain import rotate_key
 from bridge_pipeline.steps.deliver import deliver
+from bridge_pipeline.steps.landed_before import LandedBefore
 from bridge_pipeline.steps.load import BatchBlocked, EquationBroken, load_window
 from bridge_pipeline.steps.parser_process import ParserProcess
 from bridge_pipeline.steps.purge import begin, carry_out
@@ -118,6 +120,19 @@ def flow_beside() -> None:
     ParserProcess.expect, ParserProcess.result = expect_at_once, result_noted
     flow()
     assert any(parsed) or parser_process._cores() < 2
+
+
+def flow_again() -> None:
+    """The same of days that have landed before: rows of records with the same bytes are taken from there."""
+    parsed, taken = LandedBefore.parsed, list[parser_process.Parsed | None]()
+
+    def noted(self: LandedBefore, *about: Any) -> parser_process.Parsed | None:
+        taken.append(parsed(self, *about))
+        return taken[-1]
+
+    LandedBefore.parsed = noted
+    flow()
+    assert any(taken)
 
 
 def _after(last: str) -> datetime:
@@ -377,5 +392,6 @@ SCENARIOS = {
         Scenario("purge", extracted, nothing, purging, purged),
         Scenario("backup", extracted, nothing, backing_up, given_back),
         Scenario("flow-beside", connected, fill, flow_beside),
+        Scenario("flow-again", extracted, changed, flow_again),
     )
 }

@@ -14,7 +14,18 @@ from tests.torture.scenarios import SCENARIOS
 
 PARTS = 2
 # Each as often as it stands here.
-DRAWN = ("flow", "flow", "flow-beside", "flow-beside", "certify", "replay", "accept", "rotate")
+DRAWN = (
+    "flow",
+    "flow",
+    "flow-beside",
+    "flow-beside",
+    "flow-again",
+    "flow-again",
+    "certify",
+    "replay",
+    "accept",
+    "rotate",
+)
 # One run of a campaign, as a failed one names it.
 ONLY = os.environ.get("BRIDGE_TORTURE_NUMBER")
 
