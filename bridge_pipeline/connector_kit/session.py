@@ -526,16 +526,7 @@ def journalled_together(
     Yields:
         For each question in order what `journalled` returns, or the error that it raises.
     """
-    idle: SimpleQueue[Session] = SimpleQueue()
-    for session in sessions:
-        idle.put(session)
-
-    def ask(question: Question[T]) -> Answer[T]:
-        session = idle.get()
-        try:
-            return session.get(question.path, question.params, question.decode)
-        finally:
-            idle.put(session)
+    ask = _by_any(sessions)
 
     def begun(question: Question[T]) -> Callable[[], Journalled[T]]:
         key, decode = question.key, question.decode
@@ -562,6 +553,22 @@ def journalled_together(
             yield _outcome(waiting.popleft())
     finally:
         leave(pool, under_way)
+
+
+def _by_any(sessions: Sequence[Session]) -> Callable[[Question[T]], Answer[T]]:
+    """Asks a question by a session that nobody uses; waits for one."""
+    idle: SimpleQueue[Session] = SimpleQueue()
+    for session in sessions:
+        idle.put(session)
+
+    def ask(question: Question[T]) -> Answer[T]:
+        session = idle.get()
+        try:
+            return session.get(question.path, question.params, question.decode)
+        finally:
+            idle.put(session)
+
+    return ask
 
 
 def _outcome(ended: Callable[[], Journalled[T]]) -> Journalled[T] | SourceError:
