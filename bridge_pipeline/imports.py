@@ -4,7 +4,7 @@ import gc
 import importlib
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any
@@ -41,36 +41,34 @@ def made_to_stay() -> Iterator[None]:
             gc.unfreeze()
 
 
-@contextmanager
-def put_off(*names: str) -> Iterator[None]:
+def put_off(*names: str) -> AbstractContextManager[None]:
     """Lets what is imported within take these modules at their word: each is imported when it is used.
 
     Whoever imports them afterwards gets the modules themselves.
     """
-    absent = [name for name in names if name not in sys.modules]
-    sys.modules.update({name: _PutOff(name) for name in absent})
-    try:
-        yield
-    finally:
-        for name in absent:
-            if isinstance(sys.modules.get(name), _PutOff):
-                del sys.modules[name]
+    return _replaced(_PutOff, names)
 
 
-@contextmanager
-def hollow(*names: str) -> Iterator[None]:
+def hollow(*names: str) -> AbstractContextManager[None]:
     """Lets what is imported within find these modules, each with a class without content for every name
     that it is asked for: enough for what only hands these names on.
 
     Whoever imports one of them afterwards gets the module itself.
     """
+    return _replaced(_Hollow, names)
+
+
+@contextmanager
+def _replaced(kind: type[ModuleType], names: tuple[str, ...]) -> Iterator[None]:
+    """Puts one of a kind in the place of each module that is not imported yet."""
     absent = [name for name in names if name not in sys.modules]
-    sys.modules.update({name: _Hollow(name) for name in absent})
+    sys.modules.update({name: kind(name) for name in absent})
     try:
         yield
     finally:
         for name in absent:
-            sys.modules.pop(name, None)
+            if isinstance(sys.modules.get(name), kind):
+                del sys.modules[name]
 
 
 @contextmanager
