@@ -211,7 +211,8 @@ class _Landing:
     def _near(self) -> list[int]:
         """The groups that are held from now on, the likeliest first.
 
-        Beside those around the row that is expected it is the first: there each sweep begins anew.
+        After the one that holds the row that is expected, and the next, it is the first, if there is room:
+        there each sweep begins anew.
         """
         here = bisect_right(self._ends, self._next)
         ways = chain(
