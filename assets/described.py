@@ -11,7 +11,6 @@ import dagster as dg
 import sqlalchemy as sa
 from dagster_dbt import DbtCliInvocation
 from dagster_dbt.core.dbt_cli_event import EventHistoryMetadata, _build_column_lineage_metadata
-from sqlglot.errors import SqlglotError
 
 Node = Mapping[str, Any]
 # Column -> its type as Postgres writes it.
@@ -43,8 +42,9 @@ def described(context: dg.AssetExecutionContext, build: DbtCliInvocation, engine
             found |= {"dagster/row_count": rows, "dagster/storage_kind": "postgres"}
         try:
             found |= _lineage(build, node, columns)
-        except SqlglotError as error:
-            context.log.warning(f"{node['name']}: what its columns are made of is not known: {error}")
+        except Exception as error:
+            # Whoever parses SQL may fail in many ways, and the model is built and tested all the same.
+            context.log.warning(f"{node['name']}: what its columns are made of is not known: {error!r}")
         yield event.with_metadata({**event.metadata, **found})
 
 
