@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 Figures = dict[str, Any]
 # By step, when it began and ended, in seconds since 1970.
 Spans = dict[str, tuple[float, float]]
-_COLUMNS = (
+COLUMNS = (
     "id text, subject text, description text, status text, priority text, tags jsonb, account_id text, "
     "created_at timestamptz, updated_at timestamptz, resolved_at timestamptz, responded_at timestamptz, "
     "closed_at timestamptz, is_closed boolean, custom_fields jsonb"
 )
-_TIMES = ("created_at", "updated_at", "resolved_at", "responded_at", "closed_at")
+TIMES = ("created_at", "updated_at", "resolved_at", "responded_at", "closed_at")
 # Seconds between two looks whether dbt has begun.
 _BETWEEN_LOOKS = 0.5
-_PLAIN = {"id", "subject", "description", "tags", *_TIMES}
+PLAIN = {"id", "subject", "description", "tags", *TIMES}
 
 
 def pipeline(first: str, last: str, entities: str, patience: str = "") -> Figures:
@@ -209,7 +209,7 @@ def floor(url: str, database: str) -> Figures:
 
     began = time.perf_counter()
     with psycopg.connect(database) as connection, connection.cursor() as cursor:
-        cursor.execute(f"create table floor ({_COLUMNS})")
+        cursor.execute(f"create table floor ({COLUMNS})")
         with cursor.copy("copy floor from stdin") as copy:
             for body in _bodies(url):
                 for record in orjson.loads(body)["data"]:
@@ -284,7 +284,7 @@ def _bodies(url: str) -> Iterator[bytes]:
 
 
 def _flat(record: dict[str, Any], dumps: Callable[[Any], bytes]) -> tuple[Any, ...]:
-    rest = {key: value for key, value in record.items() if key not in _PLAIN}
+    rest = {key: value for key, value in record.items() if key not in PLAIN}
     return (
         str(record["id"]),
         record["subject"],
@@ -293,7 +293,7 @@ def _flat(record: dict[str, Any], dumps: Callable[[Any], bytes]) -> tuple[Any, .
         record["priority"]["name"],
         dumps(record["tags"]).decode(),
         str(record["account"]["id"]),
-        *(record[name] for name in _TIMES),
+        *(record[name] for name in TIMES),
         record["status"]["closed"],
         dumps(rest).decode(),
     )
