@@ -26,9 +26,9 @@ from bridge_pipeline.settings import Settings
 SOURCE, DATABASE = "bridge.source", "bridge.database"
 _DATABASE_LOGGERS = (DATABASE, "bridge_pipeline.database", "sqlalchemy", "psycopg")
 _DATABASE_ERRORS = {"sqlalchemy", "psycopg", "psycopg2"}
-# The first two print every URL with its query, and Client Central has its token there; the last
-# tells of its own parts only.
-_SILENCED = ("httpx", "httpcore", "alembic.runtime.plugins")
+# The first two print every URL with its query, and Client Central has its token there; the last tells
+# each step of its own, where one line is enough.
+_SILENCED = ("httpx", "httpcore", "alembic.runtime")
 _SECRET_FIELD = re.compile(r"token|password|secret|api_?key|authorization|cookie", re.I)
 _LOGGED = "_bridge_logged"
 _TRACEBACK = "exception"

@@ -7,6 +7,7 @@ only when there is something to do.
 from pathlib import Path
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.exc import ProgrammingError
 
 from bridge_pipeline.database.engine import advisory_lock
@@ -15,6 +16,7 @@ from bridge_pipeline.naming import BRIDGE_SCHEMA
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "alembic_version"
+log = structlog.get_logger(__name__)
 _UNDEFINED_TABLE = {"42P01", "3F000"}
 
 
@@ -37,6 +39,7 @@ def migrate(engine: sa.Engine) -> None:
             _upgrade(connection)
             # Tables that are new have no grants yet.
             grant_readers(connection)
+            log.info("database migrated", version=head())
 
 
 def head() -> str:
