@@ -19,6 +19,7 @@ from dagster._core.storage.partition_status_cache import get_and_update_asset_st
 
 from assets.partitions import CONNECTIONS
 from bridge_pipeline import naming
+from bridge_pipeline.automation.dimensions import by_dimension
 
 log = structlog.get_logger(__name__)
 Partitioned = Mapping[dg.AssetKey, dg.PartitionsDefinition]
@@ -84,7 +85,7 @@ def look(instance: dg.DagsterInstance, assets: Partitioned, last: Look, budget: 
         text = due.pop(0)
         key = by_text[text]
         try:
-            get_and_update_asset_status_cache_value(instance, key, assets[key], instance)
+            get_and_update_asset_status_cache_value(instance, key, by_dimension(assets[key]), instance)
         except Exception:
             log.exception("the partitions of an asset cannot be summed up", asset=text)
             failed.append(text)
