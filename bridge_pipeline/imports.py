@@ -103,7 +103,13 @@ class _Hollow(ModuleType):
         # Import machinery and `inspect` look for these in every module.
         if attribute.startswith("__"):
             raise AttributeError(attribute)
-        return type(attribute, (), {"__module__": self.__name__})
+        return type(attribute, (), {"__module__": self.__name__, "__class_getitem__": _itself})
+
+
+@classmethod
+def _itself(cls: type, _parameters: object) -> type:
+    """What a hollow class is with parameters, as in the type of an argument."""
+    return cls
 
 
 class _PutOff(ModuleType):

@@ -1,20 +1,47 @@
 """dlt: its settings, and tables by one of its pipelines to Parquet files.
 
-Its import takes half a second, so it is for `land` alone, which is for everybody else.
+Its import takes a third of a second, so it is for `land` alone, which is for everybody else.
 """
 
 import functools
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import dlt
 import pyarrow as pa
-from dlt.common.configuration.container import Container
-from dlt.common.configuration.providers import CustomLoaderDocProvider
-from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
-from dlt.pipeline.exceptions import PipelineStepFailed
-from dlt.sources import DltResource
+
+from bridge_pipeline.imports import hollow
+
+# What follows the first of a pipeline's three steps, and what speaks SQL: half of the library's import,
+# which only hands their names on. Whoever asks one for a table is refused.
+_NEVER_USED = (
+    "dlt.common.libs.sqlglot",
+    "dlt.dataset",
+    "dlt.destinations",
+    "dlt.destinations.dataset",
+    "dlt.destinations.decorators",
+    "dlt.destinations.fs_client",
+    "dlt.destinations.job_client_impl",
+    "dlt.destinations.sql_client",
+    "dlt.load",
+    "dlt.load.configuration",
+    "dlt.load.exceptions",
+    "dlt.normalize.normalize",
+    "dlt.pipeline.dbt",
+    "sqlglot",
+    "sqlglot.expressions",
+)
+with hollow(*_NEVER_USED):
+    import dlt
+    from dlt.common import logger
+    from dlt.common.configuration.container import Container
+    from dlt.common.configuration.providers import CustomLoaderDocProvider
+    from dlt.common.configuration.specs import RuntimeConfiguration
+    from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
+    from dlt.common.runtime.run_context import RunContext
+    from dlt.pipeline.exceptions import PipelineStepFailed
+    from dlt.sources import DltResource
 
 # The tables' schema is the entity's declaration; a column more or another type is an error.
 _CONTRACT = {"tables": "evolve", "columns": "freeze", "data_type": "freeze"}
@@ -53,7 +80,9 @@ def write_parquet(entity: str, tables: Tables, folder: Path, work: Path) -> None
     _settle_dlt()
     pipeline = dlt.pipeline(f"batch_{folder.name}", pipelines_dir=str(work))
     try:
-        extracted = pipeline.extract(connection_source({entity: tables}))
+        # It looks at every table whether it is one of these.
+        with hollow("dlt.dataset.relation"):
+            extracted = pipeline.extract(connection_source({entity: tables}))
     except PipelineStepFailed as failure:
         # dlt wraps what the tables raised; the caller is to see that itself.
         raise _cause(failure) from None
@@ -64,6 +93,18 @@ def write_parquet(entity: str, tables: Tables, folder: Path, work: Path) -> None
                 shutil.move(job.file_path, folder / job.job_file_info.job_id())
 
 
+class _Alone(RunContext):
+    """dlt's surroundings: no plugin that another package brings, and no requests that it sends itself.
+
+    To look for the one in all packages there are, and to import what the other takes, was a third of the
+    first small batch.
+    """
+
+    def initialize_runtime(self, runtime_config: RuntimeConfiguration | None = None) -> None:
+        self._runtime_config = runtime_config or RuntimeConfiguration(dlthub_telemetry=False)
+        logger.LOGGER = logging.getLogger("dlt")
+
+
 @functools.cache
 def _settle_dlt() -> None:
     """Gives dlt its settings, and nowhere else to look for any.
@@ -72,8 +113,9 @@ def _settle_dlt() -> None:
     environment and files of the current folder and the user's, none of which is to change what lands.
     That took two thirds of the time of a small batch.
     """
-    providers = Container()[PluggableRunContext].providers
-    providers.providers[:] = [CustomLoaderDocProvider("bridge", lambda: _SETTINGS)]
+    surroundings = PluggableRunContext(_Alone(None))
+    Container()[PluggableRunContext] = surroundings
+    surroundings.providers.providers[:] = [CustomLoaderDocProvider("bridge", lambda: _SETTINGS)]
 
 
 def _cause(failure: BaseException) -> BaseException:
