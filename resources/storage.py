@@ -2,8 +2,10 @@
 that come together are stored together."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -112,7 +114,8 @@ def _store_batch(storage: "PostgresEventLogStorage", events: Sequence[dg.EventLo
     from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
     from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 
-    numbered = storage.prepare_insert_event_batch(events).returning(SqlEventLogStorageTable.c.id)
+    rows = [storage._event_to_row(event) for event in events]
+    numbered = SqlEventLogStorageTable.insert().values(rows).returning(SqlEventLogStorageTable.c.id)
     with (
         storage._engine.connect().execution_options(isolation_level="READ COMMITTED") as connection,
         connection.begin(),
@@ -122,9 +125,12 @@ def _store_batch(storage: "PostgresEventLogStorage", events: Sequence[dg.EventLo
         stored = list(zip(ids, events, strict=True))
         of_assets = [each for each in stored if each[1].dagster_event_type in ASSET_EVENTS]
         _store_assets(storage, connection, of_assets)
-        for number, entry in stored:
-            if entry.dagster_event_type in ASSET_CHECK_EVENTS:
-                storage.store_asset_check_event(entry, number)
+        of_checks = [
+            _CheckEvent(number, entry, row)
+            for (number, entry), row in zip(stored, rows, strict=True)
+            if entry.dagster_event_type in ASSET_CHECK_EVENTS
+        ]
+        _store_checks(storage, connection, of_checks)
 
 
 def _store_assets(
@@ -141,6 +147,104 @@ def _store_assets(
     }
     for entry, number in newest.values():
         storage._store_asset_event(connection, entry, number)
+
+
+@dataclass(frozen=True)
+class _CheckEvent:
+    """An event of a check: its number in the log, itself, and its row there."""
+
+    number: int
+    entry: dg.EventLogEntry
+    row: Mapping[str, Any]
+
+    @property
+    def said(self) -> Any:
+        """What was planned, or judged."""
+        return self.entry.get_dagster_event().event_specific_data
+
+
+def _store_checks(
+    storage: "PostgresEventLogStorage", connection: sa.Connection, events: Sequence[_CheckEvent]
+) -> None:
+    """What the events say of checks: one statement for all that are planned, one for all that are judged.
+
+    Those that do not have just one plan are left to Dagster, which adds what is missing and refuses the rest.
+    """
+    planned_type = dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED
+    planned = [each for each in events if each.entry.dagster_event_type == planned_type]
+    judged = [each for each in events if each.entry.dagster_event_type != planned_type]
+    whole = [each for each in planned if each.said.partitions_subset is None]
+    _plan(connection, whole)
+    # Of what is judged twice, the last.
+    newest = {_about(each): each for each in judged if each.entry.run_id}
+    found = _judge(connection, list(newest.values()))
+    of_a_part = [each for each in planned if each.said.partitions_subset is not None]
+    for each in (*of_a_part, *(each for each in judged if found[_about(each)] != 1)):
+        storage.store_asset_check_event(each.entry, each.number)
+
+
+def _plan(connection: sa.Connection, events: Sequence[_CheckEvent]) -> None:
+    from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+    from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+
+    rows = [
+        {
+            "asset_key": each.said.asset_key.to_string(),
+            "check_name": each.said.check_name,
+            "run_id": each.entry.run_id,
+            "execution_status": AssetCheckExecutionRecordStatus.PLANNED.value,
+            "evaluation_event": each.row["event"],
+            "evaluation_event_timestamp": each.row["timestamp"],
+            "evaluation_event_storage_id": each.number,
+        }
+        for each in events
+    ]
+    if rows:
+        connection.execute(AssetCheckExecutionsTable.insert().values(rows))
+
+
+_JUDGE = sa.text("""
+    update asset_check_executions as planned
+    set execution_status = judged.status, evaluation_event = judged.event,
+        evaluation_event_timestamp = judged.at, evaluation_event_storage_id = judged.number,
+        materialization_event_storage_id = judged.materialization
+    from unnest(
+        cast(:assets as text[]), cast(:names as text[]), cast(:runs as text[]), cast(:partitions as text[]),
+        cast(:statuses as text[]), cast(:events as text[]), cast(:times as timestamp[]),
+        cast(:numbers as bigint[]), cast(:materializations as bigint[])
+    ) as judged (asset, name, run, partition, status, event, at, number, materialization)
+    where planned.asset_key = judged.asset and planned.check_name = judged.name
+        and planned.run_id = judged.run and planned.partition is not distinct from judged.partition
+    returning judged.asset, judged.name, judged.run, judged.partition
+""")
+
+
+def _judge(connection: sa.Connection, events: Sequence[_CheckEvent]) -> Counter[tuple[Any, ...]]:
+    """Lets each judgement take the place of its plan; gives how many plans there were of each."""
+    from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus as Status
+
+    if not events:
+        return Counter()
+    targets = [each.said.target_materialization_data for each in events]
+    assets, names, runs, parts = (list(each) for each in zip(*map(_about, events), strict=True))
+    columns = {
+        "assets": assets,
+        "names": names,
+        "runs": runs,
+        "partitions": parts,
+        "statuses": [(Status.SUCCEEDED if each.said.passed else Status.FAILED).value for each in events],
+        "events": [each.row["event"] for each in events],
+        "times": [each.row["timestamp"] for each in events],
+        "numbers": [each.number for each in events],
+        "materializations": [target and target.storage_id for target in targets],
+    }
+    return Counter(tuple(row) for row in connection.execute(_JUDGE, columns))
+
+
+def _about(event: _CheckEvent) -> tuple[Any, ...]:
+    """Asset, check, run and partition of what is judged."""
+    said = event.said
+    return said.asset_key.to_string(), said.check_name, event.entry.run_id, said.partition
 
 
 def _answered_once(ask: Callable[..., bool]) -> Callable[..., bool]:

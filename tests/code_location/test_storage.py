@@ -10,6 +10,8 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 from dagster._core.errors import DagsterInvariantViolationError
+from dagster_postgres import PostgresEventLogStorage
+from sqlalchemy import event
 
 from bridge_pipeline.automation.runs import prepare_instance
 from resources.storage import events_together, storage_kept
@@ -137,6 +139,55 @@ def test_a_batch_that_cannot_be_stored_whole_is_not_stored_in_part(instance):
         assert stored(instance, "other") == {table: [] for table in TABLES}
         instance.event_log_storage.store_event_batch(batch[1:])
         assert len(stored(instance, "other")["event_logs"]) == 2
+
+
+def of_checks(instance: dg.DagsterInstance, run_id: str, *names: str) -> list[dg.EventLogEntry]:
+    """What a run of the checks planned and judged, as events of another run."""
+    kinds = {dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
+    logs = instance.all_logs(run(instance, together=True).run_id, of_type=kinds)
+    said = [(each, each.get_dagster_event().event_specific_data) for each in logs]
+    return [each._replace(run_id=run_id) for each, what in said if getattr(what, "check_name", "") in names]
+
+
+def test_a_batch_takes_as_many_statements_however_many_checks_it_tells_of(instance):
+    one, two = of_checks(instance, "one", "many"), of_checks(instance, "two", "many", "few")
+    assert (len(one), len(two)) == (2, 4)
+    with storage_kept(instance):
+        taken = [statements(instance, batch) for batch in (one, two)]
+    assert len(taken[0]) == len(taken[1]) == 3
+    assert len(stored(instance, "two")["asset_check_executions"]) == 2
+
+
+def statements(instance: dg.DagsterInstance, batch: list[dg.EventLogEntry]) -> list[str]:
+    """What the storage asks Postgres to store a batch."""
+    storage, asked = instance.event_log_storage, []
+    assert isinstance(storage, PostgresEventLogStorage)
+
+    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        asked.append(statement)
+
+    event.listen(storage._engine, "before_cursor_execute", note)
+    storage.store_event_batch(batch)
+    event.remove(storage._engine, "before_cursor_execute", note)
+    return asked
+
+
+def test_what_was_judged_without_a_plan_and_what_was_judged_twice_are_each_there_once(instance):
+    planned, judged = of_checks(instance, "unplanned", "few")
+    again = judged._replace(run_id="twice", timestamp=judged.timestamp + 60)
+    batch = [each._replace(run_id="twice") for each in (planned, judged)]
+    with storage_kept(instance):
+        instance.event_log_storage.store_event_batch([judged])
+        instance.event_log_storage.store_event_batch([*batch, again])
+    (unplanned,), (twice,) = (
+        stored(instance, each)["asset_check_executions"] for each in ("unplanned", "twice")
+    )
+    assert unplanned == twice
+    key = dg.AssetCheckKey(dg.AssetKey("rows"), "few")
+    newest, first = instance.event_log_storage.get_asset_check_execution_history(key, limit=2)
+    assert newest.run_id == "twice"
+    assert newest.event.timestamp == again.timestamp
+    assert first.status == newest.status
 
 
 def test_a_partition_that_is_there_is_not_asked_for_again_and_one_that_is_not_is(instance, monkeypatch):
