@@ -6,7 +6,6 @@ Without it a run whose worker and code server die together stays STARTED for eve
 import socket
 
 import dagster as dg
-import grpc
 import psutil
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
@@ -82,6 +81,9 @@ def alive(process: str) -> bool:
 
 def _too_slow(error: DagsterUserCodeUnreachableError) -> bool:
     """Whether a server was reached and did not answer in time."""
+    # Whoever asked a server has it; runs of the command line ask none.
+    import grpc
+
     cause = error.__cause__
     return isinstance(cause, grpc.RpcError) and cause.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 

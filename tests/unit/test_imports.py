@@ -65,6 +65,17 @@ assert not {"pandas", "sqlalchemy", "dagster", "dlt"} & set(sys.modules)
 assert table.to_pandas().number.sum() == 3
 """
 
+_LAUNCHED = """
+import sys
+import bridge_pipeline.automation.runs
+import pydantic
+from pydantic.plugin import _loader
+
+# Models were made, and nobody looked for what else may have a say in them.
+assert pydantic.RootModel.__pydantic_complete__ and _loader._plugins is None
+assert not {"grpc", "great_expectations", "dlt"} & set(sys.modules)
+"""
+
 _LANDED = """
 import importlib
 import sys
@@ -112,7 +123,9 @@ assert importlib.import_module(gx._NEVER_USED[-1]).SqliteDatasource.__fields__
 """
 
 
-@pytest.mark.parametrize("program", [_ARROW, _LANDED, pytest.param(_JUDGED, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "program", [_ARROW, _LAUNCHED, _LANDED, pytest.param(_JUDGED, marks=pytest.mark.slow)]
+)
 def test_what_is_not_needed_is_not_imported(program):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
