@@ -299,16 +299,17 @@ class _Extraction:
         """What the last extraction of this window landed, where this program parsed it."""
         record, entity = self._source.record, self._stream.entity.name
         last = ledger.last_batch(connection, record.name, entity, self._window)
-        if last is None or self._kind == "lookup" or self._program is None:
+        program = self._program
+        if last is None or self._kind == "lookup" or program is None:
             return nullcontext()
         fields = ledger.inventory_of(connection, last.id)
-        if fields is None or any(file.get("program") != self._program for file in last.files):
+        if fields is None or any(file.get("program") != program for file in last.files):
             return nullcontext()
         return opened(self._stream, landing_of(self._workspace, last), last.files, fields.absent)
 
     @property
     def _program(self) -> str | None:
-        """What parses the records."""
+        """What parses the records, or has parsed them, where that is known by now."""
         return fingerprint(self._source.connector.name)
 
     def _pages(self, connection: sa.Connection, census: DiskCensus, journal: Journal) -> Iterator[Page]:
@@ -366,7 +367,7 @@ class _Extraction:
                 self._proof[f"quarantined_{name}"] = found
         if counts.gone:
             self._proof["listed_as_deleted"] = counts.gone
-        now = datetime.now(UTC)
+        now, program = datetime.now(UTC), self._program
         return Batch(
             id=batch_id,
             tenant=record.tenant,
@@ -385,7 +386,7 @@ class _Extraction:
             pages=counts.pages,
             sweeps=int(self._proof.get("sweeps", 0)),
             proof=self._proof,
-            files=[file | {"program": self._program} for file in files],
+            files=[file | {"program": program} for file in files],
             excluded=list(record.exclude),
             fetched_from=counts.fetched_from or now,
             fetched_to=counts.fetched_to or now,

@@ -86,6 +86,18 @@ def test_a_program_that_changed_under_its_process_parses_everything(workspace, d
     assert sorted(parsed) == sorted([*range(1, 36)] * 2)
 
 
+def test_a_program_that_changes_during_an_extraction_is_not_what_made_its_rows(
+    workspace, desk, parsed, monkeypatch
+):
+    """The process beside it, which parses too, may have started after that."""
+    monkeypatch.setattr(extracting, "fingerprint", lambda _: None if desk.requests else "this")
+    first = extract(workspace, NAME, "tickets", DAY)
+    monkeypatch.setattr(extracting, "fingerprint", lambda _: "this")
+    second = extract(workspace, NAME, "tickets", DAY)
+    assert [[file["program"] for file in batch.files] for batch in (first, second)] == [[None], ["this"]]
+    assert sorted(parsed) == sorted([*range(1, 36)] * 2)
+
+
 def _forged(path: Path) -> None:
     rows = pq.read_table(path)
     place = rows.schema.get_field_index("subject")
