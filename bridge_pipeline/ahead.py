@@ -4,6 +4,7 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from itertools import islice
+from threading import current_thread
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
@@ -33,7 +34,9 @@ def leave(pool: ThreadPoolExecutor, begun: Iterable[Future[Any]]) -> None:
     """Ends a pool when what it has begun has ended; nothing more is begun.
 
     Its threads are not joined, which takes a lock of all threads: a generator that nobody closed ends where
-    it is collected, and that may be while another thread begins and holds that lock.
+    it is collected, and that may be while another thread begins and holds that lock. It may be in one of
+    these threads, too, which would wait for itself.
     """
     pool.shutdown(wait=False, cancel_futures=True)
-    wait([each for each in begun if not each.cancelled()])
+    if current_thread() not in pool._threads:
+        wait([each for each in begun if not each.cancelled()])

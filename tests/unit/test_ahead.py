@@ -1,7 +1,10 @@
 """Values that a thread makes ahead of their use: all of them, in order, never more than one too many."""
 
+import gc
+import threading
 from contextvars import ContextVar
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -40,6 +43,24 @@ def test_values_that_nobody_closed_may_be_collected_while_a_thread_begins():
     made = ahead(count())
     next(made)
     ended_while_locked(made)
+
+
+def test_values_that_nobody_closed_may_be_collected_by_the_thread_that_makes_them():
+    dropped, collected = threading.Event(), threading.Event()
+
+    def values():
+        yield 1
+        dropped.wait()
+        gc.collect()
+        collected.set()
+
+    held: list[Any] = [ahead(values())]
+    # Only a collection of garbage finds what holds itself.
+    held.append(held)
+    next(held[0])
+    del held
+    dropped.set()
+    assert collected.wait(60)
 
 
 def test_values_are_made_in_the_context_of_whoever_uses_them():
