@@ -160,6 +160,17 @@ def test_of_an_unchanged_listing_nothing_is_parsed(tmp_path, parsed):
     assert len(parsed) == 80
 
 
+@pytest.mark.parametrize("numbers", [(1, 2, 2, 4), (1, 3, 2, 4), (2, 1), (3, 3)])
+def test_rows_are_those_of_the_records_in_whatever_order_they_come(tmp_path, parsed, numbers):
+    new = pages_of([ticket(number) for number in numbers], 4)
+    rows, *_, fields, _ = collected(tmp_path / "old", pages_of(tickets(1, 4), 4))
+    del parsed[:]
+    with opened(TICKETS, tmp_path, landed(tmp_path, rows, 4), fields.absent) as before:
+        again = collected(tmp_path / "again", new, before)
+    assert parsed == []
+    assert again == collected(tmp_path / "anew", new)
+
+
 def test_what_is_new_is_parsed_alone(tmp_path, parsed):
     old = tickets(1, 40)
     new = [*tickets(1, 9), ticket(10, subject="changed"), *tickets(12, 30), ticket(50), *tickets(31, 40)]
