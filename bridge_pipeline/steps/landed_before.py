@@ -224,7 +224,11 @@ class _Landing:
             if near and size > _MOST_BYTES:
                 break
             near.append(number)
-        self._held = {number: self._held.get(number) or self._read(number) for number in near}
+        # What is left goes before others are read.
+        self._held = {number: self._held[number] for number in near if number in self._held}
+        for number in near:
+            if number not in self._held:
+                self._held[number] = self._read(number)
         return near
 
     def _read(self, number: int) -> _Rows:
