@@ -19,7 +19,8 @@ import pyarrow as pa
 
 import bridge_pipeline
 
-_IMPORTED = time.time()
+# Before anything was imported; so it is of one that is forked from this one, which had imported it.
+_BEGAN = min(time.time(), psutil.Process().create_time())
 _FOLDER = Path(bridge_pipeline.__file__).parent
 # Links and names may come to lead to another program, which need not be younger than this process.
 _ORIGIN = _FOLDER.stat()
@@ -32,9 +33,7 @@ def fingerprint(connector: str) -> str | None:
     It holds for the moment alone: what this process imports later, and each process that it starts, is of
     what lies there by then.
     """
-    # One that was forked had imported them before it began.
-    began = min(_IMPORTED, psutil.Process().create_time())
-    return fingerprint_of(connector, _FOLDER, _ORIGIN, began)
+    return fingerprint_of(connector, _FOLDER, _ORIGIN, _BEGAN)
 
 
 def fingerprint_of(connector: str, folder: Path, origin: os.stat_result, began: float) -> str | None:

@@ -3,9 +3,9 @@
 import shutil
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import orjson
+import psutil
 import pytest
 
 from bridge_pipeline.steps import program
@@ -54,14 +54,15 @@ def test_a_program_that_changes_while_its_process_runs_is_known_no_longer(tmp_pa
     source.write_text("A = 1")
     monkeypatch.setattr(program, "_FOLDER", tmp_path)
     monkeypatch.setattr(program, "_ORIGIN", tmp_path.stat())
-    monkeypatch.setattr(program, "_IMPORTED", source.stat().st_ctime + 1e-6)
-    # As in a process that was forked from the one that had imported it.
-    own = SimpleNamespace(create_time=lambda: LATER)
-    monkeypatch.setattr(program, "psutil", SimpleNamespace(Process=lambda: own))
+    monkeypatch.setattr(program, "_BEGAN", source.stat().st_ctime + 1e-6)
     assert program.fingerprint("helpdesk")
-    while source.stat().st_ctime < program._IMPORTED:
+    while source.stat().st_ctime < program._BEGAN:
         source.write_text("A = 2")
     assert program.fingerprint("helpdesk") is None
+
+
+def test_what_was_imported_before_this_module_counts_too():
+    assert psutil.Process().create_time() >= program._BEGAN
 
 
 def test_another_program_of_the_same_name_is_not_known_though_it_is_older(tmp_path):
