@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from dagster_dbt import DbtCliInvocation
 from dagster_dbt.core.dbt_cli_event import EventHistoryMetadata, _build_column_lineage_metadata
 
+from bridge_pipeline.redaction import redact
+
 Node = Mapping[str, Any]
 # Column -> its type as Postgres writes it.
 Columns = dict[str, str]
@@ -25,27 +27,38 @@ _COLUMNS = sa.text(
 
 
 def described(context: dg.AssetExecutionContext, build: DbtCliInvocation, engine: sa.Engine) -> Iterator[Any]:
-    """The events of a build, in order; those of models with what was built."""
+    """The events of a build, in order; those of models with what was built, as far as it can be found."""
     nodes = {**build.manifest["nodes"], **build.manifest["sources"]}
     for event in build.stream():
         if not isinstance(event, dg.Output | dg.AssetMaterialization):
             yield event
             continue
         node = nodes[event.metadata["unique_id"].value]
-        parents = [nodes[name] for name in build.manifest["parent_map"].get(node["unique_id"], [])]
-        with engine.connect() as connection:
-            # Views may be costly to count.
-            rows = None if node["config"]["materialized"] == "view" else _rows(connection, node)
-            columns = {each["relation_name"]: _columns(connection, each) for each in (node, *parents)}
-        found = {"dagster/column_schema": _schema(node, columns[node["relation_name"]])}
-        if rows is not None:
-            found |= {"dagster/row_count": rows, "dagster/storage_kind": "postgres"}
+        known: dict[str, Any] = {}
         try:
-            found |= _lineage(build, node, columns)
+            for found in _found(build, nodes, node, engine):
+                known |= found
         except Exception as error:
-            # Whoever parses SQL may fail in many ways, and the model is built and tested all the same.
-            context.log.warning(f"{node['name']}: what its columns are made of is not known: {error!r}")
-        yield event.with_metadata({**event.metadata, **found})
+            # Whoever parses SQL may fail in many ways, and so may a question to Postgres. The model is built
+            # and tested all the same, and dbt would be left alone with the next.
+            context.log.warning(
+                f"{node['name']}: not all that is shown of it is known: {redact(repr(error))}"
+            )
+        yield event.with_metadata({**event.metadata, **known})
+
+
+def _found(
+    build: DbtCliInvocation, nodes: Mapping[str, Node], node: Node, engine: sa.Engine
+) -> Iterator[dict[str, Any]]:
+    """What is shown of a model, what is surest first."""
+    parents = [nodes[name] for name in build.manifest["parent_map"].get(node["unique_id"], [])]
+    with engine.connect() as connection:
+        columns = {each["relation_name"]: _columns(connection, each) for each in (node, *parents)}
+        yield {"dagster/column_schema": _schema(node, columns[node["relation_name"]])}
+        # Views may be costly to count.
+        if node["config"]["materialized"] != "view":
+            yield {"dagster/row_count": _rows(connection, node), "dagster/storage_kind": "postgres"}
+    yield _lineage(build, node, columns)
 
 
 def _rows(connection: sa.Connection, node: Node) -> int:
