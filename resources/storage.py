@@ -29,8 +29,8 @@ def storage_kept(instance: dg.DagsterInstance) -> Iterator[None]:
     A day of three entities took 900 of them, and they took Postgres longer than all that was asked
     of it. Only for the time of a run: an instance that is forgotten must not keep a connection. One
     that the server closed meanwhile is replaced. Also only for that time what tables and columns the
-    storage has is asked once, not with every event, that a partition is there likewise, and a batch of
-    events, whatever they are, is one transaction. Within itself it does nothing more.
+    storage has is asked once, not with every event, that a partition is there likewise, and an event or a
+    batch of them, whatever they are, is one transaction. Within itself it does nothing more.
     """
     # Imported by whoever has such a storage; the code location has none.
     from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage
@@ -46,6 +46,7 @@ def storage_kept(instance: dg.DagsterInstance) -> Iterator[None]:
                     kept.enter_context(
                         _replaced(
                             storage,
+                            store_event=functools.partial(_store, storage),
                             store_event_batch=functools.partial(_store_batch, storage),
                             has_dynamic_partition=_confirmed_once(storage.has_dynamic_partition),
                         )
@@ -95,13 +96,30 @@ def _schema_known(storage: "Storage") -> AbstractContextManager[None]:
 
 @contextmanager
 def _replaced(storage: Any, **methods: Callable[..., Any]) -> Iterator[None]:
-    """Lets the storage have these methods instead of those of its class."""
+    """Lets the storage have these methods instead of those it has."""
+    before = {name: method for name, method in vars(storage).items() if name in methods}
     vars(storage).update(methods)
     try:
         yield
     finally:
         for name in methods:
             delattr(storage, name)
+        vars(storage).update(before)
+
+
+def _store(storage: "PostgresEventLogStorage", event: dg.EventLogEntry) -> None:
+    """Stores an event as Dagster does, but durably once: all it says, or nothing of it.
+
+    By itself each of its statements is durable before the next, and one of them notifies whoever listened
+    in older versions.
+    """
+    from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
+
+    if event.dagster_event_type in ASSET_EVENTS | ASSET_CHECK_EVENTS:
+        _store_batch(storage, [event])
+        return
+    with storage._connect() as connection:
+        connection.execute(storage.prepare_insert_event(event))
 
 
 def _store_batch(storage: "PostgresEventLogStorage", events: Sequence[dg.EventLogEntry]) -> None:
@@ -123,7 +141,11 @@ def _store_batch(storage: "PostgresEventLogStorage", events: Sequence[dg.EventLo
     ):
         ids = connection.execute(numbered).scalars().all()
         stored = list(zip(ids, events, strict=True))
-        of_assets = [each for each in stored if each[1].dagster_event_type in ASSET_EVENTS]
+        of_assets = [
+            each
+            for each in stored
+            if each[1].dagster_event_type in ASSET_EVENTS and each[1].get_dagster_event().asset_key
+        ]
         _store_assets(storage, connection, of_assets)
         of_checks = [
             _CheckEvent(number, entry, row)

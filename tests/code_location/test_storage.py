@@ -57,11 +57,11 @@ def instance(installation) -> Iterator[dg.DagsterInstance]:
 
 
 def run(instance: dg.DagsterInstance, together: bool) -> dg.ExecuteInProcessResult:
-    """A run of three days with its checks."""
+    """A run of three days with its checks, its events stored by us or, one by one, by Dagster itself."""
     tags = {"dagster/asset_partition_range_start": "a", "dagster/asset_partition_range_end": "c"}
     job = dg.define_asset_job("job", executor_def=dg.in_process_executor)
     location = dg.Definitions([rows], jobs=[job], asset_checks=[checks(together)])
-    with storage_kept(instance):
+    with storage_kept(instance) if together else nullcontext():
         return location.resolve_job_def("job").execute_in_process(instance=instance, tags=tags)
 
 
@@ -138,6 +138,16 @@ def test_a_batch_that_cannot_be_stored_whole_is_not_stored_in_part(instance):
             instance.event_log_storage.store_event_batch(batch)
         assert stored(instance, "other") == {table: [] for table in TABLES}
         instance.event_log_storage.store_event_batch(batch[1:])
+        assert len(stored(instance, "other")["event_logs"]) == 2
+
+
+def test_an_event_that_cannot_be_stored_whole_is_not_stored_at_all(instance):
+    planned, judged = of_checks(instance, "other", "many")
+    with storage_kept(instance):
+        for each in (planned, planned):
+            instance.event_log_storage.store_event(each)
+        with pytest.raises(DagsterInvariantViolationError, match="duplicate"):
+            instance.event_log_storage.store_event(judged)
         assert len(stored(instance, "other")["event_logs"]) == 2
 
 
