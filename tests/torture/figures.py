@@ -4,7 +4,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,28 +27,41 @@ class Figures:
     """The figures of one part of a campaign.
 
     Attributes:
+        runs: how long the campaign was asked to be.
         wrong: what went wrong, each with what repeats it.
     """
 
     campaign: str
     part: str
     seed: int = SEED
+    runs: int = RUNS
     cases: int = 0
     seconds: float = 0.0
     facts: dict[str, int | float] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
+    _begin: float = field(default_factory=time.monotonic)
+
+    def add(self, wrong: Iterable[str], cases: int = 1) -> None:
+        """Counts cases and what went wrong in them, and keeps that: a long campaign may be ended early."""
+        self.wrong += wrong
+        self.cases += cases
+        self.keep()
+
+    def keep(self) -> None:
+        """Writes the figures down as they are now."""
+        self.seconds = round(time.monotonic() - self._begin, 1)
+        kept = {name: value for name, value in asdict(self).items() if not name.startswith("_")}
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        (FOLDER / f"{self.campaign}.{self.part}.json").write_text(json.dumps(kept, indent=2) + "\n")
 
 
 @contextmanager
 def figures_of(campaign: str, part: str = "all") -> Iterator[Figures]:
-    """Figures to be filled in, written at the end; fails if anything went wrong."""
-    figures, begin = Figures(campaign, part), time.monotonic()
+    """Figures to be filled in, written with each case and at the end; fails if anything went wrong."""
+    figures = Figures(campaign, part)
     try:
         yield figures
     finally:
-        figures.seconds = round(time.monotonic() - begin, 1)
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        path = FOLDER / f"{campaign}.{part}.json"
-        path.write_text(json.dumps(asdict(figures), indent=2) + "\n")
+        figures.keep()
     told = "\n".join(figures.wrong)
     assert not figures.wrong, f"seed {SEED}, {figures.cases} cases:\n{told}"

@@ -30,9 +30,10 @@ CAMPAIGNS = {
 }
 
 
-def command(campaign: str, seed: int) -> str:
+def command(campaign: str, seed: int, runs: int) -> str:
     """What runs a campaign again."""
-    return f"`BRIDGE_TORTURE_SEED={seed} .venv/bin/pytest -m long tests/torture/{CAMPAIGNS[campaign][1]}`"
+    variables = f"BRIDGE_TORTURE_RUNS={runs} BRIDGE_TORTURE_SEED={seed}"
+    return f"`{variables} .venv/bin/pytest -m long tests/torture/{CAMPAIGNS[campaign][1]}`"
 
 
 def row(campaign: str, parts: list[dict[str, Any]]) -> str:
@@ -46,7 +47,7 @@ def row(campaign: str, parts: list[dict[str, Any]]) -> str:
     seconds = sum(part["seconds"] for part in parts)
     seed = parts[0]["seed"]
     cells = [campaign, CAMPAIGNS[campaign][0], f"{cases:,}", str(wrong), f"{seconds:,.0f}", str(seed)]
-    return " | ".join(["", *cells, told, command(campaign, seed), ""]).strip() + "\n"
+    return " | ".join(["", *cells, told, command(campaign, seed, parts[0]["runs"]), ""]).strip() + "\n"
 
 
 def rendered(page: str, found: dict[str, list[dict[str, Any]]]) -> str:

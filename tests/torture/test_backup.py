@@ -119,9 +119,7 @@ def test_a_backup_beside_killed_runs_is_whole_and_goes_on(target: Range) -> None
                 with restored(workspace, path) as (copied, problems):
                     wrong += problems or not_as_before(copied, expected)
                 path.unlink()
-            figures.cases += 1
-            repeat = f"run {number} of seed {SEED}, {scenario.name}"
-            figures.wrong += [f"{each} ({repeat})" for each in wrong]
+            figures.add(f"{each} (run {number} of seed {SEED}, {scenario.name})" for each in wrong)
 
 
 # --- Killed themselves --------------------------------------------------------------------------
@@ -137,8 +135,7 @@ def test_a_killed_backup_and_a_killed_restore_are_begun_anew_and_brought_to_the_
             with target.copy(SCENARIOS["rotate"]) as workspace:
                 wrong = killed_backup(draw, workspace, seconds[0], figures.facts)
                 wrong += killed_restore(draw, workspace, seconds[1], figures.facts)
-            figures.cases += 1
-            figures.wrong += [f"{each} (run {number} of seed {SEED})" for each in wrong]
+            figures.add(f"{each} (run {number} of seed {SEED})" for each in wrong)
 
 
 def undisturbed_seconds(target: Range) -> tuple[float, float]:
@@ -232,8 +229,7 @@ def test_a_killed_upgrade_is_begun_anew_and_brought_to_the_end() -> None:
                 code = ended(start(upgrade_home, str(home.root)))
                 seconds = seconds or time.monotonic() - begin
                 wrong = [f"the plain upgrade ended with {code}"] if code else upgraded_wrongly(home, wanted)
-            figures.cases += 1
-            figures.wrong += [f"{each} (run {number} of seed {SEED})" for each in wrong]
+            figures.add(f"{each} (run {number} of seed {SEED})" for each in wrong)
 
 
 def upgraded_wrongly(home: Home, wanted: object) -> list[str]:

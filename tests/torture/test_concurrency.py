@@ -148,10 +148,9 @@ def test_processes_at_once_lose_and_double_nothing(target):
                 ]
                 wrong += half_done(workspace) + doubled(workspace)
                 wrong += settled(workspace, expected)
-            figures.cases += 1
-            figures.wrong += [
+            figures.add(
                 f"{each} (round {number} of seed {SEED}: {', '.join(actors)} at {point})" for each in wrong
-            ]
+            )
 
 
 def alone(target) -> object:

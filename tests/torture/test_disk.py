@@ -39,8 +39,7 @@ def test_a_full_disk_leaves_nothing_that_a_re_run_does_not_heal(target, folder):
                     wrong += target.run_again(scenario, workspace)
                 finally:
                     subprocess.run(["umount", "-l", place], check=True)
-            figures.cases += 1
-            figures.wrong += [f"{each} ({folder} of {size} KiB)" for each in wrong]
+            figures.add(f"{each} ({folder} of {size} KiB)" for each in wrong)
 
 
 def with_small_files(scenario: str, size: int) -> None:
@@ -59,5 +58,4 @@ def test_a_file_that_cannot_grow_leaves_nothing_that_a_re_run_does_not_heal(targ
                 code = ended(start(with_small_files, scenario.name, size))
                 wrong = [] if code == 1 else [f"the process ended with {code}"]
                 wrong += target.run_again(scenario, workspace)
-            figures.cases += 1
-            figures.wrong += [f"{each} ({size} bytes)" for each in wrong]
+            figures.add(f"{each} ({size} bytes)" for each in wrong)

@@ -82,8 +82,7 @@ def chosen(target: Range, action: str, scenario: Scenario) -> Iterator[list[Case
 def test_a_fault_at_any_point_heals_by_a_plain_re_run(target, name, action):
     with figures_of("failpoints", f"{name}-{action}") as figures:
         for row in chosen(target, action, SCENARIOS[name]):
-            figures.cases += len(row)
-            figures.wrong += told(row, target.attacked(row))
+            figures.add(told(row, target.attacked(row)), len(row))
 
 
 @pytest.mark.skipif(not ONLY, reason="repeats the cases of BRIDGE_TORTURE_CASES")

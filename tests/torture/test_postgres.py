@@ -87,5 +87,4 @@ def test_work_heals_after_the_server_crashed_or_ended_its_sessions(target, home)
                 # The pool of this process still has sessions of the server before.
                 workspace.database.engine.dispose()
                 wrong += half_done(workspace) + target.run_again(scenario, workspace)
-            figures.cases += 1
-            figures.wrong += [f"{each} (run {number} of seed {SEED}, {scenario.name})" for each in wrong]
+            figures.add(f"{each} (run {number} of seed {SEED}, {scenario.name})" for each in wrong)

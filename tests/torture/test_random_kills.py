@@ -63,6 +63,5 @@ def test_a_process_group_killed_at_random_heals_by_a_plain_re_run(target, part):
             name = draw.choice(DRAWN)
             target.undisturbed(SCENARIOS[name])
             attack = killed_by_time if draw.random() < 0.6 else killed_by_point
-            figures.cases += 1
             repeat = f"BRIDGE_TORTURE_SEED={SEED} BRIDGE_TORTURE_NUMBER={number}"
-            figures.wrong += [f"{each} ({repeat})" for each in attack(target, draw, name)]
+            figures.add(f"{each} ({repeat})" for each in attack(target, draw, name))
