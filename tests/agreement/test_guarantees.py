@@ -6,7 +6,7 @@ import re
 import pytest
 
 from bridge_pipeline.settings import PROJECT_ROOT
-from tests.torture import table
+from tests.torture import figures, table
 
 PAGE = table.PAGE.read_text()
 TORTURE = PROJECT_ROOT / "tests" / "torture"
@@ -38,10 +38,21 @@ def test_parts_of_a_campaign_are_added_up_and_other_rows_stay(tmp_path, monkeypa
     kept = "| postgres | L4 | 7 | 0 | 1 | 5 | | `x` |\n"
     table.PAGE.write_text(f"before\n{table.BEGIN}{table.HEAD}{kept}{table.END}after\n")
     for part, cases, wrong in (("a", 3, []), ("b", 4, ["w"])):
-        figures = {"campaign": "concurrency", "part": part, "seed": 9, "cases": cases, "seconds": 1.5}
-        figures |= {"facts": {"processes": 2, "longest_seconds": cases}, "wrong": wrong}
-        (tmp_path / f"concurrency.{part}.json").write_text(json.dumps(figures))
+        told = {"campaign": "concurrency", "part": part, "seed": 9, "runs": 60, "cases": cases}
+        told |= {"facts": {"processes": 2, "longest_seconds": cases}, "wrong": wrong, "seconds": 1.5}
+        (tmp_path / f"concurrency.{part}.json").write_text(json.dumps(told))
     table.main(tmp_path)
     lines = table.PAGE.read_text().splitlines(keepends=True)
     assert (lines[0], lines[-1], lines[4]) == ("before\n", "after\n", kept)
     assert "| concurrency | L3 L5 | 7 | 1 | 3 | 9 | processes 4, longest seconds 4 | " in lines[5]
+    assert "`BRIDGE_TORTURE_RUNS=60 BRIDGE_TORTURE_SEED=9 .venv/bin/pytest" in lines[5]
+
+
+def test_a_campaign_that_is_ended_early_has_told_what_it_came_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "FOLDER", tmp_path)
+    found = figures.Figures("postgres", "all")
+    found.add([])
+    found.add(["lost"])
+    (kept,) = tmp_path.iterdir()
+    told = json.loads(kept.read_text())
+    assert (told["campaign"], told["cases"], told["wrong"]) == ("postgres", 2, ["lost"])
