@@ -4,10 +4,10 @@ The steps are in `migrations/versions`, named by their number; Alembic runs them
 only when there is something to do.
 """
 
+import logging
 from pathlib import Path
 
 import sqlalchemy as sa
-import structlog
 from sqlalchemy.exc import ProgrammingError
 
 from bridge_pipeline.database.engine import advisory_lock
@@ -16,7 +16,8 @@ from bridge_pipeline.naming import BRIDGE_SCHEMA
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "alembic_version"
-log = structlog.get_logger(__name__)
+# Also of processes that have set up no logs, whose output is not for this.
+log = logging.getLogger(__name__)
 _UNDEFINED_TABLE = {"42P01", "3F000"}
 
 
@@ -39,7 +40,7 @@ def migrate(engine: sa.Engine) -> None:
             _upgrade(connection)
             # Tables that are new have no grants yet.
             grant_readers(connection)
-            log.info("database migrated", version=head())
+            log.info("database migrated to version %s", head())
 
 
 def head() -> str:
