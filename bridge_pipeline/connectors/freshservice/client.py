@@ -48,8 +48,9 @@ class _Sweep:
 
     Attributes:
         name: what its journal keys begin with.
-        live: whether all of its pages were asked for now.
-        listed: rows of its pages.
+        live: whether all pages of its lists were asked for now. What is asked of each ticket it lists may be
+            an answer to an earlier sweep: it is asked once for each version.
+        listed: rows of those pages.
         nameless: those without a usable id.
         absent: what was listed and is gone, one text each.
         asked: details that were asked for.
