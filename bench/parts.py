@@ -23,7 +23,7 @@ from pyarrow import parquet as pq
 
 from bench.subjects import COLUMNS, PLAIN, TIMES
 
-TIMESTAMP = pa.timestamp("us", tz="UTC")
+_TIMESTAMP = pa.timestamp("us", tz="UTC")
 _INDEXES = "primary key (id)", "unique (updated_at, id)"
 
 
@@ -104,7 +104,7 @@ def _table(records: list[dict[str, Any]], hashes: list[str]) -> pa.Table:
         name: pa.array([each[name] for each in records], pa.string())
         for name in ("subject", "description", *TIMES)
     }
-    times = {name: plain[name].cast(TIMESTAMP) for name in TIMES}
+    times = {name: plain[name].cast(_TIMESTAMP) for name in TIMES}
     return pa.table(
         {
             "id": pa.array([str(each["id"]) for each in records]),
