@@ -30,7 +30,7 @@ def main() -> None:
     memory = _counts(asked.memory)
     sizes = Sizes(
         _counts(asked.tickets), asked.days, asked.backfill_days, asked.small, (memory[0], memory[-1]),
-        asked.rounds, (asked.ui_connections, asked.ui_days), asked.dbt_seconds,
+        asked.rounds, (asked.ui_connections, asked.ui_days), asked.dbt_seconds, asked.rows,
     )  # fmt: skip
     rows: dict[tuple[str, str, str], Row] = {}
     with stage(asked.folder) as place:
@@ -67,6 +67,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--ui-connections", type=int, default=_USUAL.ui[0], help="of the UI's history")
     parser.add_argument("--ui-days", type=int, default=_USUAL.ui[1], help="partitions of each of them")
     parser.add_argument("--rounds", type=int, default=_USUAL.rounds)
+    parser.add_argument(
+        "--rows", type=Path,
+        help="a CSV file, .gz or not: each ticket has the fields of one of its rows as well, in turn",
+    )  # fmt: skip
     parser.add_argument("--folder", type=Path, help="where to work; it needs 1 KB per ticket several times")
     parser.add_argument("--json", type=Path, default=Path("benchmarks.json"), help="where figures go")
     parser.add_argument("--page", type=Path, help="where the page goes, such as docs/benchmarks.md")
@@ -95,7 +99,8 @@ def _command(asked: argparse.Namespace) -> str:
         "ui_days",
         "rounds",
     )
-    options = (f"--{name.replace('_', '-')} {getattr(asked, name)}" for name in chosen)
+    options = [f"--{name.replace('_', '-')} {getattr(asked, name)}" for name in chosen]
+    options += [f"--rows {asked.rows.name}"] if asked.rows else []
     return f"python -m bench {' '.join(options)}"
 
 

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -22,6 +23,7 @@ Samples = dict[str, list[dict[str, Any]]]
 class Sizes:
     """How much is measured: `tickets` of throughput, re-run and backfill; of `small` day; of memory;
     connections and days of the UI's history. `dbt_seconds` is how long dbt may take in a run of memory.
+    `rows` are those of `World`.
     """
 
     tickets: tuple[int, ...] = (200_000, 1_000_000)
@@ -32,6 +34,7 @@ class Sizes:
     rounds: int = 5
     ui: tuple[int, int] = (50, 1_500)
     dbt_seconds: float = 1_800.0
+    rows: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Row:
 def throughput(stage: Stage, sizes: Sizes) -> Iterable[Row]:
     """Whole pipelines over the same pages."""
     for tickets in sizes.tickets:
-        world = World(tickets, sizes.days)
+        world = World(tickets, sizes.days, rows=sizes.rows)
         stage.show(world)
         samples: Samples = {"bridge": [], "dlt": [], "floor": [], "least": []}
         for _ in range(sizes.rounds):
@@ -111,7 +114,7 @@ def _parts(samples: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
 def rerun(stage: Stage, sizes: Sizes) -> Iterable[Row]:
     """The same days again: nothing changed, then 1 % changed."""
     tickets = sizes.tickets[0]
-    worlds = (World(tickets, sizes.days), World(tickets, sizes.days, 100))
+    worlds = (World(tickets, sizes.days, rows=sizes.rows), World(tickets, sizes.days, 100, rows=sizes.rows))
     samples: Samples = {"first": [], "unchanged": [], "changed": []}
     for _ in range(sizes.rounds):
         with stage.home() as home:
@@ -130,7 +133,7 @@ def rerun(stage: Stage, sizes: Sizes) -> Iterable[Row]:
 
 def backfill(stage: Stage, sizes: Sizes) -> Iterable[Row]:
     """A year of partitions in one run against one extraction of the same span."""
-    world = World(sizes.tickets[0], sizes.backfill_days)
+    world = World(sizes.tickets[0], sizes.backfill_days, rows=sizes.rows)
     stage.show(world)
     samples: Samples = {"backfill": [], "extraction": []}
     for _ in range(sizes.rounds):
@@ -148,7 +151,7 @@ def backfill(stage: Stage, sizes: Sizes) -> Iterable[Row]:
 def small_day(stage: Stage, sizes: Sizes) -> Iterable[Row]:
     """One small day of all entities by `bridge run`, from launch until the command has ended, against the
     process of a run of as many empty steps."""
-    world = World(sizes.small, 1)
+    world = World(sizes.small, 1, rows=sizes.rows)
     first, last = _span(world)
     stage.show(world)
     samples: Samples = {"day": [], "bare": []}
@@ -193,7 +196,7 @@ def memory(stage: Stage, sizes: Sizes) -> Iterable[Row]:
     """
     found: dict[int, dict[str, Any]] = {}
     for tickets in sizes.memory:
-        world = World(tickets, sizes.days)
+        world = World(tickets, sizes.days, rows=sizes.rows)
         stage.show(world)
         with stage.home() as home:
             stage.run("library", *_span(world), "accounts,users", variables=home)

@@ -3,12 +3,14 @@
 The same numbers always give the same bytes. What serves the pages is in `source`.
 """
 
+import csv
+import gzip
 import json
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 
 # The connection that reads them.
@@ -30,7 +32,8 @@ class World:
     """What a desk holds.
 
     `tickets` are spread evenly over `days` days from `FIRST_DAY`. Of each `changed_every`, the first
-    one has changed once more since the world with 0.
+    one has changed once more since the world with 0. Of `rows`, a CSV file (`.gz` or not), each ticket has
+    the fields of one as its own, in turn: another data set.
     """
 
     tickets: int
@@ -38,6 +41,12 @@ class World:
     changed_every: int = 0
     accounts: int = 200
     users: int = 2_000
+    rows: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """Names what it holds, as a folder may be named."""
+        return "-".join(Path(str(value)).name for value in vars(self).values())
 
     @property
     def last_day(self) -> date:
@@ -90,12 +99,23 @@ def _tickets(world: World) -> Iterator[str]:
     begin = datetime(FIRST_DAY.year, FIRST_DAY.month, FIRST_DAY.day, tzinfo=UTC)
     # An hour is left at the end of the span, for changes.
     step = (timedelta(days=world.days) - timedelta(hours=1)) / max(world.tickets, 1)
-    for number in _ids(world.tickets):
+    more = cycle(_fields(world.rows) if world.rows else [""])
+    for number, fields in zip(_ids(world.tickets), more, strict=False):
         changed = bool(world.changed_every) and number % world.changed_every == 1 % world.changed_every
-        yield _ticket(number, begin + step * (number - 1), changed, world)
+        yield _ticket(number, begin + step * (number - 1), changed, world, fields)
 
 
-def _ticket(number: int, moment: datetime, changed: bool, world: World) -> str:
+def _fields(path: Path) -> list[str]:
+    """What each row of a CSV file adds to a ticket, in JSON."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8", newline="") as file:
+        rows = [{f"cf_{name}": value for name, value in row.items()} for row in csv.DictReader(file)]
+    if not rows:
+        raise ValueError(f"{path} holds no rows")
+    return [f",{json.dumps(row, ensure_ascii=False)[1:-1]}" for row in rows]
+
+
+def _ticket(number: int, moment: datetime, changed: bool, world: World, fields: str) -> str:
     status, priority = number % len(_STATUSES), number * 7 % len(_PRIORITIES)
     closed = status >= 3
     at = f'"{moment:%Y-%m-%dT%H:%M:%S}Z"'
@@ -113,5 +133,5 @@ def _ticket(number: int, moment: datetime, changed: bool, world: World) -> str:
         f'"user_watchers":[],"tags":[{_TAGS[number % len(_TAGS)]}],'
         f'"created_at":{created},"updated_at":{updated},"resolved_at":{at if closed else "null"},'
         f'"responded_at":{at},"closed_at":{at if closed else "null"},'
-        f'"cf_building":{{"id":374,"name":"Other","_type":370}},"cf_floor":{number % 12}}}'
+        f'"cf_building":{{"id":374,"name":"Other","_type":370}},"cf_floor":{number % 12}{fields}}}'
     )

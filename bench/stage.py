@@ -42,10 +42,11 @@ class Stage:
 
     def show(self, world: World) -> None:
         """Lets the source hold that world, rendered where it has not been yet."""
-        folder = self.root / "source" / "-".join(str(value) for value in vars(world).values())
+        folder = self.root / "source" / world.name
         if not folder.exists():
-            render(world, folder.with_suffix(".new"))
-            folder.with_suffix(".new").rename(folder)
+            unfinished = folder.with_name("unfinished")
+            render(world, unfinished)
+            unfinished.rename(folder)
         link = self.root / "source" / "next"
         link.symlink_to(folder)
         link.replace(self.root / "source" / "current")
