@@ -16,10 +16,17 @@ FOLDER = Path(os.environ.get("BRIDGE_CAMPAIGN_FIGURES") or PROJECT_ROOT / ".brid
 # Random kills; other campaigns are as much longer. 1000 is the full form.
 RUNS = int(os.environ.get("BRIDGE_TORTURE_RUNS") or 30)
 FULL = RUNS >= 1000
+# Long campaigns are cut into as many parts as `make torture` has workers.
+PARTS = range(2)
 # Of one run of pytest, the same in all workers of pytest-xdist.
 _RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(time.time_ns())
 # Whatever is drawn comes from this number, the campaign's name and the number of the case.
 SEED = int(os.environ.get("BRIDGE_TORTURE_SEED") or zlib.crc32(_RUN.encode()) % 1_000_000)
+
+
+def runs_of(part: int, runs: int) -> range:
+    """The numbers of the runs that a part has of so many."""
+    return range(part, runs, len(PARTS))
 
 
 @dataclass

@@ -24,7 +24,7 @@ from resources.dbt import target_folder
 from tests.integration import flow
 from tests.integration.flow import NAME, connect, day, digest, ended, process, rows, start
 from tests.torture.attack import half_done, unsound
-from tests.torture.figures import RUNS, SEED, figures_of
+from tests.torture.figures import PARTS, RUNS, SEED, figures_of, runs_of
 from tests.torture.scenarios import ENTITIES, FIRST, LAST, SCENARIOS, WINDOW, certified
 
 OTHER = "acme-second"
@@ -127,12 +127,13 @@ def doubled(workspace: Workspace) -> list[str]:
 
 
 @pytest.mark.long
-def test_processes_at_once_lose_and_double_nothing(target):
+@pytest.mark.parametrize("part", PARTS)
+def test_processes_at_once_lose_and_double_nothing(target, part):
     scenario = SCENARIOS["flow"]
-    with figures_of("concurrency") as figures:
+    with figures_of("concurrency", str(part)) as figures:
         figures.facts = {"processes": 0, "refused": 0}
         expected = alone(target)
-        for number in range(max(1, RUNS // 5)):
+        for number in runs_of(part, max(2, RUNS // 5)):
             draw = random.Random(f"concurrency {SEED} {number}")
             actors, point = drawn(draw), draw.choice(POINTS)
             with target.copy(scenario) as workspace:

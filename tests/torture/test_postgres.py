@@ -17,7 +17,7 @@ from bridge_pipeline.database.migrate import migrate
 from bridge_pipeline.naming import Home
 from tests.integration.flow import ended, start
 from tests.torture.attack import Range, half_done, in_its_group, shooting_range
-from tests.torture.figures import RUNS, SEED, figures_of
+from tests.torture.figures import PARTS, RUNS, SEED, figures_of, runs_of
 from tests.torture.scenarios import SCENARIOS
 
 DRAWN = ("flow", "flow", "certify", "accept")
@@ -65,10 +65,11 @@ def end_sessions(server: Server, name: str) -> None:
 
 
 @pytest.mark.long
-def test_work_heals_after_the_server_crashed_or_ended_its_sessions(target, home):
-    with figures_of("postgres") as figures:
+@pytest.mark.parametrize("part", PARTS)
+def test_work_heals_after_the_server_crashed_or_ended_its_sessions(target, home, part):
+    with figures_of("postgres", str(part)) as figures:
         figures.facts = {"restarts": 0, "ended_sessions": 0}
-        for number in range(max(1, RUNS // 10)):
+        for number in runs_of(part, max(2, RUNS // 10)):
             draw = random.Random(f"postgres {SEED} {number}")
             scenario = SCENARIOS[draw.choice(DRAWN)]
             target.undisturbed(scenario)

@@ -9,10 +9,9 @@ import pytest
 
 from tests.integration.flow import ended, start
 from tests.torture.attack import Case, Range, half_done, in_its_group
-from tests.torture.figures import RUNS, SEED, figures_of
+from tests.torture.figures import PARTS, RUNS, SEED, figures_of, runs_of
 from tests.torture.scenarios import SCENARIOS
 
-PARTS = 2
 # Each as often as it stands here.
 DRAWN = (
     "flow",
@@ -54,9 +53,9 @@ def killed_by_point(target: Range, draw: random.Random, name: str) -> list[str]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", PARTS)
 def test_a_process_group_killed_at_random_heals_by_a_plain_re_run(target, part):
-    numbers = [int(ONLY)] if ONLY else range(part, RUNS, PARTS)
+    numbers = [int(ONLY)] if ONLY else runs_of(part, RUNS)
     with figures_of("random-kills", str(part)) as figures:
         for number in numbers:
             draw = random.Random(f"kill {SEED} {number}")
