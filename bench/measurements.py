@@ -97,12 +97,17 @@ def throughput(stage: Stage, sizes: Sizes) -> Iterable[Row]:
 
 
 def _least(samples: list[dict[str, Any]], tickets: int) -> dict[str, float]:
-    """What the parts of a run cost alone, and the rows per second if all cores shared that without a wait."""
+    """What the parts of a run cost alone, and the rows per second if all cores shared that without a wait:
+    as many as they do together, and as many as they would if each did as much as one alone."""
     costs = {
         f"CPU of a row at least, {name}, µs": 1e6 * seconds / tickets for name, seconds in _parts(samples)
     }
-    rate = (os.cpu_count() or 1) * 1e6 / sum(costs.values())
-    return {"at least, by all cores without a wait, rows/s": rate} | costs
+    together, alone = _median(samples, "together"), 1e6 / sum(costs.values())
+    return {
+        "at least, by all cores without a wait, rows/s": together * alone,
+        "the same, if each did as much beside others as alone, rows/s": (os.cpu_count() or 1) * alone,
+        "work of all cores at once, of one core": together,
+    } | costs
 
 
 def _parts(samples: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:

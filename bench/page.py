@@ -22,7 +22,8 @@ of its own; nothing that a pipeline guarantees is switched off.
 
 "At least" is what the parts of a run cost alone (`bench/parts.py`): read twice, journalled, parsed, hashed,
 written as Parquet, rows and CSV by fast libraries, all cores shared without a wait, with nothing refused,
-compared, counted or checked.
+compared, counted or checked. Cores that are halves of one do less at once than each alone: how much work all
+do together is measured beside, by a process for each that parses JSON.
 
 What the UI is asked for, and why these times: [decision 27](decisions/0027-a-usable-ui.md).
 

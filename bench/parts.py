@@ -7,6 +7,7 @@ columns and indexes, CSV with its SHA-256. There is no quota, no census, no ledg
 
 import hashlib
 import io
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -23,8 +24,50 @@ from pyarrow import parquet as pq
 
 from bench.subjects import COLUMNS, PLAIN, TIMES
 
+# Seconds of one core that its work is measured by, roughly.
+_LOAD = 1.0
 _TIMESTAMP = pa.timestamp("us", tz="UTC")
 _INDEXES = "primary key (id)", "unique (updated_at, id)"
+
+
+def cores_together() -> float:
+    """How much more work all cores do at once than one alone does in the same time.
+
+    Those of a virtual machine are often halves of one, and do not do twice as much.
+    """
+    record = {"id": 4711, "subject": "Printer", "tags": ["network", "vpn"], "status": {"name": "Open"}}
+    body = orjson.dumps([record] * 2_000)
+    began = time.perf_counter()
+    _parse(body, 100)
+    times = round(100 * _LOAD / (time.perf_counter() - began))
+    count = os.cpu_count() or 1
+    alone, together = (_at_once(processes, body, times) for processes in (1, count))
+    return count * alone / together
+
+
+def _at_once(processes: int, body: bytes, times: int) -> float:
+    """Seconds until each of so many processes has parsed a body so often, which all begin at once."""
+    context = multiprocessing.get_context("forkserver")
+    barrier, spent = context.Barrier(processes), context.SimpleQueue()
+    begun = [context.Process(target=_timed, args=(barrier, spent, body, times)) for _ in range(processes)]
+    for each in begun:
+        each.start()
+    seconds = max(spent.get() for _ in begun)
+    for each in begun:
+        each.join()
+    return seconds
+
+
+def _timed(barrier: Any, spent: Any, body: bytes, times: int) -> None:
+    barrier.wait()
+    began = time.perf_counter()
+    _parse(body, times)
+    spent.put(time.perf_counter() - began)
+
+
+def _parse(body: bytes, times: int) -> None:
+    for _ in range(times):
+        orjson.loads(body)
 
 
 class Parts:

@@ -221,11 +221,12 @@ def floor(url: str, database: str) -> Figures:
 
 
 def least(url: str, database: str, work: str) -> Figures:
-    """The parts of a run that cannot be done without, each alone: CPU of this process, in seconds."""
-    from bench.parts import measured
+    """The parts of a run that cannot be done without, each alone: CPU of this process, in seconds; and how
+    many cores' work all cores do `together`."""
+    from bench.parts import cores_together, measured
 
     rows, parts = measured(lambda: _bodies(url), database, Path(work))
-    return {"rows": rows, "parts": parts.seconds}
+    return {"rows": rows, "parts": parts.seconds, "together": cores_together()}
 
 
 def connected() -> Figures:
