@@ -135,8 +135,7 @@ def _store_batch(storage: "PostgresEventLogStorage", events: Sequence[dg.EventLo
     rows = [storage._event_to_row(event) for event in events]
     numbered = SqlEventLogStorageTable.insert().values(rows).returning(SqlEventLogStorageTable.c.id)
     with (
-        storage._engine.connect().execution_options(isolation_level="READ COMMITTED") as connection,
-        connection.begin(),
+        storage.index_transaction() as connection,
         _replaced(storage, index_connection=lambda: nullcontext(connection)),
     ):
         ids = connection.execute(numbered).scalars().all()

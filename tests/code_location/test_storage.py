@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from dagster._core.errors import DagsterInvariantViolationError
 from dagster_postgres import PostgresEventLogStorage
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from bridge_pipeline.automation.runs import prepare_instance
 from resources.storage import events_together, storage_kept
@@ -149,6 +150,24 @@ def test_an_event_that_cannot_be_stored_whole_is_not_stored_at_all(instance):
         with pytest.raises(DagsterInvariantViolationError, match="duplicate"):
             instance.event_log_storage.store_event(judged)
         assert len(stored(instance, "other")["event_logs"]) == 2
+
+
+def test_an_event_is_stored_when_the_server_takes_connections_again(instance):
+    planned, judged = of_checks(instance, "other", "many")
+    with storage_kept(instance):
+        storage = instance.event_log_storage
+        assert isinstance(storage, PostgresEventLogStorage)
+        refused = []
+
+        def refuse(*_connection: object) -> None:
+            if not refused:
+                refused.append(True)
+                raise OperationalError("connect", {}, Exception("the database system is starting up"))
+
+        event.listen(storage._engine, "do_connect", refuse)
+        storage.store_event_batch([planned, judged])
+    assert refused
+    assert len(stored(instance, "other")["asset_check_executions"]) == 1
 
 
 def of_checks(instance: dg.DagsterInstance, run_id: str, *names: str) -> list[dg.EventLogEntry]:
