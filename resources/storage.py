@@ -138,6 +138,7 @@ def _store_batch(storage: "PostgresEventLogStorage", events: Sequence[dg.EventLo
         storage.index_transaction() as connection,
         _replaced(storage, index_connection=lambda: nullcontext(connection)),
     ):
+        _hold_assets(connection, rows)
         ids = connection.execute(numbered).scalars().all()
         stored = list(zip(ids, events, strict=True))
         of_assets = [
@@ -152,6 +153,23 @@ def _store_batch(storage: "PostgresEventLogStorage", events: Sequence[dg.EventLo
             if entry.dagster_event_type in ASSET_CHECK_EVENTS
         ]
         _store_checks(storage, connection, of_checks)
+
+
+def _hold_assets(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Lets no other run store events of these assets, as far as they are known, before this transaction ends.
+
+    Otherwise the events of an asset could be seen in another order than that of their numbers, and whoever
+    reads on after the last, as Dagster does for its summary of an asset's partitions, would never see those
+    that came late. In one order for all, so that no two wait for each other.
+    """
+    from dagster._core.storage.event_log.schema import AssetKeyTable
+
+    keys = {row["asset_key"] for row in rows} - {None}
+    if keys:
+        known = AssetKeyTable.c
+        connection.execute(
+            sa.select(known.id).where(known.asset_key.in_(keys)).order_by(known.asset_key).with_for_update()
+        )
 
 
 def _store_assets(

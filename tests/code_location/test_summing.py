@@ -2,8 +2,10 @@
 
 import itertools
 import random
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from datetime import date, timedelta
+from typing import Any
 from uuid import uuid4
 
 import dagster as dg
@@ -14,6 +16,7 @@ from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.partition_status_cache import AssetStatusCacheValue
+from sqlalchemy.exc import DBAPIError
 
 from assets.partitions import CONNECTIONS, connection_days
 from bridge_pipeline import naming
@@ -199,6 +202,61 @@ def test_partitions_of_a_connection_that_went_are_none(instance, plain):
     found = summary(instance)
     assert found == anew(plain)
     assert subsets(found) == [{"gl_obex|2024-03-01"}, set(), set()]
+
+
+def test_a_summary_made_while_an_event_is_stored_leaves_none_out(instance, monkeypatch):
+    """What comes after is summed up from where the summary ended."""
+    happens(instance, KEY, FIRST, "materialised")
+    summary(instance)
+    with dg.DagsterInstance.from_ref(instance.get_ref()) as other, storage_kept(other):
+
+        def elsewhere():
+            happens(other, KEY, "gl_obex|2024-03-01", "materialised")
+            summary(other)
+
+        beside = meanwhile(instance, monkeypatch, "_store_asset_event_tags", elsewhere)
+        happens(instance, KEY, SECOND, "materialised")
+        beside.join()
+    assert subsets(summary(instance))[0] == {FIRST, SECOND, "gl_obex|2024-03-01"}
+
+
+def test_events_of_the_same_assets_are_stored_side_by_side_in_whatever_order(instance, monkeypatch):
+    failed = []
+    for key in (KEY, OTHER):
+        happens(instance, key, FIRST, "materialised")
+    with dg.DagsterInstance.from_ref(instance.get_ref()) as other, storage_kept(other):
+
+        def elsewhere():
+            try:
+                other.event_log_storage.store_event_batch([planned(OTHER), planned(KEY)])
+            except DBAPIError as error:
+                failed.append(error)
+
+        beside = meanwhile(instance, monkeypatch, "_store_asset_event", elsewhere)
+        instance.event_log_storage.store_event_batch([planned(KEY), planned(OTHER)])
+        beside.join()
+    assert not failed
+
+
+def planned(key: dg.AssetKey) -> dg.EventLogEntry:
+    said = AssetMaterializationPlannedData(key, partition=FIRST)
+    event = DagsterEvent.build_asset_materialization_planned_event("job", "step", said)
+    return dg.EventLogEntry(None, "debug", "", "run", 0.0, dagster_event=event, job_name="job")
+
+
+def meanwhile(instance, monkeypatch, name: str, what: Callable[[], None]) -> threading.Thread:
+    """Lets something happen elsewhere after the storage has called a method once, as far as it can."""
+    storage, beside = instance.event_log_storage, threading.Thread(target=what)
+    method = getattr(storage, name)
+
+    def called(*arguments: Any) -> None:
+        method(*arguments)
+        monkeypatch.setattr(storage, name, method)
+        beside.start()
+        beside.join(1)
+
+    monkeypatch.setattr(storage, name, called)
+    return beside
 
 
 def test_other_partitions_and_none_at_all_are_dagsters(instance, plain):
