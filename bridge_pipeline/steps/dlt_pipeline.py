@@ -36,7 +36,7 @@ with hollow(*_NEVER_USED):
     import dlt
     from dlt.common import logger
     from dlt.common.configuration.container import Container
-    from dlt.common.configuration.providers import CustomLoaderDocProvider
+    from dlt.common.configuration.providers import ConfigProvider, CustomLoaderDocProvider
     from dlt.common.configuration.specs import RuntimeConfiguration
     from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
     from dlt.common.runtime.run_context import RunContext
@@ -100,6 +100,9 @@ class _Alone(RunContext):
     first small batch.
     """
 
+    def initial_providers(self) -> list[ConfigProvider]:
+        return [CustomLoaderDocProvider("bridge", lambda: _SETTINGS)]
+
     def initialize_runtime(self, runtime_config: RuntimeConfiguration | None = None) -> None:
         self._runtime_config = runtime_config or RuntimeConfiguration(dlthub_telemetry=False)
         logger.LOGGER = logging.getLogger("dlt")
@@ -113,9 +116,7 @@ def _settle_dlt() -> None:
     environment and files of the current folder and the user's, none of which is to change what lands.
     That took two thirds of the time of a small batch.
     """
-    surroundings = PluggableRunContext(_Alone(None))
-    Container()[PluggableRunContext] = surroundings
-    surroundings.providers.providers[:] = [CustomLoaderDocProvider("bridge", lambda: _SETTINGS)]
+    Container()[PluggableRunContext] = PluggableRunContext(_Alone(None))
 
 
 def _cause(failure: BaseException) -> BaseException:

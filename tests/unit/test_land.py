@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bridge_pipeline.model import ENTITIES
+from bridge_pipeline.steps import dlt_pipeline
 from bridge_pipeline.steps.land import land, read_landed
 
 SCHEMA = ENTITIES["accounts"].landing_schema
@@ -31,6 +32,16 @@ def test_what_lands_depends_on_no_setting_of_dlt_in_environment_or_folder(tmp_pa
     assert rows["id"].to_pylist() == ["1", "2", "3"]
     assert pq.read_schema(folder / files[0]["path"]).names == SCHEMA.names
     assert not (tmp_path / "work").exists()
+
+
+def test_settings_of_dlt_that_cannot_be_read_are_not_read(tmp_path, monkeypatch):
+    (tmp_path / ".dlt").mkdir()
+    (tmp_path / ".dlt" / "config.toml").write_text("= nonsense")
+    monkeypatch.chdir(tmp_path)
+    # As in a process that lands its first batch.
+    dlt_pipeline._settle_dlt.cache_clear()
+    rows = pa.Table.from_arrays([pa.array([0]).cast(field.type) for field in SCHEMA], schema=SCHEMA)
+    assert land("accounts", lambda: iter([rows]), tmp_path / "landing" / "7", tmp_path / "work")
 
 
 def test_a_batch_leaves_its_files_and_nothing_else(tmp_path):
