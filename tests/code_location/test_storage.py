@@ -9,7 +9,13 @@ from typing import Any
 import dagster as dg
 import pytest
 import sqlalchemy as sa
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluation,
+    AssetCheckEvaluationPlanned,
+    AssetCheckEvaluationTargetMaterializationData,
+)
 from dagster._core.errors import DagsterInvariantViolationError
+from dagster._core.events import DagsterEvent
 from dagster_postgres import PostgresEventLogStorage
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
@@ -217,6 +223,70 @@ def test_what_was_judged_without_a_plan_and_what_was_judged_twice_are_each_there
     assert newest.run_id == "twice"
     assert newest.event.timestamp == again.timestamp
     assert first.status == newest.status
+
+
+def test_what_is_planned_and_judged_of_partitions_is_what_dagster_makes_of_it(instance):
+    storage = instance.event_log_storage
+    alone = of_partitions("alone")
+    for each in alone:
+        storage.store_event(each)
+    with storage_kept(instance):
+        storage.store_event_batch(of_partitions("together"))
+    rows = [executions(instance, run_id) for run_id in ("alone", "together")]
+    assert len(rows[0]) == 6
+    assert rows[0] == rows[1]
+
+
+def test_what_was_judged_by_no_run_is_there_as_often_as_it_was(instance):
+    judged = of_partitions("")[4]
+    with storage_kept(instance):
+        for _ in range(2):
+            instance.event_log_storage.store_event(judged)
+    assert len(executions(instance, "")) == 2
+
+
+def of_partitions(run_id: str) -> list[dg.EventLogEntry]:
+    """Checks that are planned of all rows, one of two partitions, too; those of some are judged, and those
+    of a third partition."""
+    key, parts = dg.AssetKey("rows"), DAYS.subset_with_partition_keys(["a", "b"])
+    said: list[Any] = [
+        AssetCheckEvaluationPlanned(asset_key=key, check_name=name, partitions_subset=subset)
+        for name, subset in (("many", None), ("few", None), ("never", None), ("many", parts))
+    ]
+    # Of the materialisation that it judges, any number.
+    target = AssetCheckEvaluationTargetMaterializationData(storage_id=77, run_id=run_id, timestamp=1.0)
+    said += [
+        AssetCheckEvaluation(
+            asset_key=key, check_name=name, passed=passed, target_materialization_data=of, partition=part
+        )
+        for name, passed, of, part in (
+            ("many", True, target, None),
+            ("few", False, None, None),
+            ("many", False, None, "a"),
+            ("many", True, target, "c"),
+        )
+    ]
+    kinds = {
+        AssetCheckEvaluationPlanned: dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED,
+        AssetCheckEvaluation: dg.DagsterEventType.ASSET_CHECK_EVALUATION,
+    }
+    events = [DagsterEvent(kinds[type(each)].value, "job", event_specific_data=each) for each in said]
+    return [
+        dg.EventLogEntry(None, "debug", "", run_id, float(number), dagster_event=each)
+        for number, each in enumerate(events)
+    ]
+
+
+def executions(instance: dg.DagsterInstance, run_id: str) -> list[dict[str, Any]]:
+    """What stands in Dagster's table of checks of a run, each event by its place among those of the run."""
+    query = sa.text("""
+        select asset_key, check_name, partition, execution_status, evaluation_event_timestamp as at,
+            replace(evaluation_event, run_id, 'run') as event, materialization_event_storage_id as of,
+            evaluation_event_storage_id - (select min(id) from event_logs where run_id = :run) as event_number
+        from asset_check_executions where run_id = :run order by check_name, partition nulls first
+    """)
+    with instance.event_log_storage.index_connection() as connection:
+        return [dict(row) for row in connection.execute(query, {"run": run_id}).mappings()]
 
 
 def test_a_partition_that_is_there_is_not_asked_for_again_and_one_that_is_not_is(instance, monkeypatch):
