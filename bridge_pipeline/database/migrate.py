@@ -36,11 +36,12 @@ def migrate(engine: sa.Engine) -> None:
             return
     with engine.begin() as connection:
         advisory_lock(connection, "bridge/migrate", long=True)
-        if not _at_head(connection):
-            _upgrade(connection)
-            # Tables that are new have no grants yet.
-            grant_readers(connection)
-            log.info("database migrated to version %s", head())
+        if _at_head(connection):
+            return
+        _upgrade(connection)
+        # Tables that are new have no grants yet.
+        grant_readers(connection)
+    log.info("database migrated to version %s", head())
 
 
 def head() -> str:

@@ -1,5 +1,6 @@
 """The migrations make exactly what `tables` declares, once, whoever else tries."""
 
+import logging
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import event
 
 from bridge_pipeline.database.engine import make_engine
 from bridge_pipeline.database.migrate import MIGRATIONS, VERSION_TABLE, NewerDatabase, head, migrate
@@ -52,6 +54,23 @@ def rows(engine, query):
 
 def test_the_migrated_database_is_what_the_tables_declare(database):
     assert differences(database.engine) == []
+
+
+def test_a_migration_is_told_in_one_line_once_it_is_done(empty_database, caplog):
+    engine = empty_database.engine
+    caplog.set_level(logging.INFO, "bridge_pipeline.database.migrate")
+
+    def fail(_connection: sa.Connection) -> None:
+        raise ConnectionError("the server went away")
+
+    event.listen(engine, "commit", fail)
+    with pytest.raises(ConnectionError):
+        migrate(engine)
+    assert not caplog.messages
+    event.remove(engine, "commit", fail)
+    for _ in range(2):
+        migrate(engine)
+    assert caplog.messages == [f"database migrated to version {head()}"]
 
 
 @pytest.mark.parametrize("query", [CONSTRAINTS, DEFAULTS], ids=["constraints", "defaults"])

@@ -141,6 +141,11 @@ def test_requests_of_http_libraries_are_not_logged(configured):
     assert not (configured.logs / "bridge.jsonl").exists()
 
 
+def test_a_migration_tells_no_step_of_its_own(configured):
+    logging.getLogger("alembic.runtime.migration").info("Running upgrade 0014 -> 0015")
+    assert not (configured.logs / "bridge.jsonl").exists()
+
+
 def test_stderr_shows_what_failed_and_the_file_where(configured, capsys):
     logs.log_failure(ValueError("bad value"))
     shown = capsys.readouterr().err
