@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 # What the storages ask about their tables and columns.
 _OF_THE_SCHEMA = ("has_table", "_has_asset_key_col_on_connection", "has_run_stats_index_cols")
+# What Dagster tells of each result of a check.
+_OF_RESULTS = (
+    dg.DagsterEventType.STEP_OUTPUT,
+    dg.DagsterEventType.HANDLED_OUTPUT,
+    dg.DagsterEventType.ASSET_CHECK_EVALUATION,
+)
 
 
 @contextmanager
@@ -46,7 +52,7 @@ def storage_kept(instance: dg.DagsterInstance) -> Iterator[None]:
                     kept.enter_context(
                         _replaced(
                             storage,
-                            store_event=functools.partial(_store, storage),
+                            store_event=_Storing(storage),
                             store_event_batch=functools.partial(_store_batch, storage),
                             has_dynamic_partition=_confirmed_once(storage.has_dynamic_partition),
                         )
@@ -62,17 +68,40 @@ def events_together(instance: dg.DagsterInstance) -> Iterator[None]:
     of them before the last. Around a materialisation and its checks it would hide the one from the others.
     Where the storage is not kept, each event is stored by itself.
     """
-    storage = instance.event_log_storage
-    if "store_event_batch" not in vars(storage):
+    storing = vars(instance.event_log_storage).get("store_event")
+    with storing.together() if isinstance(storing, _Storing) else nullcontext():
         yield
-        return
-    waiting: list[dg.EventLogEntry] = []
-    try:
-        with _replaced(storage, store_event=waiting.append):
+
+
+class _Storing:
+    """Stores each event as it comes, or what checks yield at once, at the end."""
+
+    def __init__(self, storage: "PostgresEventLogStorage") -> None:
+        self._storage = storage
+        self._waiting: list[dg.EventLogEntry] | None = None
+
+    def __call__(self, event: dg.EventLogEntry) -> None:
+        if self._waiting is None:
+            _store(self._storage, event)
+            return
+        self._waiting.append(event)
+        # Where Dagster itself breaks off, it tells of that, and of the run's end, before it ends the check.
+        if event.dagster_event_type not in (None, *_OF_RESULTS):
+            self._store_waiting([])
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        self._waiting = self._waiting or []
+        try:
             yield
-    finally:
+        finally:
+            self._store_waiting(None)
+
+    def _store_waiting(self, further: list[dg.EventLogEntry] | None) -> None:
+        """Stores what waits; what comes after it waits in `further`, or is stored as it comes."""
+        waiting, self._waiting = self._waiting, further
         if waiting:
-            storage.store_event_batch(waiting)
+            _store_batch(self._storage, waiting)
 
 
 @contextmanager
@@ -96,15 +125,13 @@ def _schema_known(storage: "Storage") -> AbstractContextManager[None]:
 
 @contextmanager
 def _replaced(storage: Any, **methods: Callable[..., Any]) -> Iterator[None]:
-    """Lets the storage have these methods instead of those it has."""
-    before = {name: method for name, method in vars(storage).items() if name in methods}
+    """Lets the storage have these methods instead of those of its class."""
     vars(storage).update(methods)
     try:
         yield
     finally:
         for name in methods:
             delattr(storage, name)
-        vars(storage).update(before)
 
 
 def _store(storage: "PostgresEventLogStorage", event: dg.EventLogEntry) -> None:

@@ -134,6 +134,22 @@ def test_a_check_that_breaks_off_keeps_what_it_had_yielded(instance):
     assert events.index(kinds.ASSET_CHECK_EVALUATION) < events.index(kinds.STEP_FAILURE)
 
 
+def test_a_check_that_dagster_breaks_off_and_the_end_of_its_run_are_told(instance):
+    @dg.multi_asset_check(name="checks", specs=SPECS)
+    def refused(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        with events_together(context.instance):
+            yield dg.AssetCheckResult(check_name="many", passed=True)
+            yield dg.AssetCheckResult(check_name="unknown", passed=True)
+
+    job = dg.Definitions(asset_checks=[refused]).get_implicit_global_asset_job_def()
+    with storage_kept(instance):
+        result = job.execute_in_process(instance=instance, raise_on_error=False)
+    events = [each.dagster_event_type for each in instance.all_logs(result.run_id)]
+    kinds = dg.DagsterEventType
+    told = [kinds.ASSET_CHECK_EVALUATION, kinds.STEP_FAILURE, kinds.RUN_FAILURE]
+    assert [each for each in events if each in told] == told
+
+
 def test_a_batch_that_cannot_be_stored_whole_is_not_stored_in_part(instance):
     kinds = {dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
     logs = instance.all_logs(run(instance, together=True).run_id, of_type=kinds)
