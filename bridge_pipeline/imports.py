@@ -63,7 +63,8 @@ def hollow(*names: str) -> AbstractContextManager[None]:
     """Lets what is imported within find these modules, each with a class without content for every name
     that it is asked for: enough for what only hands these names on.
 
-    Whoever imports one of them afterwards gets the module itself.
+    Whoever imports one of them afterwards gets the module itself; what was imported within keeps what it was
+    given, also as its own attribute (`from package import module` finds that).
     """
     return _replaced(_Hollow, names)
 
