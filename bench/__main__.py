@@ -33,20 +33,22 @@ def main() -> None:
         asked.rounds, (asked.ui_connections, asked.ui_days), asked.dbt_seconds, asked.rows,
     )  # fmt: skip
     rows: dict[tuple[str, str, str], Row] = {}
+    began = datetime.now(UTC)
+    page = asked.page.read_text() if asked.page and asked.page.exists() else ""
     with stage(asked.folder) as place:
         for name in asked.only.split(","):
             sys.stderr.write(f"measuring {name}\n")
             for row in MEASUREMENTS[name](place, sizes):
                 rows[row.key] = row
-                _write(_figures(list(rows.values()), sizes, asked), asked)
+                _write(_figures(list(rows.values()), sizes, asked, began), asked, page)
     sys.stdout.write(asked.json.read_text())
 
 
-def _write(figures: dict[str, Any], asked: argparse.Namespace) -> None:
+def _write(figures: dict[str, Any], asked: argparse.Namespace, before: str) -> None:
     """After each figure: hours later something may end this."""
     asked.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
     if asked.page:
-        asked.page.write_text(rendered(figures))
+        asked.page.write_text(rendered(figures, before))
 
 
 def _arguments() -> argparse.Namespace:
@@ -104,18 +106,18 @@ def _command(asked: argparse.Namespace) -> str:
     return f"python -m bench {' '.join(options)}"
 
 
-def _figures(rows: list[Row], sizes: Sizes, asked: argparse.Namespace) -> dict[str, Any]:
+def _figures(rows: list[Row], sizes: Sizes, asked: argparse.Namespace, began: datetime) -> dict[str, Any]:
     machine = (
         f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()} "
         f"{platform.machine()}, load {os.getloadavg()[0]:.1f} at the end"
     )
     return {
-        "at": f"{datetime.now(UTC):%Y-%m-%d}",
+        "at": f"{began:%Y-%m-%d %H:%M}",
         "machine": machine,
         "versions": {"Python": platform.python_version()} | {name: version(name) for name in _VERSIONS},
         "command": _command(asked),
         "rounds": sizes.rounds,
-        "notes": [*asked.note, *(note for row in rows for note in row.told)],
+        "notes": asked.note,
         "rows": [asdict(row) | {"met": row.met} for row in rows],
     }
 

@@ -1,6 +1,6 @@
 """What the measurements are made of: the source serves what the helpdesk serves, the page tells all."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import pytest
@@ -64,32 +64,55 @@ def test_tickets_have_the_fields_of_another_data_set_in_turn(tmp_path):
     ]
 
 
+def figures(at: str, *rows: Row) -> dict[str, object]:
+    """What a run of the benchmark writes as JSON."""
+    return {
+        "at": at,
+        "machine": "2 cores",
+        "versions": {"Python": "3.11"},
+        "command": f"python -m bench --rounds {len(rows)}",
+        "rounds": 3,
+        "notes": [f"the machine was busy at {at}"],
+        "rows": [asdict(row) | {"met": row.met} for row in rows],
+    }
+
+
+TIME = Row("a", "time of A", "B", 0.2, 0.25, False, shown={"a, s": 1.0}, told=("B was given up.",))
+RATE = Row("a", "rate of C", "D", 4.5, 10, True, shown={"c rows/s": 12_345.6})
+
+
 def test_the_page_says_which_aims_are_met_and_how_to_reproduce_it():
-    rows = [
-        Row("a", "time of A", "B", 0.2, 0.25, False, shown={"a, s": 1.0}),
-        Row("a", "rate of C", "D", 4.5, 10, True, shown={"c rows/s": 12_345.6}),
-    ]
-    page = rendered(
-        {
-            "at": "2026-01-01",
-            "machine": "2 cores",
-            "versions": {"Python": "3.11"},
-            "command": "python -m bench --rounds 3",
-            "rounds": 3,
-            "notes": ["the machine was busy"],
-            "rows": [asdict(row) | {"met": row.met} for row in rows],
-        }
-    )
-    assert "| time of A | B | 0.2 × | ≤ 0.25 × | yes |" in page
-    assert "| rate of C | D | 4.5 × | ≥ 10 × | **no** |" in page
+    page = rendered(figures("2026-01-01 12:00", TIME, RATE))
+    assert "| time of A | B | 0.2 × | ≤ 0.25 × | yes | 2026-01-01 12:00 |" in page
+    assert "| rate of C | D | 4.5 × | ≥ 10 × | **no** | 2026-01-01 12:00 |" in page
     for told in (
-        "`python -m bench --rounds 3`",
+        "`python -m bench --rounds 2`",
         "2 cores",
         "Python 3.11",
         "the machine was busy",
         "c rows/s",
+        "B was given up",
     ):
         assert told in page
+
+
+def test_what_a_later_run_does_not_measure_keeps_its_row_and_says_of_which_run_it_is():
+    first, second, third = "2026-01-01 12:00", "2026-01-02 12:00", "2026-01-03 12:00"
+    before = rendered(figures(first, TIME, RATE))
+    page = rendered(figures(second, replace(RATE, value=11.0, shown={"c rows/s": 7.0})), before)
+    assert f"| time of A | B | 0.2 × | ≤ 0.25 × | yes | {first} |" in page
+    assert f"| rate of C | D | 11 × | ≥ 10 × | yes | {second} |" in page
+    assert "rate of C. c rows/s: 7." in page
+    assert "time of A. a, s: 1. Beware: B was given up." in page
+    for gone in ("1.235e+04", "4.5 ×"):
+        assert gone in before
+        assert gone not in page
+    for at in (first, second):
+        assert f"busy at {at}" in page
+    # Of a run none of whose rows is left nothing is told; the same figures again change nothing.
+    last = rendered(figures(third, TIME), page)
+    assert f"- **{first}**" not in last
+    assert rendered(figures(third, TIME), last) == last
 
 
 def test_without_a_browser_it_is_said_what_to_install(monkeypatch, tmp_path):
