@@ -36,6 +36,11 @@ class Sizes:
     dbt_seconds: float = 1_800.0
     rows: Path | None = None
 
+    @property
+    def data(self) -> str:
+        """Names another data set, after how many tickets there are."""
+        return f" with the rows of {self.rows.name}" if self.rows else ""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -87,7 +92,7 @@ def throughput(stage: Stage, sizes: Sizes) -> Iterable[Row]:
         rates = {f"{name} rows/s": tickets / _median(samples[name], "seconds") for name in raced}
         shown = rates | {"bridge with launch and dbt, s": _median(samples["bridge"], "wall")}
         shown |= _least(samples["least"], tickets)
-        subject = f"{tickets:,} tickets, everything on: rows per second"
+        subject = f"{tickets:,} tickets{sizes.data}, everything on: rows per second"
         for against, words, bound in (
             ("dlt", "plain dlt, REST to merge, no checks, no audit", 10.0),
             ("floor", "the floor: orjson and raw COPY", 0.7),
@@ -131,7 +136,7 @@ def rerun(stage: Stage, sizes: Sizes) -> Iterable[Row]:
                 samples[name].append(stage.run("pipeline", *_span(world), "tickets", variables=home))
     shown = {f"{name}, s": _median(found, "seconds") for name, found in samples.items()}
     for name, words, bound in (("unchanged", "nothing changed", 0.25), ("changed", "1 % changed", 0.3)):
-        subject = f"{tickets:,} tickets again, {words}: time"
+        subject = f"{tickets:,} tickets{sizes.data} again, {words}: time"
         value = shown[f"{name}, s"] / shown["first, s"]
         yield Row("rerun", subject, "the first run", value, bound, False, "×", shown, samples)
 
@@ -148,7 +153,7 @@ def backfill(stage: Stage, sizes: Sizes) -> Iterable[Row]:
                 samples[name].append(stage.run(subject, *_span(world), "tickets", variables=home))
     shown = {f"{name}, s": _median(found, "seconds") for name, found in samples.items()}
     value = shown["backfill, s"] / shown["extraction, s"]
-    subject = f"backfill of {world.days} days, {world.tickets:,} tickets: time"
+    subject = f"backfill of {world.days} days, {world.tickets:,} tickets{sizes.data}: time"
     words = "the library alone over the same span"
     yield Row("backfill", subject, words, value, 1.2, False, "×", shown, samples)
 
@@ -174,7 +179,7 @@ def small_day(stage: Stage, sizes: Sizes) -> Iterable[Row]:
         "bare run, s": _median(samples["bare"], "wall"),
     }
     value = shown["day without dbt, s"] / shown["bare run, s"]
-    subject = f"one day of {sizes.small:,} tickets, launch to done, everything on but dbt: time"
+    subject = f"one day of {sizes.small:,} tickets{sizes.data}, launch to done, everything on but dbt: time"
     words = "a bare Dagster run of as many empty steps"
     yield Row("small-day", subject, words, value, 2.0, False, "×", shown, samples)
 
@@ -217,12 +222,12 @@ def _held(found: dict[int, dict[str, Any]], sizes: Sizes) -> Iterable[Row]:
         shown = {"MiB": said["own_peak"], "extract to audit, s": said["seconds"]}
         if "given_up" in said:
             shown |= {"with dbt, MiB": said["peak"], "dbt, s": said["steps"]["models"]}
-        subject = f"peak memory of a run of {tickets:,} tickets"
+        subject = f"peak memory of a run of {tickets:,} tickets{sizes.data}"
         told = _of_dbt(tickets, said, sizes)
         yield Row("memory", subject, "–", said["own_peak"], 600.0, False, "MiB", shown, samples, told)
     if len(found) > 1:
         (few, first), *_, (many, last) = found.items()
-        subject, words = f"peak memory of a run of {many:,} tickets", f"one of {few:,}"
+        subject, words = f"peak memory of a run of {many:,} tickets{sizes.data}", f"one of {few:,}"
         value = last["own_peak"] / first["own_peak"]
         yield Row("memory", subject, words, value, 1.15, False, "×", {}, samples)
 
