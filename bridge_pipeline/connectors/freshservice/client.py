@@ -48,8 +48,8 @@ class _Sweep:
 
     Attributes:
         name: what its journal keys begin with.
-        live: whether all pages of its lists were asked for now. What is asked of each ticket it lists may be
-            an answer to an earlier sweep: it is asked once for each version.
+        live: whether the source answered for all pages of its lists during this sweep, and the journal for
+            none. Details and conversations are asked for once for each version of a ticket, whichever sweep.
         listed: rows of those pages.
         nameless: those without a usable id.
         absent: what was listed and is gone, one text each.
