@@ -62,7 +62,8 @@ def storage_kept(instance: dg.DagsterInstance) -> Iterator[None]:
 
 @contextmanager
 def events_together(instance: dg.DagsterInstance) -> Iterator[None]:
-    """Stores the events of what a step yields within as one batch, at the end.
+    """Stores the events of what a step yields within as one batch: at the end, or when Dagster tells of
+    anything else.
 
     Only around what is yielded at one go, such as the results of a batch's checks: nobody sees the first
     of them before the last. Around a materialisation and its checks it would hide the one from the others.
@@ -74,7 +75,7 @@ def events_together(instance: dg.DagsterInstance) -> Iterator[None]:
 
 
 class _Storing:
-    """Stores each event as it comes, or what checks yield at once, at the end."""
+    """Stores each event as it comes, or together what checks yield at once."""
 
     def __init__(self, storage: "PostgresEventLogStorage") -> None:
         self._storage = storage
