@@ -180,9 +180,11 @@ def holding(desk: Desk) -> Iterator[threading.Event]:
         desk.lock.acquire()
 
     desk.before = hold
-    yield reached
-    desk.before = lambda request: None
-    over.set()
+    try:
+        yield reached
+    finally:
+        desk.before = lambda request: None
+        over.set()
 
 
 def alive_in_name_only(instance: dg.DagsterInstance) -> bool:
