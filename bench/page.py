@@ -66,17 +66,17 @@ def _lines(page: str) -> tuple[dict[str, str], dict[tuple[str, str], str], dict[
     """The lines of a page: of its runs, by their time; of its rows, by what was compared with what; and of
     their medians, by what was measured."""
     runs, rows, medians = {}, {}, {}
-    head, _, rest = page.partition(_TABLE)
-    table, _, rest = rest.partition(_MEDIANS)
-    told, _, _ = rest.partition(_TAIL)
-    for line in head.splitlines(keepends=True):
+    table = False
+    for line in page.splitlines(keepends=True):
         if line.startswith("- **"):
             runs[line.split("**")[1]] = line
-    for line in table.splitlines(keepends=True):
-        what, against, *_ = _cells(line)
-        rows[what, against] = line
-    for line in told.splitlines(keepends=True):
-        medians[line.removeprefix("- ").split(". ")[0]] = line
+        elif line.startswith("- "):
+            medians[line.removeprefix("- ").split(". ")[0]] = line
+        elif table and line.startswith("|"):
+            what, against, *_ = _cells(line)
+            rows[what, against] = line
+        # What stands above it are the names of its columns.
+        table = line.startswith("|") and (table or line.startswith("|-"))
     return runs, rows, medians
 
 
