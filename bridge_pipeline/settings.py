@@ -25,7 +25,9 @@ class Settings(BaseSettings):
         populate_by_name=True,
     )
 
-    home: Path = Field(PROJECT_ROOT / ".bridge", description="The folder that holds all state.")
+    home: Path = Field(
+        PROJECT_ROOT / ".bridge", validate_default=True, description="The folder that holds all state."
+    )
     database_url: SecretStr | None = Field(
         None,
         description="A Postgres (15 or newer) to use instead of the embedded one, as `postgresql://…`.",
@@ -142,7 +144,11 @@ class Settings(BaseSettings):
     @field_validator("home")
     @classmethod
     def _absolute(cls, home: Path) -> Path:
-        return home.expanduser().absolute()
+        path = home.expanduser().absolute()
+        # dlt takes one in the path of its files for a place to fill in.
+        if "%" in str(path):
+            raise ValueError(f"{path} has a % in it; choose a folder without one")
+        return path
 
 
 def load(**overrides: object) -> Settings:

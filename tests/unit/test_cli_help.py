@@ -144,11 +144,14 @@ def test_an_error_is_one_json_document_where_one_is_asked_for(capsys):
     assert "missing.yaml" in err
 
 
-def test_a_setting_that_cannot_be_is_named(capsys, monkeypatch):
-    monkeypatch.setenv("BRIDGE_ATTEMPTS", "none")
+@pytest.mark.parametrize(
+    ("name", "value"), [("BRIDGE_ATTEMPTS", "none"), ("BRIDGE_HOME", "/srv/100%safe/%s")]
+)
+def test_a_setting_that_cannot_be_is_named(name, value, capsys, monkeypatch):
+    monkeypatch.setenv(name, value)
     code, _, err = run(capsys, "status")
     assert code == 2
-    assert "BRIDGE_ATTEMPTS" in err
+    assert name in err
 
 
 def test_an_unreachable_database_is_told_without_its_password(capsys, monkeypatch, tmp_path):
