@@ -3,7 +3,7 @@ that come together are stored together."""
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -135,6 +135,22 @@ def _replaced(storage: Any, **methods: Callable[..., Any]) -> Iterator[None]:
             delattr(storage, name)
 
 
+def turn(assets: Iterable[str]) -> sa.Select[Any]:
+    """Waits until nobody else stores events of these assets, and lets nobody before this transaction ends.
+
+    Otherwise the events of an asset could be seen in another order than that of their numbers, and whoever
+    reads on after the last, as Dagster does for its summary of an asset's partitions, would never see those
+    that came late. In one order for all, so that no two wait for each other. Not by the rows of the assets:
+    of an asset that nothing was stored of there is none.
+
+    Args:
+        assets: their keys, as they stand in Dagster's tables.
+    """
+    asset = sa.func.unnest(sa.cast(sorted(assets), sa.ARRAY(sa.Text))).column_valued("asset")
+    name = sa.func.concat("events of ", asset)
+    return sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0)).label("taken"))
+
+
 def _store(storage: "PostgresEventLogStorage", event: dg.EventLogEntry) -> None:
     """Stores an event as Dagster does, but durably once: all it says, or nothing of it.
 
@@ -166,7 +182,8 @@ def _store_batch(storage: "PostgresEventLogStorage", events: Sequence[dg.EventLo
         storage.index_transaction() as connection,
         _replaced(storage, index_connection=lambda: nullcontext(connection)),
     ):
-        _hold_assets(connection, rows)
+        if keys := {row["asset_key"] for row in rows} - {None}:
+            connection.execute(turn(keys))
         ids = connection.execute(numbered).scalars().all()
         stored = list(zip(ids, events, strict=True))
         of_assets = [
@@ -181,23 +198,6 @@ def _store_batch(storage: "PostgresEventLogStorage", events: Sequence[dg.EventLo
             if entry.dagster_event_type in ASSET_CHECK_EVENTS
         ]
         _store_checks(storage, connection, of_checks)
-
-
-def _hold_assets(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Lets no other run store events of these assets, as far as they are known, before this transaction ends.
-
-    Otherwise the events of an asset could be seen in another order than that of their numbers, and whoever
-    reads on after the last, as Dagster does for its summary of an asset's partitions, would never see those
-    that came late. In one order for all, so that no two wait for each other.
-    """
-    from dagster._core.storage.event_log.schema import AssetKeyTable
-
-    keys = {row["asset_key"] for row in rows} - {None}
-    if keys:
-        known = AssetKeyTable.c
-        connection.execute(
-            sa.select(known.id).where(known.asset_key.in_(keys)).order_by(known.asset_key).with_for_update()
-        )
 
 
 def _store_assets(

@@ -1,4 +1,5 @@
-"""Dagster's storage in Postgres, which makes the summary of an asset's partitions from the log in less time.
+"""Dagster's storage in Postgres, which makes the summary of an asset's partitions from the log in less time,
+and numbers the events of an asset in the order in which they are seen.
 
 Nothing is kept here, and every answer is Dagster's own, which tests hold it to. When summaries are made
 before anybody asks is `summaries`', how the events of a run are stored `resources.storage`'s.
@@ -16,6 +17,7 @@ from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 
 from bridge_pipeline.automation.dimensions import by_dimension
+from resources.storage import turn
 
 if TYPE_CHECKING:
     from dagster._core.loader import LoadingContext
@@ -45,6 +47,20 @@ class SummingStorage(DagsterPostgresStorage):
 
 class SummingEventLog(PostgresEventLogStorage):
     """Dagster's event log in Postgres, which sums up quickly what became of an asset's partitions."""
+
+    def prepare_insert_event(self, event: dg.EventLogEntry) -> Any:
+        """Inserts an event; one of an asset in its turn, and not beside the transaction of a run.
+
+        Where a run was launched while another one stored what it had materialised, the plan could be seen
+        first.
+        """
+        row = self._event_to_row(event)
+        if row["asset_key"] is None:
+            return super().prepare_insert_event(event)
+        # Only what the turn has given gets a number.
+        taken = turn([row["asset_key"]]).cte("turn")
+        columns = [sa.literal(value, SqlEventLogStorageTable.c[name].type) for name, value in row.items()]
+        return SqlEventLogStorageTable.insert().from_select(list(row), sa.select(*columns).select_from(taken))
 
     def get_asset_status_cache_values(
         self,

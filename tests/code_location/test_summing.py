@@ -4,12 +4,14 @@ import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import date, timedelta
 from typing import Any
 from uuid import uuid4
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 import yaml
 from dagster._core.definitions.partitions.definition import multi
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
@@ -23,7 +25,7 @@ from bridge_pipeline import naming
 from bridge_pipeline.automation.dimensions import by_dimension
 from bridge_pipeline.automation.runs import prepare_instance
 from bridge_pipeline.automation.storage import SummingEventLog
-from resources.storage import storage_kept
+from resources.storage import storage_kept, turn
 
 DAY = date(2024, 1, 1)
 DAYS = connection_days(DAY)
@@ -204,10 +206,12 @@ def test_partitions_of_a_connection_that_went_are_none(instance, plain):
     assert subsets(found) == [{"gl_obex|2024-03-01"}, set(), set()]
 
 
-def test_a_summary_made_while_an_event_is_stored_leaves_none_out(instance, monkeypatch):
+@pytest.mark.parametrize("known", [{FIRST}, set()])
+def test_a_summary_made_while_an_event_is_stored_leaves_none_out(instance, monkeypatch, known):
     """What comes after is summed up from where the summary ended."""
-    happens(instance, KEY, FIRST, "materialised")
-    summary(instance)
+    for partition in known:
+        happens(instance, KEY, partition, "materialised")
+        summary(instance)
     with dg.DagsterInstance.from_ref(instance.get_ref()) as other, storage_kept(other):
 
         def elsewhere():
@@ -217,12 +221,50 @@ def test_a_summary_made_while_an_event_is_stored_leaves_none_out(instance, monke
         beside = meanwhile(instance, monkeypatch, "_store_asset_event_tags", elsewhere)
         happens(instance, KEY, SECOND, "materialised")
         beside.join()
-    assert subsets(summary(instance))[0] == {FIRST, SECOND, "gl_obex|2024-03-01"}
+    assert subsets(summary(instance))[0] == known | {SECOND, "gl_obex|2024-03-01"}
 
 
-def test_events_of_the_same_assets_are_stored_side_by_side_in_whatever_order(instance, monkeypatch):
+def test_a_run_launched_while_an_event_is_stored_lets_no_summary_leave_it_out(instance, monkeypatch):
+    """Whoever launches has a storage that is not kept."""
+    happens(instance, KEY, FIRST, "materialised")
+    with (
+        dg.DagsterInstance.from_ref(instance.get_ref()) as launching,
+        dg.DagsterInstance.from_ref(instance.get_ref()) as reading,
+    ):
+        launched = meanwhile(
+            instance, monkeypatch, "_store_asset_event_tags", lambda: happens(launching, KEY, FIRST, STARTED)
+        )
+        read = meanwhile(instance, monkeypatch, "_store_asset_event", lambda: summary(reading))
+        happens(instance, KEY, SECOND, "materialised")
+        launched.join()
+        read.join()
+    assert subsets(summary(instance)) == [{FIRST, SECOND}, set(), {FIRST}]
+
+
+@pytest.mark.parametrize("kept", [storage_kept, nullcontext])
+def test_an_event_of_an_asset_has_no_number_before_its_turn(instance, kept):
+    """Or it would be seen after those that had their turn before, with a lower one."""
+    newest = sa.text("select last_value from event_logs_id_seq")
+    waiting = sa.text("""
+        select true from pg_locks join pg_database on pg_database.oid = database
+        where datname = current_database() and locktype = 'advisory' and not granted
+    """)
+    with dg.DagsterInstance.from_ref(instance.get_ref()) as other, kept(other):
+        beside = threading.Thread(target=other.event_log_storage.store_event, args=[planned(KEY)])
+        with instance.event_log_storage.index_transaction() as connection:
+            connection.execute(turn([KEY.to_string()]))
+            before = connection.scalar(newest)
+            beside.start()
+            while not connection.scalar(waiting):
+                assert beside.is_alive()
+            assert connection.scalar(newest) == before
+        beside.join()
+
+
+@pytest.mark.parametrize("known", [(KEY, OTHER), ()])
+def test_events_of_the_same_assets_are_stored_side_by_side_in_whatever_order(instance, monkeypatch, known):
     failed = []
-    for key in (KEY, OTHER):
+    for key in known:
         happens(instance, key, FIRST, "materialised")
     with dg.DagsterInstance.from_ref(instance.get_ref()) as other, storage_kept(other):
 
@@ -244,7 +286,7 @@ def planned(key: dg.AssetKey) -> dg.EventLogEntry:
     return dg.EventLogEntry(None, "debug", "", "run", 0.0, dagster_event=event, job_name="job")
 
 
-def meanwhile(instance, monkeypatch, name: str, what: Callable[[], None]) -> threading.Thread:
+def meanwhile(instance, monkeypatch, name: str, what: Callable[[], object]) -> threading.Thread:
     """Lets something happen elsewhere after the storage has called a method once, as far as it can."""
     storage, beside = instance.event_log_storage, threading.Thread(target=what)
     method = getattr(storage, name)
