@@ -5,9 +5,10 @@ from typing import Any
 _HEAD = """# Benchmarks
 
 Whole pipelines side by side, on one machine, over the same data and database server; the subjects of
-a measurement take turns, and each figure is the median of the rounds. This page is written by
-`make bench`; every single run is in the JSON that it writes beside. What a later run did not measure keeps
-its row: the last column says which of these runs a row is of.
+a measurement take turns, and each figure is the median of the rounds; memory, and the first grid ever, which
+there is once, are of one run. This page is written by `make bench`; every single run is in the JSON that it
+writes beside. What a later run did not measure keeps its row: the last column says which of these runs a row
+is of.
 
 """
 _TABLE = """
