@@ -112,7 +112,7 @@ def _figures(rows: list[Row], sizes: Sizes, asked: argparse.Namespace, began: da
         f"{platform.machine()}, load {os.getloadavg()[0]:.1f} at the end"
     )
     return {
-        "at": f"{began:%Y-%m-%d %H:%M}",
+        "at": f"{began:%Y-%m-%d %H:%M:%S}",
         "machine": machine,
         "versions": {"Python": platform.python_version()} | {name: version(name) for name in _VERSIONS},
         "command": _command(asked),

@@ -1,13 +1,15 @@
 """What the measurements are made of: the source serves what the helpdesk serves, the page tells all."""
 
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
 
 from bench import source
+from bench.__main__ import _arguments, _figures
 from bench.browser import NoBrowser, program
-from bench.measurements import Row
+from bench.measurements import Row, Sizes
 from bench.page import rendered
 from bench.records import PAGE, World, render
 from bridge_pipeline.connector_kit import pages
@@ -115,6 +117,14 @@ def test_what_a_later_run_does_not_measure_keeps_its_row_and_says_of_which_run_i
     last = rendered(figures(third, TIME), page)
     assert f"- **{first}**" not in last
     assert rendered(figures(third, TIME), last) == last
+
+
+def test_runs_that_began_in_the_same_minute_are_told_apart(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["bench"])
+    began = [datetime(2026, 1, 1, 12, 0, second, tzinfo=UTC) for second in (1, 2)]
+    first, second = (_figures([], Sizes(), _arguments(), each)["at"] for each in began)
+    page = rendered(figures(second, RATE), rendered(figures(first, TIME)))
+    assert page.count("the machine was busy") == 2
 
 
 def test_without_a_browser_it_is_said_what_to_install(monkeypatch, tmp_path):
