@@ -150,6 +150,27 @@ def test_a_check_that_dagster_breaks_off_and_the_end_of_its_run_are_told(instanc
     assert [each for each in events if each in told] == told
 
 
+def test_what_checks_yield_waits_until_the_end_of_the_block_and_no_longer(instance):
+    told = []
+
+    @dg.multi_asset_check(name="checks", specs=SPECS)
+    def checked(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        def look() -> None:
+            kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION
+            told.append(len(instance.all_logs(context.run.run_id, of_type=kind)))
+
+        with events_together(context.instance):
+            for spec in SPECS:
+                yield dg.AssetCheckResult(check_name=spec.name, passed=True)
+            look()
+        look()
+
+    job = dg.Definitions(asset_checks=[checked]).get_implicit_global_asset_job_def()
+    with storage_kept(instance):
+        job.execute_in_process(instance=instance)
+    assert told == [0, 2]
+
+
 def test_a_batch_that_cannot_be_stored_whole_is_not_stored_in_part(instance):
     kinds = {dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
     logs = instance.all_logs(run(instance, together=True).run_id, of_type=kinds)
