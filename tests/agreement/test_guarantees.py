@@ -45,7 +45,7 @@ def test_parts_of_a_campaign_are_added_up_and_other_rows_stay(tmp_path, monkeypa
     lines = table.PAGE.read_text().splitlines(keepends=True)
     assert (lines[0], lines[-1], lines[4]) == ("before\n", "after\n", kept)
     assert "| concurrency | L3 L5 | 7 | 1 | 3 | 9 | processes 4, longest seconds 4 | " in lines[5]
-    assert "`BRIDGE_TORTURE_RUNS=60 BRIDGE_TORTURE_SEED=9 .venv/bin/pytest" in lines[5]
+    assert "`BRIDGE_TORTURE_RUNS=60 BRIDGE_TORTURE_SEED=9 .venv/bin/pytest -m long --timeout 0 " in lines[5]
 
 
 def test_a_campaign_that_is_ended_early_has_told_what_it_came_to(tmp_path, monkeypatch):
