@@ -18,6 +18,8 @@ HEAD = (
     "| campaign | law | cases | failures | seconds | seed | figures | reproduce |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
+# What all parts of a run have in common.
+_OF_A_RUN = ("seed", "runs")
 # Campaign -> laws that it attacks, and its file in tests/torture.
 CAMPAIGNS = {
     "failpoints": ("L1 L2 L4", "test_failpoints.py"),
@@ -39,7 +41,7 @@ def command(campaign: str, seed: int, runs: int) -> str:
 def row(campaign: str, parts: list[dict[str, Any]]) -> str:
     """The line of a campaign, its parts added up."""
     facts: dict[str, float] = defaultdict(float)
-    for part in parts:
+    for part in sorted(parts, key=lambda each: each["part"]):
         for name, value in part["facts"].items():
             facts[name] = max(facts[name], value) if name.startswith("longest") else facts[name] + value
     told = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in facts.items())
@@ -60,11 +62,14 @@ def rendered(page: str, found: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def main(folder: Path) -> None:
-    """Rewrites the page from the figures in a folder."""
+    """Rewrites the page from the figures in a folder: of each campaign, from those of its last run."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for path in sorted(folder.glob("*.json")):
-        figures = json.loads(path.read_text())
-        found[figures["campaign"]].append(figures)
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        part = json.loads(path.read_text())
+        parts = found[part["campaign"]]
+        # Others are of a run before: of parts that there are no more, or that were not run again.
+        if not parts or [part[name] for name in _OF_A_RUN] == [parts[0][name] for name in _OF_A_RUN]:
+            parts.append(part)
     PAGE.write_text(rendered(PAGE.read_text(), found))
 
 
