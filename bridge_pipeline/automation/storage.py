@@ -1,11 +1,13 @@
-"""Dagster's storage in Postgres, which makes the summary of an asset's partitions from the log in less time,
-and numbers the events of an asset in the order in which they are seen.
+"""Dagster's storage in Postgres as Bridge has it, named in `dagster.yaml`.
 
-Nothing is kept here, and every answer is Dagster's own, which tests hold it to. When summaries are made
-before anybody asks is `summaries`', how the events of a run are stored `resources.storage`'s.
+Every answer is Dagster's own, which tests hold it to. Connections stay open for the length of a run, events
+are stored in transactions (`storing`), and the summary of an asset's partitions is made from the log in less
+time; when it is made before anybody asks is `summaries`'.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -14,23 +16,25 @@ from dagster._config.config_schema import UserConfigSchema
 from dagster._core.events import DagsterEventType
 from dagster._core.storage.event_log import SqlEventLogStorageTable
 from dagster._serdes import ConfigurableClassData
-from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
+from dagster_postgres import DagsterPostgresStorage, PostgresRunStorage
 
 from bridge_pipeline.automation.dimensions import by_dimension
-from resources.storage import turn
+from bridge_pipeline.automation.storing import TransactionalEventLog
+from bridge_pipeline.database.engine import replace_lost_connections
 
 if TYPE_CHECKING:
     from dagster._core.loader import LoadingContext
     from dagster._core.storage.partition_status_cache import AssetStatusCacheValue
 
 
-class SummingStorage(DagsterPostgresStorage):
-    """Dagster's storage in Postgres, with an event log that sums up quickly; for `dagster.yaml`."""
+class BridgeStorage(DagsterPostgresStorage):
+    """Dagster's storage in Postgres, with Bridge's storages of runs and events."""
 
     def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(postgres_url, inst_data=inst_data)
-        # The other one has made the tables.
-        self._event_log_storage = SummingEventLog(postgres_url, should_autocreate_tables=False)
+        # The other ones have made the tables.
+        self._run_storage = RunStorage(postgres_url, should_autocreate_tables=False)
+        self._event_log_storage = EventLog(postgres_url, should_autocreate_tables=False)
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
@@ -38,29 +42,71 @@ class SummingStorage(DagsterPostgresStorage):
         return {"postgres_url": dg.StringSource}
 
     @classmethod
-    def from_config_value(
-        cls, inst_data: ConfigurableClassData | None, config_value: Any
-    ) -> "SummingStorage":
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> "BridgeStorage":
         """The storage that `dagster.yaml` asks for."""
         return cls(config_value["postgres_url"], inst_data)
 
 
-class SummingEventLog(PostgresEventLogStorage):
+class Kept:
+    """Of a storage in Postgres: for a while its connections stay open, and what was there is there.
+
+    A connection that the server closed meanwhile is replaced.
+    """
+
+    postgres_url: str
+    _engine: sa.Engine
+    # The questions to which the answer was yes, while they are kept.
+    _affirmed: set[tuple[str, ...]] | None = None
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keeps connections and answers meanwhile, where nobody does already."""
+        if not isinstance(self._engine.pool, sa.NullPool):
+            yield
+            return
+        before, self._affirmed = self._engine, set()
+        self._engine = sa.create_engine(
+            self.postgres_url, isolation_level="AUTOCOMMIT", pool_size=1, max_overflow=5
+        )
+        replace_lost_connections(self._engine)
+        try:
+            yield
+        finally:
+            self._engine.dispose()
+            self._engine, self._affirmed = before, None
+
+    def _is_there(self, ask: Callable[[], bool], *what: str) -> bool:
+        """Asks, unless the answer is known to be yes."""
+        if self._affirmed is None:
+            return ask()
+        if what not in self._affirmed and ask():
+            self._affirmed.add(what)
+        return what in self._affirmed
+
+
+class RunStorage(Kept, PostgresRunStorage):
+    """Dagster's storage of runs in Postgres."""
+
+    def has_run_stats_index_cols(self) -> bool:
+        """Asked once."""
+        return self._is_there(super().has_run_stats_index_cols, "statistics")
+
+
+class EventLog(Kept, TransactionalEventLog):
     """Dagster's event log in Postgres, which sums up quickly what became of an asset's partitions."""
 
-    def prepare_insert_event(self, event: dg.EventLogEntry) -> Any:
-        """Inserts an event; one of an asset in its turn, and not beside the transaction of a run.
+    def has_table(self, table_name: str) -> bool:
+        """Asked once of a table; by itself with every event."""
+        return self._is_there(partial(super().has_table, table_name), "table", table_name)
 
-        Where a run was launched while another one stored what it had materialised, the plan could be seen
-        first.
-        """
-        row = self._event_to_row(event)
-        if row["asset_key"] is None:
-            return super().prepare_insert_event(event)
-        # Only what the turn has given gets a number.
-        taken = turn([row["asset_key"]]).cte("turn")
-        columns = [sa.literal(value, SqlEventLogStorageTable.c[name].type) for name, value in row.items()]
-        return SqlEventLogStorageTable.insert().from_select(list(row), sa.select(*columns).select_from(taken))
+    def _has_asset_key_col_on_connection(self, conn: sa.Connection, column_name: str) -> bool:
+        ask = partial(super()._has_asset_key_col_on_connection, conn, column_name)
+        return self._is_there(ask, "column", column_name)
+
+    def has_dynamic_partition(self, partitions_def_name: str, partition_key: str) -> bool:
+        """Asked once of a partition that is there: a connection is not removed during a run of it."""
+        ask = partial(super().has_dynamic_partition, partitions_def_name, partition_key)
+        return self._is_there(ask, "partition", partitions_def_name, partition_key)
 
     def get_asset_status_cache_values(
         self,

@@ -1,8 +1,11 @@
 """What the tests of runs share: a desk connected to an open installation with Dagster's database."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import dagster as dg
 import pytest
+import yaml
 
 from bridge_pipeline.automation.runs import STORAGE_VARIABLE
 from bridge_pipeline.database.workspace import Workspace, open_workspace
@@ -25,3 +28,14 @@ def desk(installation: Workspace) -> Iterator[Desk]:
     with serving() as desk:
         connect(installation, desk)
         yield desk
+
+
+@pytest.fixture
+def plain(installation: Workspace, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """An instance of the installation's database with Dagster's own storage."""
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    storage = {"postgres": {"postgres_url": installation.dagster_database.psycopg2()}}
+    (folder / "dagster.yaml").write_text(yaml.safe_dump({"storage": storage}))
+    with dg.DagsterInstance.from_config(str(folder)) as plain:
+        yield plain

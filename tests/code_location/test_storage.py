@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -16,6 +17,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
 )
 from dagster._core.errors import DagsterInvariantViolationError
 from dagster._core.events import DagsterEvent
+from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster_postgres import PostgresEventLogStorage
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
@@ -64,11 +66,11 @@ def instance(installation) -> Iterator[dg.DagsterInstance]:
 
 
 def run(instance: dg.DagsterInstance, together: bool) -> dg.ExecuteInProcessResult:
-    """A run of three days with its checks, its events stored by us or, one by one, by Dagster itself."""
+    """A run of three days with its checks, whose results are stored together or one by one."""
     tags = {"dagster/asset_partition_range_start": "a", "dagster/asset_partition_range_end": "c"}
     job = dg.define_asset_job("job", executor_def=dg.in_process_executor)
     location = dg.Definitions([rows], jobs=[job], asset_checks=[checks(together)])
-    with storage_kept(instance) if together else nullcontext():
+    with storage_kept(instance):
         return location.resolve_job_def("job").execute_in_process(instance=instance, tags=tags)
 
 
@@ -108,14 +110,15 @@ def _shape(value: Any) -> Any:
     return value if isinstance(value, str | bool | None) else type(value).__name__
 
 
-def test_events_that_are_stored_together_are_those_that_dagster_stores_one_by_one(instance, monkeypatch):
+@pytest.mark.parametrize("together", [True, False])
+def test_events_are_stored_as_dagster_stores_them_one_by_one(instance, plain, monkeypatch, together):
     monkeypatch.delenv("DAGSTER_EVENT_BATCH_SIZE")
-    alone = run(instance, together=False)
+    alone = run(plain, together=False)
     assert alone.success
     expected = stored(instance, alone.run_id)
     assert len(expected["asset_check_executions"]) == 2
     monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "500")
-    assert stored(instance, run(instance, together=True).run_id) == expected
+    assert stored(instance, run(instance, together).run_id) == expected
 
 
 def test_a_check_that_breaks_off_keeps_what_it_had_yielded(instance):
@@ -185,14 +188,40 @@ def test_a_batch_that_cannot_be_stored_whole_is_not_stored_in_part(instance):
         assert len(stored(instance, "other")["event_logs"]) == 2
 
 
-def test_an_event_that_cannot_be_stored_whole_is_not_stored_at_all(instance):
+@pytest.mark.parametrize("kept", [storage_kept, nullcontext])
+def test_an_event_that_cannot_be_stored_whole_is_not_stored_at_all(instance, kept):
     planned, judged = of_checks(instance, "other", "many")
-    with storage_kept(instance):
+    with kept(instance):
         for each in (planned, planned):
             instance.event_log_storage.store_event(each)
         with pytest.raises(DagsterInvariantViolationError, match="duplicate"):
             instance.event_log_storage.store_event(judged)
         assert len(stored(instance, "other")["event_logs"]) == 2
+
+
+def test_nobody_else_sees_an_event_before_it_is_stored_whole(instance, monkeypatch):
+    """Not in the same process either, where one storage serves many threads."""
+    planned, judged = of_checks(instance, "other", "many")
+    storage, seen = instance.event_log_storage, []
+    store_assets = storage._store_assets
+
+    def look() -> None:
+        seen.append(len(instance.all_logs("other")))
+
+    def meanwhile(*arguments: Any) -> None:
+        store_assets(*arguments)
+        beside = threading.Thread(target=look)
+        beside.start()
+        beside.join()
+
+    monkeypatch.setattr(storage, "_store_assets", meanwhile)
+    storage.store_event_batch([planned, judged])
+    look()
+    assert seen == [0, 2]
+
+
+def test_no_events_are_none(instance):
+    instance.event_log_storage.store_event_batch([])
 
 
 def test_an_event_is_stored_when_the_server_takes_connections_again(instance):
@@ -262,13 +291,10 @@ def test_what_was_judged_without_a_plan_and_what_was_judged_twice_are_each_there
     assert first.status == newest.status
 
 
-def test_what_is_planned_and_judged_of_partitions_is_what_dagster_makes_of_it(instance):
-    storage = instance.event_log_storage
-    alone = of_partitions("alone")
-    for each in alone:
-        storage.store_event(each)
-    with storage_kept(instance):
-        storage.store_event_batch(of_partitions("together"))
+def test_what_is_planned_and_judged_of_partitions_is_what_dagster_makes_of_it(instance, plain):
+    for each in of_partitions("alone"):
+        plain.event_log_storage.store_event(each)
+    instance.event_log_storage.store_event_batch(of_partitions("together"))
     rows = [executions(instance, run_id) for run_id in ("alone", "together")]
     assert len(rows[0]) == 6
     assert rows[0] == rows[1]
@@ -327,25 +353,17 @@ def executions(instance: dg.DagsterInstance, run_id: str) -> list[dict[str, Any]
 
 
 def test_a_partition_that_is_there_is_not_asked_for_again_and_one_that_is_not_is(instance, monkeypatch):
-    monkeypatch.setattr(
-        type(instance.event_log_storage), "has_dynamic_partition", counted := Counted(instance)
-    )
+    asked, ask = [], SqlEventLogStorage.has_dynamic_partition
+
+    def counted(storage: SqlEventLogStorage, definition: str, key: str) -> bool:
+        asked.append(key)
+        return ask(storage, definition, key)
+
+    monkeypatch.setattr(SqlEventLogStorage, "has_dynamic_partition", counted)
     with storage_kept(instance):
         assert [instance.has_dynamic_partition("connection", "a") for _ in range(2)] == [False, False]
         instance.add_dynamic_partitions("connection", ["a"])
         assert [instance.has_dynamic_partition("connection", "a") for _ in range(3)] == [True, True, True]
-        assert counted.asked == ["a", "a", "a"]
+        assert asked == ["a", "a", "a"]
     instance.delete_dynamic_partition("connection", "a")
     assert not instance.has_dynamic_partition("connection", "a")
-
-
-class Counted:
-    """What is asked of the storage about partitions, and what it says."""
-
-    def __init__(self, instance: dg.DagsterInstance) -> None:
-        self.asked: list[str] = []
-        self._ask = instance.event_log_storage.has_dynamic_partition
-
-    def __call__(self, definition: str, key: str) -> bool:
-        self.asked.append(key)
-        return self._ask(definition, key)

@@ -12,7 +12,6 @@ from uuid import uuid4
 import dagster as dg
 import pytest
 import sqlalchemy as sa
-import yaml
 from dagster._core.definitions.partitions.definition import multi
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 from dagster._core.loader import LoadingContextForTest
@@ -24,8 +23,9 @@ from assets.partitions import CONNECTIONS, connection_days
 from bridge_pipeline import naming
 from bridge_pipeline.automation.dimensions import by_dimension
 from bridge_pipeline.automation.runs import prepare_instance
-from bridge_pipeline.automation.storage import SummingEventLog
-from resources.storage import storage_kept, turn
+from bridge_pipeline.automation.storage import EventLog
+from bridge_pipeline.automation.storing import turn
+from resources.storage import storage_kept
 
 DAY = date(2024, 1, 1)
 DAYS = connection_days(DAY)
@@ -49,17 +49,6 @@ def instance(installation) -> Iterator[dg.DagsterInstance]:
     with prepare_instance(installation) as instance, storage_kept(instance):
         instance.add_dynamic_partitions(naming.CONNECTION_DIMENSION, ["acme", "gl_obex"])
         yield instance
-
-
-@pytest.fixture
-def plain(installation, tmp_path) -> Iterator[dg.DagsterInstance]:
-    """The same instance with Dagster's own storage."""
-    folder = tmp_path / "plain"
-    folder.mkdir()
-    storage = {"postgres": {"postgres_url": installation.dagster_database.psycopg2()}}
-    (folder / "dagster.yaml").write_text(yaml.safe_dump({"storage": storage}))
-    with dg.DagsterInstance.from_config(str(folder)) as plain, storage_kept(plain):
-        yield plain
 
 
 def summary(instance, key=KEY, partitions: dg.PartitionsDefinition = DAYS) -> AssetStatusCacheValue | None:
@@ -99,7 +88,7 @@ def subsets(summary: AssetStatusCacheValue | None) -> list[set[str]]:
 
 
 def test_it_is_the_storage_that_dagster_has(instance):
-    assert isinstance(instance.event_log_storage, SummingEventLog)
+    assert isinstance(instance.event_log_storage, EventLog)
 
 
 def test_a_summary_tells_what_became_of_each_partition(instance):
