@@ -68,7 +68,7 @@ def end_sessions(server: Server, name: str) -> None:
 @pytest.mark.parametrize("part", PARTS)
 def test_work_heals_after_the_server_crashed_or_ended_its_sessions(target, home, part):
     with figures_of("postgres", str(part)) as figures:
-        figures.facts = {"restarts": 0, "ended_sessions": 0}
+        figures.facts = {"restarts": 0, "ended_sessions": 0, "work_broken_off": 0}
         for number in runs_of(part, max(2, RUNS // 10)):
             draw = random.Random(f"postgres {SEED} {number}")
             scenario = SCENARIOS[draw.choice(DRAWN)]
@@ -84,6 +84,7 @@ def test_work_heals_after_the_server_crashed_or_ended_its_sessions(target, home,
                     end_sessions(server, workspace.database.name)
                     figures.facts["ended_sessions"] += 1
                 code = ended(process)
+                figures.facts["work_broken_off"] += code == 1
                 wrong = [] if code in (0, 1) else [f"the process ended with {code}"]
                 # The pool of this process still has sessions of the server before.
                 workspace.database.engine.dispose()
