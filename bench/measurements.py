@@ -81,7 +81,8 @@ def throughput(stage: Stage, sizes: Sizes) -> Iterable[Row]:
         for _ in range(sizes.rounds):
             with stage.home() as home:
                 stage.run("library", *_span(world), "accounts,users", variables=home)
-                samples["bridge"].append(stage.run("pipeline", *_span(world), "tickets", variables=home))
+                figures = stage.run("pipeline", *_span(world), "tickets", variables=home)
+                samples["bridge"].append(_whole(figures, tickets))
             with stage.database() as database, tempfile.TemporaryDirectory(dir=stage.root) as work:
                 samples["dlt"].append(_whole(stage.run("plain_dlt", stage.url, database, work), tickets))
             with stage.database() as database:
@@ -133,7 +134,8 @@ def rerun(stage: Stage, sizes: Sizes) -> Iterable[Row]:
             stage.run("library", *_span(worlds[0]), "accounts,users", variables=home)
             for name, world in (("first", worlds[0]), ("unchanged", worlds[0]), ("changed", worlds[1])):
                 stage.show(world)
-                samples[name].append(stage.run("pipeline", *_span(world), "tickets", variables=home))
+                figures = stage.run("pipeline", *_span(world), "tickets", variables=home)
+                samples[name].append(_whole(figures, tickets))
     shown = {f"{name}, s": _median(found, "seconds") for name, found in samples.items()}
     for name, words, bound in (("unchanged", "nothing changed", 0.25), ("changed", "1 % changed", 0.3)):
         subject = f"{tickets:,} tickets{sizes.data} again, {words}: time"

@@ -106,10 +106,14 @@ def _tickets(world: World) -> Iterator[str]:
 
 
 def _fields(path: Path) -> list[str]:
-    """What each row of a CSV file adds to a ticket, in JSON."""
+    """What each row of a CSV file in UTF-8 adds to a ticket, in JSON.
+
+    Raises:
+        ValueError: it holds no rows, or is not UTF-8.
+    """
     opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8", newline="") as file:
-        rows = [{f"cf_{name}": value for name, value in row.items()} for row in csv.DictReader(file)]
+    with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+        rows = [{f"cf_data_{name}": value for name, value in row.items()} for row in csv.DictReader(file)]
     if not rows:
         raise ValueError(f"{path} holds no rows")
     return [f",{json.dumps(row, ensure_ascii=False)[1:-1]}" for row in rows]

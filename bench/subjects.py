@@ -28,6 +28,7 @@ from bench.records import NAME
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
+    from sqlalchemy import Engine
 
 Figures = dict[str, Any]
 # By step, when it began and ended, in seconds since 1970.
@@ -45,7 +46,8 @@ PLAIN = {"id", "subject", "description", "tags", *TIMES}
 
 def pipeline(first: str, last: str, entities: str, patience: str = "") -> Figures:
     """Days of the connection through Dagster, everything on; `seconds` from the first step to the last of
-    its own, which `ended` then (seconds since 1970): models and report are shown beside.
+    its own, which `ended` then (seconds since 1970): models and report are shown beside. `rows` are those
+    that the tables have afterwards.
 
     Args:
         patience: seconds that dbt may take before it is ended, and the run with it. Where they are given,
@@ -71,7 +73,16 @@ def pipeline(first: str, last: str, entities: str, patience: str = "") -> Figure
     if not outcome.success and not given_up:
         raise RuntimeError(f"the run failed: {outcome.failures}")
     figures = _own(_steps(dg.DagsterInstance.get(), outcome.run_id))
+    figures |= {"rows": _loaded(workspace.database.engine, entities.split(","))}
     return figures | {"given_up": given_up} if patience else figures
+
+
+def _loaded(engine: "Engine", entities: list[str]) -> int:
+    """How many rows the tables of these entities have."""
+    with engine.connect() as connection:
+        return sum(
+            connection.exec_driver_sql(f"select count(*) from desk.{each}").scalar_one() for each in entities
+        )
 
 
 class _Guard:
@@ -225,8 +236,10 @@ def least(url: str, database: str, work: str) -> Figures:
     many cores' work all cores do `together`."""
     from bench.parts import cores_together, measured
 
+    # First: what Postgres still does with the rows afterwards is none of them.
+    together = cores_together()
     rows, parts = measured(lambda: _bodies(url), database, Path(work))
-    return {"rows": rows, "parts": parts.seconds, "together": cores_together()}
+    return {"rows": rows, "parts": parts.seconds, "together": together}
 
 
 def connected() -> Figures:

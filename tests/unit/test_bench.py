@@ -56,10 +56,10 @@ def test_in_a_changed_world_the_first_of_every_hundred_has_another_version(tmp_p
 
 def test_tickets_have_the_fields_of_another_data_set_in_turn(tmp_path):
     path = tmp_path / "rows.csv"
-    path.write_text('symptom,room\n"no ""link""",12\nstill none,\n', encoding="utf-8")
+    path.write_text('symptom,room\n"no ""link""",12\nstill none,\n', encoding="utf-8-sig")
     render(World(3, 30, rows=path), tmp_path / "world")
     (page,) = served(tmp_path / "world", "tickets")
-    assert [(each["cf_symptom"], each["cf_room"]) for each in page.records] == [
+    assert [(each["cf_data_symptom"], each["cf_data_room"]) for each in page.records] == [
         ('no "link"', "12"),
         ("still none", ""),
         ('no "link"', "12"),
