@@ -18,11 +18,14 @@ from typing import IO
 
 import pyarrow as pa
 
-# What an interpreter may need; everything else in the environment is none of its business.
-_INHERITED = re.compile(r"PATH|LD_LIBRARY_PATH|LANG|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|PYTHON\w*")
+# What an interpreter may need; everything else in the environment is none of its business. Great Expectations
+# reads its own docstrings, which an optimised one leaves out.
+_INHERITED = re.compile(r"PATH|LD_LIBRARY_PATH|LANG|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|PYTHON(?!OPTIMIZE)\w*")
 _LENGTH = struct.Struct("!Q")
 # Room is made for all that is asked of a pipe, however little is in it.
 _PIECE = 1_048_576
+# Seconds in which one that has closed its pipes ends by itself, with a status that says why.
+_TO_END = 5.0
 
 
 class WorkerEnded(RuntimeError):
@@ -122,6 +125,8 @@ class Worker:
             patience.cancel()
 
     def _ended(self) -> WorkerEnded:
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(_TO_END)
         self.process.kill()
         return WorkerEnded(f"it ended with status {self.process.wait()} before it had answered")
 

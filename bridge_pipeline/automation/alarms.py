@@ -1,6 +1,8 @@
 """Alarms of Dagster's runs: what failed in them, as the library tells it."""
 
+from collections.abc import Iterator
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -8,8 +10,13 @@ from assets.partitions import scope_of
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.steps.announce import Failure, tell_failed_run
 
+if TYPE_CHECKING:
+    from dagster_shared.error import SerializableErrorInfo
+
 # A blocking check ends its step with this; the ledger's verdict is told by `steps.check`.
 _BLOCKED = "DagsterAssetCheckFailedError"
+# How the message of an error of the library begins: with its class.
+_OWN = "bridge_pipeline."
 
 
 def tell_failed(workspace: Workspace, instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
@@ -28,9 +35,20 @@ def _failures(instance: dg.DagsterInstance, run_id: str) -> list[Failure]:
     found = []
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
         event = entry.get_dagster_event()
-        error = event.step_failure_data.error
-        while error is not None and error.cause is not None:
-            error = error.cause
+        error = told_of(event.step_failure_data.error)
         message, kind = (error.message, error.cls_name or "failed") if error else ("", "failed")
         found.append(Failure(event.step_key or "step", message, kind))
     return found
+
+
+def told_of(error: "SerializableErrorInfo | None") -> "SerializableErrorInfo | None":
+    """The error to tell of: the first one of the library's own, which says what was tried and what to do;
+    without such a one that which caused all others."""
+    chain = list(_chain(error))
+    return next((each for each in chain if each.message.startswith(_OWN)), chain[-1] if chain else None)
+
+
+def _chain(error: "SerializableErrorInfo | None") -> "Iterator[SerializableErrorInfo]":
+    while error is not None:
+        yield error
+        error = error.cause

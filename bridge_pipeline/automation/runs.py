@@ -9,7 +9,7 @@ from dagster._core.execution.backfill import BulkActionStatus
 
 from assets.partitions import connection_days
 from bridge_pipeline import naming
-from bridge_pipeline.automation.alarms import tell_failed
+from bridge_pipeline.automation.alarms import tell_failed, told_of
 from bridge_pipeline.automation.jobs import DAILY_JOB, keys_for, range_tags
 from bridge_pipeline.automation.launcher import (
     PROCESS_TAG,
@@ -156,9 +156,7 @@ def _failures(result: dg.ExecuteInProcessResult) -> tuple[str, ...]:
     lines = []
     for event in result.all_events:
         if event.is_step_failure:
-            error = event.step_failure_data.error
-            while error is not None and error.cause is not None:
-                error = error.cause
+            error = told_of(event.step_failure_data.error)
             lines.append(f"{event.step_key}: {error.message.strip() if error else 'failed'}")
     return tuple(lines)
 

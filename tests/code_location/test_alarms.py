@@ -2,16 +2,21 @@
 
 import json
 import os
+import sys
+from itertools import pairwise
 
 import dagster as dg
 import pytest
+from dagster._utils.error import SerializableErrorInfo, serializable_error_info_from_exc_info
 
 from bridge_pipeline.automation import runs as automation
+from bridge_pipeline.automation.alarms import told_of
 from bridge_pipeline.automation.jobs import DAILY_JOB, range_tags
 from bridge_pipeline.automation.runs import prepare_instance
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.definitions import defs
 from bridge_pipeline.steps.tenants import apply_tenants, parse_tenants
+from bridge_pipeline.workers import WorkerEnded
 from tests.integration.desk import Answer, Desk, ticket
 from tests.integration.flow import NAME, rows
 from tests.integration.post import post_office
@@ -116,3 +121,28 @@ def test_runs_of_the_command_line_are_told_too(told, desk: Desk, monkeypatch):
     prepare_instance(told)
     assert [message[0] for message in messages(told)] == ["failed", "failed"]
     assert "The process that executed it ended." in messages(told)[1][1]
+
+
+def chain(*errors: Exception) -> SerializableErrorInfo:
+    """Errors as Dagster keeps them, each the cause of the one before."""
+    for error, cause in pairwise(errors):
+        error.__cause__ = cause
+    try:
+        raise errors[0]
+    except Exception:
+        return serializable_error_info_from_exc_info(sys.exc_info())
+
+
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [
+        ((RuntimeError("step"), WorkerEnded("lost; run it again"), WorkerEnded("ended"), EOFError()), "lost"),
+        ((RuntimeError("step"), KeyError("around"), OSError("no space")), "no space"),
+        ((RuntimeError("step"),), "step"),
+    ],
+)
+def test_of_a_chain_of_errors_that_is_told_which_says_what_to_do(errors, told):
+    found = told_of(chain(*errors))
+    assert found is not None
+    assert told in found.message
+    assert told_of(None) is None

@@ -14,6 +14,10 @@ from bridge_pipeline.workers import Worker, WorkerEnded
 MODULE = "tests.unit.test_workers"
 # A question that is answered by two frames at once.
 TWICE = b"twice"
+# One after which it ends, and takes its time for that.
+LEAVE = b"leave"
+# One that is answered by the docstring of a module.
+DOCUMENTED = b"documented"
 
 
 @pytest.fixture
@@ -47,6 +51,22 @@ def test_a_worker_that_ended_is_told_with_its_status(worker):
     assert worker.answering
     with pytest.raises(WorkerEnded, match="status -9"):
         worker.send(b"a" * 1_000_000)
+
+
+def test_a_worker_that_ends_by_itself_is_told_with_its_own_status(worker):
+    worker.send(LEAVE)
+    with pytest.raises(WorkerEnded, match="status 7"):
+        worker.receive()
+
+
+def test_a_worker_keeps_its_docstrings_whatever_the_environment_says(monkeypatch):
+    """Great Expectations reads its own."""
+    monkeypatch.setenv("PYTHONOPTIMIZE", "2")
+    worker = Worker(MODULE, "beside", patience=60)
+    worker.send(DOCUMENTED)
+    assert workers.__doc__
+    assert worker.receive().decode() == f"beside: {workers.__doc__}"
+    worker.end()
 
 
 def test_a_worker_that_was_ended_takes_and_gives_nothing(worker):
@@ -88,6 +108,11 @@ def main() -> None:
     sys.stdout.write("another line\n")
     while True:
         question, frames = workers.read_frame(asked), io.BytesIO()
+        if question == DOCUMENTED:
+            question = (workers.__doc__ or "").encode()[::-1]
+        if question == LEAVE:
+            answers.close()
+            sys.exit(7 + 0 * sum(range(3_000_000)))
         for _ in range(2 if question == TWICE else 1):
             workers.write_frame(frames, f"{name}: ".encode() + question[::-1])
         answers.write(frames.getvalue())
