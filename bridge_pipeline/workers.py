@@ -82,7 +82,7 @@ class Worker:
             with self._patiently():
                 write_frame(self.questions, *parts)
         except (OSError, RuntimeError, ValueError) as error:
-            raise self._ended() from error
+            raise self._ended(error) from error
 
     def receive(self) -> bytes:
         """The next frame.
@@ -94,7 +94,7 @@ class Worker:
             with self._patiently():
                 return read_frame(self.answers)
         except (OSError, EOFError, RuntimeError, ValueError) as error:
-            raise self._ended() from error
+            raise self._ended(error) from error
 
     @property
     def answering(self) -> bool:
@@ -124,9 +124,10 @@ class Worker:
         finally:
             patience.cancel()
 
-    def _ended(self) -> WorkerEnded:
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(_TO_END)
+    def _ended(self, error: Exception) -> WorkerEnded:
+        if isinstance(error, EOFError | BrokenPipeError):
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(_TO_END)
         self.process.kill()
         return WorkerEnded(f"it ended with status {self.process.wait()} before it had answered")
 

@@ -134,15 +134,15 @@ def chain(*errors: Exception) -> SerializableErrorInfo:
 
 
 @pytest.mark.parametrize(
-    ("errors", "told"),
+    ("errors", "words"),
     [
         ((RuntimeError("step"), WorkerEnded("lost; run it again"), WorkerEnded("ended"), EOFError()), "lost"),
         ((RuntimeError("step"), KeyError("around"), OSError("no space")), "no space"),
         ((RuntimeError("step"),), "step"),
     ],
 )
-def test_of_a_chain_of_errors_that_is_told_which_says_what_to_do(errors, told):
+def test_of_a_chain_of_errors_that_is_told_which_says_what_to_do(errors, words):
     found = told_of(chain(*errors))
     assert found is not None
-    assert told in found.message
+    assert words in found.message
     assert told_of(None) is None

@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -57,6 +58,17 @@ def test_a_worker_that_ends_by_itself_is_told_with_its_own_status(worker):
     worker.send(LEAVE)
     with pytest.raises(WorkerEnded, match="status 7"):
         worker.receive()
+
+
+def test_a_worker_that_nobody_can_watch_is_given_up_at_once(worker, monkeypatch):
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    # It lives: whoever waited for its end would wait for ever.
+    monkeypatch.setattr(workers, "_TO_END", None)
+    with pytest.raises(WorkerEnded, match="status -9"):
+        worker.send(b"ab")
 
 
 def test_a_worker_keeps_its_docstrings_whatever_the_environment_says(monkeypatch):
