@@ -145,9 +145,10 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, home: Path) -> Path:
         path = home.expanduser().absolute()
-        # dlt takes one in the path of its files for a place to fill in.
-        if "%" in str(path):
-            raise ValueError(f"{path} has a % in it; choose a folder without one")
+        # dlt takes one in the path of its files, to which it follows links, for a place to fill in.
+        for each in (path, path.resolve()):
+            if "%" in str(each):
+                raise ValueError(f"{each} has a % in it; choose a folder without one")
         return path
 
 

@@ -24,13 +24,23 @@ _OF_RESULTS = (
     dg.DagsterEventType.ASSET_CHECK_EVALUATION,
 )
 
+# Seconds after which Postgres ends the transaction of a process that has been stopped amid it.
+_STOPPED = 30
+# Waits until nobody else stores events, and lets nobody before this transaction ends. An event has its number
+# before it is seen, and whoever reads on after the last number, as Dagster does for its sensors and for its
+# summary of an asset's partitions, would never see one that came late with a lower one.
+TURN = sa.text(f"""
+    select set_config('idle_in_transaction_session_timeout', '{_STOPPED}s', true),
+        pg_advisory_xact_lock(hashtextextended('events', 0))
+""")
+
 
 class TransactionalEventLog(PostgresEventLogStorage):
     """Dagster's event log in Postgres: an event, or a batch of them, is one transaction.
 
     By itself every event is one to five statements, each durable before the next, and a batch of them is no
     more than that unless it tells of materialisations alone; one statement notifies whoever listened in older
-    versions. The events of an asset are seen in the order of their numbers.
+    versions. Events are seen in the order of their numbers.
     """
 
     # What waits to be stored together, if anything does.
@@ -73,8 +83,7 @@ class TransactionalEventLog(PostgresEventLogStorage):
         rows = [self._event_to_row(event) for event in events]
         log = SqlEventLogStorageTable
         with self._one_transaction() as connection:
-            if keys := {row["asset_key"] for row in rows} - {None}:
-                connection.execute(turn(keys))
+            connection.execute(TURN)
             ids = connection.execute(log.insert().values(rows).returning(log.c.id)).scalars().all()
             stored = list(zip(ids, events, strict=True))
             self._store_assets(connection, stored)
@@ -117,7 +126,7 @@ class TransactionalEventLog(PostgresEventLogStorage):
             (entry.dagster_event_type, entry.get_dagster_event().asset_key): (entry, number)
             for number, entry in of_assets
         }
-        for entry, number in newest.values():
+        for entry, number in sorted(newest.values(), key=lambda each: each[1]):
             self._store_asset_event(connection, entry, number)
 
     def _store_checks(self, connection: sa.Connection, events: "Sequence[_CheckEvent]") -> None:
@@ -137,22 +146,6 @@ class TransactionalEventLog(PostgresEventLogStorage):
         of_a_part = [each for each in planned if each.said.partitions_subset is not None]
         for each in (*of_a_part, *(each for each in judged if found[_about(each)] != 1)):
             self.store_asset_check_event(each.entry, each.number)
-
-
-def turn(assets: Iterable[str]) -> sa.Select[Any]:
-    """Waits until nobody else stores events of these assets, and lets nobody before this transaction ends.
-
-    Otherwise the events of an asset could be seen in another order than that of their numbers, and whoever
-    reads on after the last, as Dagster does for its summary of an asset's partitions, would never see those
-    that came late. In one order for all, so that no two wait for each other. Not by the rows of the assets:
-    of an asset that nothing was stored of there is none.
-
-    Args:
-        assets: their keys, as they stand in Dagster's tables.
-    """
-    asset = sa.func.unnest(sa.cast(sorted(assets), sa.ARRAY(sa.Text))).column_valued("asset")
-    name = sa.func.concat("events of ", asset)
-    return sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0)).label("taken"))
 
 
 @dataclass(frozen=True)

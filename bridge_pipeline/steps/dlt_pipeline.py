@@ -85,7 +85,8 @@ def write_parquet(entity: str, tables: Tables, folder: Path, work: Path) -> None
             extracted = pipeline.extract(connection_source({entity: tables}))
     except PipelineStepFailed as failure:
         # dlt wraps what the tables raised; the caller is to see that itself.
-        raise _cause(failure) from None
+        raised = _raised_within(failure)
+        raise raised from raised.__cause__
     folder.mkdir(parents=True)
     for package in extracted.load_packages:
         for job in package.jobs["new_jobs"]:
@@ -119,7 +120,8 @@ def _settle_dlt() -> None:
     Container()[PluggableRunContext] = PluggableRunContext(_Alone(None))
 
 
-def _cause(failure: BaseException) -> BaseException:
-    while failure.__cause__ is not None:
+def _raised_within(failure: BaseException) -> BaseException:
+    """What dlt's errors come from; another one that this came from stays its cause."""
+    while type(failure).__module__.startswith("dlt.") and failure.__cause__ is not None:
         failure = failure.__cause__
     return failure

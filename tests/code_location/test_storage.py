@@ -16,15 +16,17 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData,
 )
 from dagster._core.errors import DagsterInvariantViolationError
-from dagster._core.events import DagsterEvent
+from dagster._core.events import AssetObservationData, DagsterEvent, StepMaterializationData
 from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster_postgres import PostgresEventLogStorage
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
+from bridge_pipeline.automation import storing
 from bridge_pipeline.automation.runs import prepare_instance
 from resources.storage import events_together, storage_kept
 
+ROWS = dg.AssetKey("rows")
 DAYS = dg.StaticPartitionsDefinition(["a", "b", "c"])
 SPECS = [dg.AssetCheckSpec(name, asset="rows") for name in ("many", "few")]
 TABLES = ("event_logs", "asset_keys", "asset_event_tags", "asset_check_executions")
@@ -57,6 +59,19 @@ def checks(together: bool) -> dg.AssetChecksDefinition:
                 )
 
     return checked
+
+
+def of_run(run_id: str) -> dg.EventLogEntry:
+    """That a run has failed."""
+    event = DagsterEvent(dg.DagsterEventType.RUN_FAILURE.value, "job")
+    return dg.EventLogEntry(None, "error", "", run_id, 0.0, dagster_event=event, job_name="job")
+
+
+def materialised(timestamp: float) -> dg.EventLogEntry:
+    """That the rows were made."""
+    said = StepMaterializationData(dg.AssetMaterialization(ROWS))
+    event = DagsterEvent(dg.DagsterEventType.ASSET_MATERIALIZATION.value, "job", event_specific_data=said)
+    return dg.EventLogEntry(None, "debug", "", "run", timestamp, dagster_event=event, job_name="job")
 
 
 @pytest.fixture
@@ -206,7 +221,10 @@ def test_nobody_else_sees_an_event_before_it_is_stored_whole(instance, monkeypat
     store_assets = storage._store_assets
 
     def look() -> None:
-        seen.append(len(instance.all_logs("other")))
+        # By both of the storage's ways to ask.
+        with storage.index_connection() as connection:
+            by_index = connection.scalar(sa.text("select count(*) from event_logs where run_id = 'other'"))
+        seen.append((len(instance.all_logs("other")), by_index))
 
     def meanwhile(*arguments: Any) -> None:
         store_assets(*arguments)
@@ -217,7 +235,89 @@ def test_nobody_else_sees_an_event_before_it_is_stored_whole(instance, monkeypat
     monkeypatch.setattr(storage, "_store_assets", meanwhile)
     storage.store_event_batch([planned, judged])
     look()
-    assert seen == [0, 2]
+    assert seen == [(0, 0), (2, 2)]
+
+
+@pytest.mark.parametrize("kept", [storage_kept, nullcontext])
+@pytest.mark.parametrize("entry", [of_run("one"), materialised(1.0)])
+def test_an_event_has_no_number_before_its_turn(instance, kept, entry):
+    """Or it would be seen after those that had their turn before, with a lower one."""
+    newest = sa.text("select last_value from event_logs_id_seq")
+    waiting = sa.text("""
+        select true from pg_locks join pg_database on pg_database.oid = database
+        where datname = current_database() and locktype = 'advisory' and not granted
+    """)
+    with dg.DagsterInstance.from_ref(instance.get_ref()) as other, kept(other):
+        beside = threading.Thread(target=other.event_log_storage.store_event, args=[entry])
+        with instance.event_log_storage.index_transaction() as connection:
+            connection.execute(storing.TURN)
+            before = connection.scalar(newest)
+            beside.start()
+            while not connection.scalar(waiting):
+                assert beside.is_alive()
+            assert connection.scalar(newest) == before
+        beside.join()
+
+
+def test_whoever_reads_on_after_the_last_failed_run_passes_none_over(instance, monkeypatch):
+    storage = instance.event_log_storage
+    with dg.DagsterInstance.from_ref(instance.get_ref()) as other:
+
+        def elsewhere() -> None:
+            other.event_log_storage.store_event(of_run("two"))
+            read.extend(failures(other, 0))
+
+        read, beside = [], threading.Thread(target=elsewhere)
+        store_assets = storage._store_assets
+
+        def meanwhile(*arguments: Any) -> None:
+            store_assets(*arguments)
+            beside.start()
+            beside.join(1)
+
+        monkeypatch.setattr(storage, "_store_assets", meanwhile)
+        storage.store_event(of_run("one"))
+        beside.join()
+    read += failures(instance, max(each.storage_id for each in read))
+    assert {each.event_log_entry.run_id for each in read} == {"one", "two"}
+
+
+def test_one_that_is_stopped_while_it_stores_events_does_not_hold_up_the_others(instance, monkeypatch):
+    soon = str(storing.TURN).replace(f"{storing._STOPPED}s", "200ms")
+    # Nor is this test held up for ever.
+    soon = soon.replace("select", "select set_config('lock_timeout', '20s', true),", 1)
+    monkeypatch.setattr(storing, "TURN", sa.text(soon))
+    storage = instance.event_log_storage
+
+    def stopped() -> None:
+        with storage.index_transaction() as connection:
+            connection.execute(storing.TURN)
+            storage.store_event(of_run("one"))
+
+    with pytest.raises(OperationalError):
+        stopped()
+    assert len(failures(instance, 0)) == 1
+
+
+def failures(instance: dg.DagsterInstance, after: int) -> list[dg.EventLogRecord]:
+    """The failed runs after a number, as a sensor reads them."""
+    wanted = dg.RunStatusChangeRecordsFilter(dg.DagsterEventType.RUN_FAILURE, after_storage_id=after)
+    return list(instance.fetch_run_status_changes(wanted, limit=10).records)
+
+
+def test_of_many_events_of_an_asset_the_last_is_the_newest_whatever_came_between(instance, plain):
+    observed = DagsterEvent(
+        "ASSET_OBSERVATION", "job", event_specific_data=AssetObservationData(dg.AssetObservation(ROWS))
+    )
+    between = dg.EventLogEntry(None, "debug", "", "run", 2.0, dagster_event=observed, job_name="job")
+    batch, told = [materialised(1.0), between, materialised(3.0)], []
+    for each in (plain, instance):
+        each.event_log_storage.store_event_batch(batch)
+        with each.event_log_storage.index_connection() as connection:
+            newest = sa.text("select last_run_id, last_materialization_timestamp from asset_keys")
+            told.append(connection.execute(newest).one())
+            connection.execute(sa.text("truncate asset_keys"))
+    assert told[0] == told[1]
 
 
 def test_no_events_are_none(instance):
@@ -255,7 +355,7 @@ def test_a_batch_takes_as_many_statements_however_many_checks_it_tells_of(instan
     assert (len(one), len(two)) == (2, 4)
     with storage_kept(instance):
         taken = [statements(instance, batch) for batch in (one, two)]
-    assert len(taken[0]) == len(taken[1]) == 3
+    assert len(taken[0]) == len(taken[1]) == 4
     assert len(stored(instance, "two")["asset_check_executions"]) == 2
 
 

@@ -4,14 +4,12 @@ import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from datetime import date, timedelta
 from typing import Any
 from uuid import uuid4
 
 import dagster as dg
 import pytest
-import sqlalchemy as sa
 from dagster._core.definitions.partitions.definition import multi
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 from dagster._core.loader import LoadingContextForTest
@@ -24,7 +22,6 @@ from bridge_pipeline import naming
 from bridge_pipeline.automation.dimensions import by_dimension
 from bridge_pipeline.automation.runs import prepare_instance
 from bridge_pipeline.automation.storage import EventLog
-from bridge_pipeline.automation.storing import turn
 from resources.storage import storage_kept
 
 DAY = date(2024, 1, 1)
@@ -228,26 +225,6 @@ def test_a_run_launched_while_an_event_is_stored_lets_no_summary_leave_it_out(in
         launched.join()
         read.join()
     assert subsets(summary(instance)) == [{FIRST, SECOND}, set(), {FIRST}]
-
-
-@pytest.mark.parametrize("kept", [storage_kept, nullcontext])
-def test_an_event_of_an_asset_has_no_number_before_its_turn(instance, kept):
-    """Or it would be seen after those that had their turn before, with a lower one."""
-    newest = sa.text("select last_value from event_logs_id_seq")
-    waiting = sa.text("""
-        select true from pg_locks join pg_database on pg_database.oid = database
-        where datname = current_database() and locktype = 'advisory' and not granted
-    """)
-    with dg.DagsterInstance.from_ref(instance.get_ref()) as other, kept(other):
-        beside = threading.Thread(target=other.event_log_storage.store_event, args=[planned(KEY)])
-        with instance.event_log_storage.index_transaction() as connection:
-            connection.execute(turn([KEY.to_string()]))
-            before = connection.scalar(newest)
-            beside.start()
-            while not connection.scalar(waiting):
-                assert beside.is_alive()
-            assert connection.scalar(newest) == before
-        beside.join()
 
 
 @pytest.mark.parametrize("known", [(KEY, OTHER), ()])

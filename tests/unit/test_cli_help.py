@@ -154,6 +154,15 @@ def test_a_setting_that_cannot_be_is_named(name, value, capsys, monkeypatch):
     assert name in err
 
 
+def test_a_home_that_leads_to_one_that_cannot_be_is_none(capsys, monkeypatch, tmp_path):
+    (tmp_path / "100%safe").mkdir()
+    (tmp_path / "home").symlink_to(tmp_path / "100%safe")
+    monkeypatch.setenv("BRIDGE_HOME", str(tmp_path / "home"))
+    code, _, err = run(capsys, "status")
+    assert code == 2
+    assert "100%safe has a % in it" in " ".join(err.split())
+
+
 def test_an_unreachable_database_is_told_without_its_password(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("BRIDGE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("BRIDGE_DATABASE_URL", "postgresql://ann:hunter2hunter2@127.0.0.1:1/bridge")

@@ -60,8 +60,9 @@ def test_what_makes_the_tables_fail_is_raised_as_it_is(tmp_path):
     def tables():
         columns = [pa.array([0]).cast(field.type) for field in SCHEMA]
         yield pa.Table.from_arrays(columns, schema=SCHEMA)
-        raise Cut("the answer was cut")
+        raise Cut("the answer was cut") from OSError("connection reset")
 
-    with pytest.raises(Cut, match="the answer was cut"):
+    with pytest.raises(Cut, match="the answer was cut") as raised:
         land("accounts", tables, tmp_path / "landing" / "7", tmp_path / "work")
+    assert isinstance(raised.value.__cause__, OSError)
     assert not list(tmp_path.rglob("*.parquet"))
