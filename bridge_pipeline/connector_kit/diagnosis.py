@@ -22,6 +22,7 @@ Problem = Literal[
     "tls_wrong_host",
     "tls_self_signed",
     "tls_unknown_authority",
+    "tls_certificate",
     "tls",
     "broken_answer",
     "proxy",
@@ -77,6 +78,8 @@ _ADVICE: dict[Problem, str] = {
     "SSL_CERT_FILE name a file with this one",
     "tls_unknown_authority": "the certificate's authority is not known here, as where a proxy looks into "
     "TLS: let SSL_CERT_FILE name a file with the authority's certificate",
+    "tls_certificate": "the server's certificate breaks the rules for certificates, as it says: whoever "
+    "runs it must have it made anew; from 3.13 on Python refuses what it let pass before",
     "tls": "no TLS could be agreed on: check that base_url has the port of https",
     "broken_answer": "the connection broke off before the answer was whole",
     "proxy": "a proxy asks for a login; none is used for sources, and it is in the way",
@@ -102,7 +105,7 @@ def problem_of(error: BaseException) -> Problem:
     """What an error of a connection comes from, by the errors that caused it."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return _CERTIFICATES.get(cause.verify_code, "tls")
+            return _CERTIFICATES.get(cause.verify_code, "tls_certificate")
         if isinstance(cause, ssl.SSLError):
             return "tls"
         if isinstance(cause, socket.gaierror | UnicodeError):

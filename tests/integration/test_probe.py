@@ -80,9 +80,23 @@ def serving(answer=lambda path: (200, {}, LIST), tls=None):
         thread.join()
 
 
-def made(subject, issuer=None, host="localhost", ends=NOW + timedelta(days=1)):
-    """A certificate and its key; signed by itself without an issuer."""
+UNHEARD_OF = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.55555.1"), b"\x05\x00")
+
+OTHER_USES = (
+    "content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "crl_sign",
+    "encipher_only", "decipher_only",
+)  # fmt: skip
+
+
+def made(subject, issuer=None, host="localhost", ends=NOW + timedelta(days=1), demands=()):
+    """A certificate and its key, with all that RFC 5280 asks for; signed by itself without an issuer.
+
+    Args:
+        demands: extensions that whoever accepts it must understand.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
+    signer = issuer[1] if issuer else key
+    uses = dict.fromkeys(OTHER_USES, False)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
     names = [x509.DNSName(host), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     builder = (
@@ -95,8 +109,17 @@ def made(subject, issuer=None, host="localhost", ends=NOW + timedelta(days=1)):
         .not_valid_after(ends)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+        .add_extension(
+            x509.KeyUsage(digital_signature=True, key_cert_sign=issuer is None, **uses), critical=True
+        )
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
+        )
     )
-    return builder.sign(issuer[1] if issuer else key, hashes.SHA256()), key
+    for extension in demands:
+        builder = builder.add_extension(extension, critical=True)
+    return builder.sign(signer, hashes.SHA256()), key
 
 
 def pem(certificate, key=None):
@@ -126,6 +149,7 @@ def told(workspace, address, **config):
         (True, {"host": "elsewhere.example"}, "tls_wrong_host"),
         (False, {}, "tls_unknown_authority"),
         (False, {"self_signed": True}, "tls_self_signed"),
+        (True, {"demands": [UNHEARD_OF]}, "tls_certificate"),
     ],
 )
 def test_certificates_are_told_apart(workspace, tmp_path, monkeypatch, trusted, made_for, problem):
