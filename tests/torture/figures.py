@@ -35,6 +35,7 @@ class Figures:
 
     Attributes:
         runs: how long the campaign was asked to be.
+        whole: whether it came to its end.
         wrong: what went wrong, each with what repeats it.
     """
 
@@ -42,6 +43,7 @@ class Figures:
     part: str
     seed: int = SEED
     runs: int = RUNS
+    whole: bool = False
     cases: int = 0
     seconds: float = 0.0
     facts: dict[str, int | float] = field(default_factory=dict)
@@ -68,6 +70,10 @@ def figures_of(campaign: str, part: str = "all") -> Iterator[Figures]:
     figures = Figures(campaign, part)
     try:
         yield figures
+        figures.whole = True
+    except BaseException as error:
+        figures.wrong.append(f"ended by {error!r}")
+        raise
     finally:
         figures.keep()
     told = "\n".join(figures.wrong)
