@@ -1,6 +1,7 @@
 """The command line: `python -m bench --only throughput --tickets 20000 --rounds 1`."""
 
 import argparse
+import csv
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ import psutil
 
 from bench.measurements import MEASUREMENTS, Row, Sizes
 from bench.page import rendered
+from bench.records import fields
 from bench.stage import stage
 
 _VERSIONS = ("dagster", "dlt", "great-expectations", "pyarrow", "orjson", "psycopg", "dbt-core")
@@ -27,9 +29,8 @@ def main() -> None:
     asked = _arguments()
     # So that the server and the source end with it.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    memory = _counts(asked.memory)
     sizes = Sizes(
-        _counts(asked.tickets), asked.days, asked.backfill_days, asked.small, (memory[0], memory[-1]),
+        _counts(asked.tickets), asked.days, asked.backfill_days, asked.small, _counts(asked.memory),
         asked.rounds, (asked.ui_connections, asked.ui_days), asked.dbt_seconds, asked.rows,
     )  # fmt: skip
     rows: dict[tuple[str, str, str], Row] = {}
@@ -56,21 +57,23 @@ def _arguments() -> argparse.Namespace:
     named = ",".join(MEASUREMENTS)
     parser.add_argument("--only", default=named, help=f"which of {named}")
     parser.add_argument(
-        "--tickets", default="200000,1000000", help="sizes of throughput; the first of others"
+        "--tickets", type=_listed, default="200000,1000000", help="sizes of throughput; the first of others"
     )
-    parser.add_argument("--days", type=int, default=_USUAL.days, help="days over which they are spread")
-    parser.add_argument("--backfill-days", type=int, default=_USUAL.backfill_days)
-    parser.add_argument("--small", type=int, default=_USUAL.small, help="tickets of the small day")
-    parser.add_argument("--memory", default="100000,5000000", help="tickets of the two runs of memory")
+    parser.add_argument("--days", type=_count, default=_USUAL.days, help="days over which they are spread")
+    parser.add_argument("--backfill-days", type=_count, default=_USUAL.backfill_days)
+    parser.add_argument("--small", type=_count, default=_USUAL.small, help="tickets of the small day")
+    parser.add_argument(
+        "--memory", type=_listed, default="100000,5000000", help="tickets of the runs of memory: few and many"
+    )
     parser.add_argument(
         "--dbt-seconds", type=float, default=_USUAL.dbt_seconds,
         help="how long dbt may take in a run of memory before it is given up",
     )  # fmt: skip
-    parser.add_argument("--ui-connections", type=int, default=_USUAL.ui[0], help="of the UI's history")
-    parser.add_argument("--ui-days", type=int, default=_USUAL.ui[1], help="partitions of each of them")
-    parser.add_argument("--rounds", type=int, default=_USUAL.rounds)
+    parser.add_argument("--ui-connections", type=_count, default=_USUAL.ui[0], help="of the UI's history")
+    parser.add_argument("--ui-days", type=_count, default=_USUAL.ui[1], help="partitions of each of them")
+    parser.add_argument("--rounds", type=_count, default=_USUAL.rounds)
     parser.add_argument(
-        "--rows", type=Path,
+        "--rows", type=_rows,
         help="a CSV file, .gz or not: each ticket has the fields of one of its rows as well, in turn",
     )  # fmt: skip
     parser.add_argument("--folder", type=Path, help="where to work; it needs 1 KB per ticket several times")
@@ -83,8 +86,30 @@ def _arguments() -> argparse.Namespace:
     return asked
 
 
+def _count(text: str) -> int:
+    """A number of at least one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
+    return int(text)
+
+
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    return tuple(_count(part) for part in text.split(","))
+
+
+def _listed(text: str) -> str:
+    """Numbers of at least one with commas between them, as they were typed."""
+    _counts(text)
+    return text
+
+
+def _rows(text: str) -> Path:
+    """A file that tickets can have their fields from; looked into before hours are spent."""
+    try:
+        fields(Path(text))
+    except (OSError, EOFError, ValueError, csv.Error) as error:
+        raise argparse.ArgumentTypeError(f"{text} cannot be used: {error}") from None
+    return Path(text)
 
 
 def _command(asked: argparse.Namespace) -> str:

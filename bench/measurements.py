@@ -4,6 +4,7 @@ The subjects of a measurement take turns, so that whatever else the machine does
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from bench.records import FIRST_DAY, NAME, World
 from bench.stage import Stage
 
 Samples = dict[str, list[dict[str, Any]]]
+_NOT_PLAIN = re.compile(r"[^\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Sizes:
     days: int = 30
     backfill_days: int = 365
     small: int = 1_000
-    memory: tuple[int, int] = (100_000, 5_000_000)
+    memory: tuple[int, ...] = (100_000, 5_000_000)
     rounds: int = 5
     ui: tuple[int, int] = (50, 1_500)
     dbt_seconds: float = 1_800.0
@@ -38,8 +40,8 @@ class Sizes:
 
     @property
     def data(self) -> str:
-        """Names another data set, after how many tickets there are."""
-        return f" with the rows of {self.rows.name}" if self.rows else ""
+        """Names another data set, after how many tickets there are, as a cell of the page may."""
+        return f" with the rows of {_NOT_PLAIN.sub('_', self.rows.name)}" if self.rows else ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def throughput(stage: Stage, sizes: Sizes) -> Iterable[Row]:
             with stage.home() as home:
                 stage.run("library", *_span(world), "accounts,users", variables=home)
                 figures = stage.run("pipeline", *_span(world), "tickets", variables=home)
-                samples["bridge"].append(_whole(figures, tickets))
+                samples["bridge"].append(_whole(figures, tickets, tickets))
             with stage.database() as database, tempfile.TemporaryDirectory(dir=stage.root) as work:
                 samples["dlt"].append(_whole(stage.run("plain_dlt", stage.url, database, work), tickets))
             with stage.database() as database:
@@ -132,10 +134,14 @@ def rerun(stage: Stage, sizes: Sizes) -> Iterable[Row]:
             stage.show(worlds[0])
             # Or the first run would look for its parents one by one.
             stage.run("library", *_span(worlds[0]), "accounts,users", variables=home)
-            for name, world in (("first", worlds[0]), ("unchanged", worlds[0]), ("changed", worlds[1])):
+            for name, world, loaded in (
+                ("first", worlds[0], tickets),
+                ("unchanged", worlds[0], 0),
+                ("changed", worlds[1], worlds[1].changed),
+            ):
                 stage.show(world)
                 figures = stage.run("pipeline", *_span(world), "tickets", variables=home)
-                samples[name].append(_whole(figures, tickets))
+                samples[name].append(_whole(figures, tickets, loaded))
     shown = {f"{name}, s": _median(found, "seconds") for name, found in samples.items()}
     for name, words, bound in (("unchanged", "nothing changed", 0.25), ("changed", "1 % changed", 0.3)):
         subject = f"{tickets:,} tickets{sizes.data} again, {words}: time"
@@ -152,7 +158,8 @@ def backfill(stage: Stage, sizes: Sizes) -> Iterable[Row]:
         for name, subject in (("backfill", "pipeline"), ("extraction", "library")):
             with stage.home() as home:
                 stage.run("library", *_span(world), "accounts,users", variables=home)
-                samples[name].append(stage.run(subject, *_span(world), "tickets", variables=home))
+                figures = stage.run(subject, *_span(world), "tickets", variables=home)
+                samples[name].append(_whole(figures, world.tickets))
     shown = {f"{name}, s": _median(found, "seconds") for name, found in samples.items()}
     value = shown["backfill, s"] / shown["extraction, s"]
     subject = f"backfill of {world.days} days, {world.tickets:,} tickets{sizes.data}: time"
@@ -170,7 +177,8 @@ def small_day(stage: Stage, sizes: Sizes) -> Iterable[Row]:
     for _ in range(sizes.rounds):
         with stage.home() as home:
             day = stage.command("run", NAME, "--from", first, "--to", last, variables=home)
-            day |= {"steps": stage.run("lasted", day["run_id"], variables=home)["steps"]}
+            told = _whole(stage.run("lasted", day["run_id"], variables=home), sizes.small, sizes.small)
+            day |= {"steps": told["steps"]}
             models = day["steps"].get("models", 0.0)
             samples["day"].append(day | {"without_dbt": day["wall"] - models})
             steps = len(day["steps"]) - ("models" in day["steps"])
@@ -215,6 +223,7 @@ def memory(stage: Stage, sizes: Sizes) -> Iterable[Row]:
             for said in stage.told("pipeline", *_span(world), "tickets", sizes.dbt_seconds, variables=home):
                 found[tickets] = said
                 yield from _held(found, sizes)
+            _whole(found[tickets], tickets, tickets)
 
 
 def _held(found: dict[int, dict[str, Any]], sizes: Sizes) -> Iterable[Row]:
@@ -288,9 +297,12 @@ def _span(world: World) -> tuple[str, str]:
     return FIRST_DAY.isoformat(), world.last_day.isoformat()
 
 
-def _whole(figures: dict[str, Any], tickets: int) -> dict[str, Any]:
+def _whole(figures: dict[str, Any], tickets: int, loaded: int | None = None) -> dict[str, Any]:
+    """What a subject says of itself, where it has brought all rows, and loaded as many as are new to it."""
     if figures["rows"] != tickets:
         raise RuntimeError(f"{figures['rows']} of {tickets} rows arrived")
+    if loaded not in (None, figures.get("loaded")):
+        raise RuntimeError(f"{figures['loaded']} rows were loaded where {loaded} are new or have changed")
     return figures
 
 

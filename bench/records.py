@@ -49,6 +49,11 @@ class World:
         return "-".join(Path(str(value)).name for value in vars(self).values())
 
     @property
+    def changed(self) -> int:
+        """How many tickets have changed since the world with 0."""
+        return -(-self.tickets // self.changed_every) if self.changed_every else 0
+
+    @property
     def last_day(self) -> date:
         """The last day on which a ticket changed."""
         return FIRST_DAY + timedelta(days=self.days - 1)
@@ -99,16 +104,17 @@ def _tickets(world: World) -> Iterator[str]:
     begin = datetime(FIRST_DAY.year, FIRST_DAY.month, FIRST_DAY.day, tzinfo=UTC)
     # An hour is left at the end of the span, for changes.
     step = (timedelta(days=world.days) - timedelta(hours=1)) / max(world.tickets, 1)
-    more = cycle(_fields(world.rows) if world.rows else [""])
-    for number, fields in zip(_ids(world.tickets), more, strict=False):
+    more = cycle(fields(world.rows) if world.rows else [""])
+    for number, own in zip(_ids(world.tickets), more, strict=False):
         changed = bool(world.changed_every) and number % world.changed_every == 1 % world.changed_every
-        yield _ticket(number, begin + step * (number - 1), changed, world, fields)
+        yield _ticket(number, begin + step * (number - 1), changed, world, own)
 
 
-def _fields(path: Path) -> list[str]:
+def fields(path: Path) -> list[str]:
     """What each row of a CSV file in UTF-8 adds to a ticket, in JSON.
 
     Raises:
+        OSError: it cannot be read.
         ValueError: it holds no rows, or is not UTF-8.
     """
     opened = gzip.open if path.suffix == ".gz" else open

@@ -47,7 +47,7 @@ PLAIN = {"id", "subject", "description", "tags", *TIMES}
 def pipeline(first: str, last: str, entities: str, patience: str = "") -> Figures:
     """Days of the connection through Dagster, everything on; `seconds` from the first step to the last of
     its own, which `ended` then (seconds since 1970): models and report are shown beside. `rows` are those
-    that the tables have afterwards.
+    that the tables have afterwards, `loaded` those of them that are new or have changed.
 
     Args:
         patience: seconds that dbt may take before it is ended, and the run with it. Where they are given,
@@ -73,16 +73,21 @@ def pipeline(first: str, last: str, entities: str, patience: str = "") -> Figure
     if not outcome.success and not given_up:
         raise RuntimeError(f"the run failed: {outcome.failures}")
     figures = _own(_steps(dg.DagsterInstance.get(), outcome.run_id))
-    figures |= {"rows": _loaded(workspace.database.engine, entities.split(","))}
+    figures |= _came_to(workspace.database.engine, outcome.run_id, entities.split(","))
     return figures | {"given_up": given_up} if patience else figures
 
 
-def _loaded(engine: "Engine", entities: list[str]) -> int:
-    """How many rows the tables of these entities have."""
+def _came_to(engine: "Engine", run_id: str | None, entities: list[str]) -> Figures:
+    """How many rows the tables of these entities have, and how many of them a run has loaded."""
+    rows = " + ".join(f"(select count(*) from desk.{each} where not placeholder)" for each in entities)
+    loads = """
+        select coalesce(sum(l.loaded), 0) from bridge.loads as l join bridge.batches as b on b.id = l.batch_id
+        where l.run_id is not distinct from %(run)s and b.entity = any(%(entities)s)
+    """
     with engine.connect() as connection:
-        return sum(
-            connection.exec_driver_sql(f"select count(*) from desk.{each}").scalar_one() for each in entities
-        )
+        asked = {"run": run_id, "entities": entities}
+        found = connection.exec_driver_sql(f"select {rows}, ({loads})", asked).one()
+    return {"rows": int(found[0]), "loaded": int(found[1])}
 
 
 class _Guard:
@@ -146,11 +151,15 @@ def _own(steps: Spans) -> Figures:
 
 
 def lasted(run: str) -> Figures:
-    """How long the steps of a run took that another process had."""
+    """How long the steps of a run took that another process had, and what its tickets came to as
+    `pipeline` says it."""
     import dagster as dg
 
+    from bridge_pipeline.database.workspace import open_workspace
+
+    figures = _came_to(open_workspace().database.engine, run, ["tickets"])
     with dg.DagsterInstance.get() as instance:
-        return {"steps": _lasted(_steps(instance, run))}
+        return figures | {"steps": _lasted(_steps(instance, run))}
 
 
 def library(first: str, last: str, entities: str) -> Figures:
@@ -177,7 +186,8 @@ def library(first: str, last: str, entities: str) -> Figures:
         if verdict.batch.verdict != "passed":
             raise RuntimeError(f"{entity}: {verdict.batch.verdict}")
     steps = [round(later - earlier, 3) for earlier, later in pairwise(marks)]
-    return {"seconds": marks[-1] - marks[0], "steps": steps}
+    figures = {"seconds": marks[-1] - marks[0], "steps": steps}
+    return figures | _came_to(workspace.database.engine, None, entities.split(","))
 
 
 def plain_dlt(url: str, database: str, work: str) -> Figures:

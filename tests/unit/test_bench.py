@@ -9,7 +9,7 @@ import pytest
 from bench import source
 from bench.__main__ import _arguments, _figures
 from bench.browser import NoBrowser, program
-from bench.measurements import Row, Sizes
+from bench.measurements import Row, Sizes, _whole
 from bench.page import rendered
 from bench.records import PAGE, World, render
 from bridge_pipeline.connector_kit import pages
@@ -52,6 +52,8 @@ def test_in_a_changed_world_the_first_of_every_hundred_has_another_version(tmp_p
         100,
         200,
     ]
+    assert World(300, 30, 100).changed == 3
+    assert World(301, 30, 100).changed == 4
 
 
 def test_tickets_have_the_fields_of_another_data_set_in_turn(tmp_path):
@@ -125,6 +127,34 @@ def test_runs_that_began_in_the_same_minute_are_told_apart(monkeypatch):
     first, second = (_figures([], Sizes(), _arguments(), each)["at"] for each in began)
     page = rendered(figures(second, RATE), rendered(figures(first, TIME)))
     assert page.count("the machine was busy") == 2
+
+
+def test_a_data_set_of_any_name_has_a_row_that_a_later_run_takes_the_place_of(tmp_path):
+    subject = f"40 tickets{Sizes(rows=tmp_path / 'odd. name|x.csv').data}: time"
+    row = replace(TIME, subject=subject)
+    page = rendered(figures("2026-01-01 12:00", row))
+    assert f"| {subject} | B | 0.2 × | ≤ 0.25 × | yes |" in page
+    assert rendered(figures("2026-01-01 12:00", row), page) == page
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--rounds 0", "--tickets 40,", "--tickets x", "--memory 0,5", "--small=-1", "--rows no", "--rows latin"],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is(monkeypatch, capsys, tmp_path, option):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "latin").write_bytes("name\nZoë\n".encode("latin-1"))
+    monkeypatch.setattr("sys.argv", ["bench", *option.split()])
+    with pytest.raises(SystemExit):
+        _arguments()
+    assert f"argument {option.replace('=', ' ').split()[0]}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rows", "loaded"), [(39, 40), (40, 39)])
+def test_a_run_that_did_not_do_all_its_work_is_no_measurement(rows, loaded):
+    assert _whole({"rows": 40, "loaded": 40}, 40, 40)
+    with pytest.raises(RuntimeError, match="39"):
+        _whole({"rows": rows, "loaded": loaded}, 40, 40)
 
 
 def test_without_a_browser_it_is_said_what_to_install(monkeypatch, tmp_path):
