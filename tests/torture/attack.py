@@ -289,7 +289,7 @@ def different(expected: object, found: object, place: str = "") -> str:
 
 def unsound(workspace: Workspace) -> list[str]:
     """What is stuck, left over, doubled, or no longer verifies."""
-    checks: list[Callable[[Workspace], list[str]]] = [_held, _unchecked, _left_over, _unverified]
+    checks: list[Callable[[Workspace], list[str]]] = [_held, _unchecked, _left_over, unverified]
     return [each for check in checks for each in check(workspace)]
 
 
@@ -326,7 +326,8 @@ def _left_over(workspace: Workspace) -> list[str]:
     return wrong + [f"unlisted landing: {name}" for name in sorted(landed - listed)]
 
 
-def _unverified(workspace: Workspace) -> list[str]:
+def unverified(workspace: Workspace) -> list[str]:
+    """What `audit verify` finds."""
     if not workspace.home.audit_tenant("acme").exists():
         return []
     found = verify_folder(workspace.home.audit, known_heads(workspace.settings, workspace.home))

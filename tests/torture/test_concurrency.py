@@ -17,13 +17,14 @@ from bridge_pipeline.database.exclusive import exclusively
 from bridge_pipeline.database.workspace import Workspace, open_workspace
 from bridge_pipeline.settings import PROJECT_ROOT
 from bridge_pipeline.steps.certify import certify
+from bridge_pipeline.steps.heads import known_heads
 from bridge_pipeline.steps.load import BatchBlocked
 from bridge_pipeline.steps.report import write_report
 from bridge_pipeline.steps.tables import bring_up_to_date
 from resources.dbt import target_folder
 from tests.integration import flow
 from tests.integration.flow import NAME, connect, day, digest, ended, process, rows, start
-from tests.torture.attack import half_done, unsound
+from tests.torture.attack import half_done, unsound, unverified
 from tests.torture.figures import PARTS, RUNS, SEED, figures_of, runs_of
 from tests.torture.scenarios import ENTITIES, FIRST, LAST, SCENARIOS, WINDOW, certified
 
@@ -87,11 +88,15 @@ POINTS = (
     "extract.locked",
     "journal.kept",
     "extract.committing",
+    "check.rows_taken_out",
     "load.locked",
     "load.committing",
     "audit.locked",
     "chain.signed",
     "audit.committing",
+    "chain.syncing",
+    "chain.head",
+    "report.workbook",
 )
 # Every round has one of these, so that there is something to meet.
 WRITERS = ("backfill", "first_day", "last_day")
@@ -118,12 +123,19 @@ def drawn(draw: random.Random) -> list[str]:
 
 
 def doubled(workspace: Workspace) -> list[str]:
-    """Extractions that shared a journal, and ids that stand twice in a day's audit file."""
+    """Extractions that shared a journal."""
     query = """
     select connection, entity, window_start, window_end, extraction, count(*) as times
     from bridge.batches where kind in ('window', 'whole') group by 1, 2, 3, 4, 5 having count(*) > 1
     """
     return [f"two extractions wrote into one journal: {row}" for row in rows(workspace, query)]
+
+
+def behind(workspace: Workspace) -> list[str]:
+    """Where the chain's file, or the head that is kept beside it, is not that of the database."""
+    heads = known_heads(workspace.settings, workspace.home).get("acme", [])
+    ends = {(head.sequence, head.sha256) for head in heads}
+    return unverified(workspace) + [f"not one head: {heads}"] * (len(heads) != 2 or len(ends) != 1)
 
 
 @pytest.mark.long
@@ -147,7 +159,7 @@ def test_processes_at_once_lose_and_double_nothing(target, part):
                     for name, code in zip(actors, codes, strict=True)
                     if code not in (0, REFUSED)
                 ]
-                wrong += half_done(workspace) + doubled(workspace)
+                wrong += half_done(workspace) + doubled(workspace) + behind(workspace)
                 wrong += settled(workspace, expected)
             figures.add(
                 f"{each} (round {number} of seed {SEED}: {', '.join(actors)} at {point})" for each in wrong
