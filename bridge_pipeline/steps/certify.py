@@ -212,7 +212,7 @@ class _Certification:
             self._workspace.home.journal_of(record.tenant, record.name, entity, f"certificate--{kind}"),
             last,
             hashlib.sha256(
-                repr((source.base, stream.path, stream.select, kind, record.exclude)).encode()
+                repr((source.config, stream.path, stream.select, kind, record.exclude)).encode()
             ).hexdigest(),
         )
 

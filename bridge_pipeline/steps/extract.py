@@ -61,12 +61,15 @@ _LOOKUP_FAILURES = 5
 
 @dataclass(frozen=True)
 class Source:
-    """An open connection: who it is, its connector, and a client to read it."""
+    """An open connection: who it is, its connector, and a client to read it.
+
+    `config` is the connection's config with all defaults and without its credentials, as JSON.
+    """
 
     record: ConnectionRecord
     connector: Connector
     client: Client
-    base: str
+    config: str
     quota: SharedQuota
 
 
@@ -101,14 +104,13 @@ def open_draft(
     """
     connector = connectors.get(record.connector)
     config = connector.config.model_validate({**record.config, **secrets})
-    base = str(record.config.get("base_url", "")).rstrip("/")
     quota = shared_quota(workspace, record, connector, config, secrets, settings)
     tokens = SharedTokens(workspace.database.engine, workspace.sealer)
     landed = LandedRecords(workspace, record)
     context = SourceContext(record.name, settings, quota, record.exclude, tokens, landed)
     client = connector.open(config, context)
     try:
-        yield Source(record, connector, client, base, quota)
+        yield Source(record, connector, client, config.model_dump_json(exclude=set(secrets)), quota)
     finally:
         client.close()
         quota.close()
@@ -408,10 +410,15 @@ class _Extraction:
         return ledger.last_extraction(connection, name, entity, self._window, self._kind == "lookup")
 
     def _signature(self) -> str:
-        """What makes an unfinished extraction this one: where it read, what, and without which fields."""
+        """What makes an unfinished extraction this one: where it read, how, what, and without which fields.
+
+        The pages of one listing must be those of one way to ask. Which values of a config say how to ask is
+        the connector's own matter, so all count. A credential does not: a new one may go on.
+        """
         record = self._source.record
         parts = (
-            self._source.base,
+            self._source.config,
+            self._workspace.settings.window_padding,
             self._stream.path,
             self._stream.select,
             self._kind,
