@@ -49,7 +49,7 @@ class _Sweep:
     Attributes:
         name: what its journal keys begin with.
         live: whether the source answered for all pages of its lists during this sweep, and the journal for
-            none. Details and conversations are asked for once for each version of a ticket, whichever sweep.
+            none. Details and conversations belong to the version of a ticket, whichever sweep lists it.
         listed: rows of those pages.
         nameless: those without a usable id.
         absent: what was listed and is gone, one text each.
@@ -64,6 +64,30 @@ class _Sweep:
     absent: list[str] = field(default_factory=list)
     asked: int = 0
     kept: int = 0
+
+
+@dataclass
+class _Told:
+    """One reading of what was said in some tickets.
+
+    Attributes:
+        tickets: their keys in the journal, by id.
+        long: those whose conversations took several answers, or may have.
+        origins: whether the answers of a ticket were asked of the source now, each way that occurred.
+    """
+
+    tickets: dict[str, str]
+    long: set[str] = field(default_factory=set)
+    origins: dict[str, set[bool]] = field(default_factory=dict)
+
+    @property
+    def live(self) -> bool:
+        """Whether the journal answered for none of it."""
+        return all(origins == {True} for origins in self.origins.values())
+
+    def is_torn(self, record_id: str) -> bool:
+        """Whether a ticket's reading was begun by an extraction that was killed, and ended by this one."""
+        return len(self.origins[record_id]) > 1
 
 
 class FreshserviceClient:
@@ -300,13 +324,47 @@ class FreshserviceClient:
                 yield Page(number, PageContent([record], exact=[raw]), fetched_at)
 
     def _conversations(self, reading: Reading, sweep: _Sweep, page: Page) -> Iterator[Page]:
-        """What was said in the tickets of a page: the first pages of all, then the second ones, and so on."""
+        """What was said in the tickets of a page.
+
+        One answer is a snapshot. Between two of them something may be deleted, and what follows moves up over
+        their border: conversations of several pages are read again until that brings nothing unseen.
+        """
         sweep.nameless += sum(_id(_TICKETS, record) is None for record in page.content.records)
         tickets = {
             record_id: _key("c", record)
             for record in page.content.records
             if (record_id := _id(_TICKETS, record)) and self._may_speak(reading, record)
         }
+        unseen, live_readings = None, 0
+        for number in count(1):
+            told = _Told({record_id: _nth(key, number) for record_id, key in tickets.items()})
+            yield from self._told(reading, sweep, told)
+            if not told.long:
+                return
+            before, unseen = unseen, reading.census.unseen
+            tickets = {
+                record_id: key
+                for record_id, key in tickets.items()
+                # What a killed extraction began to read once more had its reason.
+                if record_id in told.long
+                and (
+                    unseen != before
+                    or told.is_torn(record_id)
+                    or f"{_nth(key, number + 1)}-p1" in reading.journal
+                )
+            }
+            if not tickets:
+                return
+            live_readings += told.live
+            if live_readings >= self._context.settings.max_sweeps:
+                raise NeverWhole(
+                    f"what was said in {', '.join(list(tickets)[:5])} was read {number} times, and the last "
+                    "reading still brought what none before had; it changes faster than it can be read"
+                )
+
+    def _told(self, reading: Reading, sweep: _Sweep, told: _Told) -> Iterator[Page]:
+        """One reading of what was said: the first pages of all tickets, then the second ones, and so on."""
+        tickets = told.tickets
         seen, repeats = dict.fromkeys(tickets, 0), {record_id: Repeats() for record_id in tickets}
         for number in count(1):
             further = {}
@@ -314,9 +372,11 @@ class FreshserviceClient:
                 for record_id, answer in zip(tickets, answers, strict=True):
                     if isinstance(answer, SourceError):
                         sweep.absent.append(_absent(record_id, answer))
+                        told.long.discard(record_id)
                         continue
-                    entry, content, fetched_at, _ = answer
+                    entry, content, fetched_at, live = answer
                     yield Page(entry, content, fetched_at)
+                    told.origins.setdefault(record_id, set()).add(live)
                     seen[record_id] += len(content.records)
                     repeats[record_id].see(content.records)
                     linked = links_on(reading.journal.headers(entry).get("link", ""))
@@ -326,6 +386,7 @@ class FreshserviceClient:
                         further[record_id] = tickets[record_id]
             if not further:
                 return
+            told.long |= further.keys()
             tickets = further
 
     def _spoken(
@@ -484,6 +545,11 @@ def _key(kind: str, record: Any) -> str:
     mark = _mark(_TICKETS, record)
     version = f"{mark:%Y%m%dT%H%M%S%f}" if mark else "undated"
     return f"{kind}-{_id(_TICKETS, record)}-{version}"
+
+
+def _nth(key: str, reading: int) -> str:
+    """What the n-th reading of a ticket's conversations is called in the journal."""
+    return key if reading == 1 else f"{key}-r{reading}"
 
 
 def _absent(record_id: str, error: SourceError) -> str:

@@ -397,6 +397,95 @@ def test_long_conversations_are_read_to_their_end(tmp_path):
         assert {row["ticket_id"] for row in map(orjson.loads, found.raw.values())} >= {row.id}
 
 
+def talkative(tickets, spoken):
+    """An account with one ticket in which so much was said; all but that fits on a page."""
+    account = Account(tickets=tickets)
+    for each in account.world.rows["tickets"]:
+        each.said = each.said[:3]
+    row = live(account, 1)[0]
+    row.said = [Said(number, row.updated) for number in range(spoken)]
+    return account, row
+
+
+def conversations(simulator, row):
+    """The pages of a ticket's conversations that were asked for so far."""
+    paths = asked(simulator, f"/tickets/{row.id}/conversations")
+    return [int(re.search(r"[?&]page=(\d+)", path)[1]) for path in paths]
+
+
+@pytest.mark.parametrize("window", [None, WINDOW], ids=["whole", "window"])
+def test_what_moves_up_over_the_border_of_two_pages_is_read(tmp_path, window):
+    account, row = talkative(40, 230)
+
+    def before(request):
+        # Somebody deletes a note on the first page, and the next time brings it back.
+        if request.path.endswith(f"/{row.id}/conversations") and request.query["page"] != "1":
+            place = int(request.query["page"])
+            row.said[place].state = TRASHED if row.said[place].state == ERASED else ERASED
+
+    account.before = before
+    with serving(account) as simulator:
+        found = extract(simulator, "comments", tmp_path / "j", window)
+        there = truth(simulator, "comments", window) if window else truth(simulator, "comments")
+        assert there.items() <= found.rows.items()
+        assert balanced(found)
+
+
+def test_conversations_of_one_page_are_asked_for_once_and_longer_ones_until_nothing_is_unseen(tmp_path):
+    account, row = talkative(40, 230)
+    gone = []
+
+    def before(request):
+        if request.path.endswith(f"/{row.id}/conversations") and request.query["page"] == "2" and not gone:
+            gone.append(row.said.pop(10))
+
+    account.before = before
+    with serving(account) as simulator:
+        found = extract(simulator, "comments", tmp_path / "j")
+        assert set(truth(simulator, "comments")) < set(found.rows)
+        assert conversations(simulator, row) == [1, 2, 3] * 3
+        others = [each for each in account.world.rows["tickets"] if each.state == LIVE and each is not row]
+        assert {tuple(conversations(simulator, each)) for each in others} == {(1,)}
+        assert found.proof["sweeps"] == 2
+
+
+@pytest.mark.parametrize("most", range(2, 12))
+def test_long_conversations_are_read_whole_wherever_the_reading_is_killed(tmp_path, most):
+    account, row = talkative(2, 230)
+    gone = iter((150, 40, 10))
+
+    def before(request):
+        if request.path.endswith(f"/{row.id}/conversations") and (place := next(gone, None)):
+            row.said.pop(place)
+
+    account.before = before
+    with serving(account) as simulator:
+        extract(simulator, "comments", tmp_path / "j", most=most)
+        before_it_went_on = conversations(simulator, row)
+        found = extract(simulator, "comments", tmp_path / "j")
+        assert truth(simulator, "comments").items() <= found.rows.items()
+        assert balanced(found)
+        # The last reading was asked for by one of the two alone.
+        last = conversations(simulator, row)[-3:]
+        assert last == [1, 2, 3]
+        assert len(conversations(simulator, row)) <= len(before_it_went_on) + 9
+
+
+def test_conversations_that_never_rest_are_an_error(tmp_path):
+    account, row = talkative(2, 130)
+
+    def before(request):
+        if request.path.endswith(f"/{row.id}/conversations"):
+            row.said.append(Said(len(row.said), row.updated))
+
+    account.before = before
+    with (
+        serving(account) as simulator,
+        pytest.raises(SourceError, match=f"said in {row.id} was read 3 times"),
+    ):
+        extract(simulator, "comments", tmp_path / "j", settings={"max_sweeps": 3})
+
+
 @pytest.mark.parametrize(("entity", "address"), [("comments", "/conversations"), ("groups", "/groups")])
 def test_one_page_that_is_served_for_ever_is_an_error(tmp_path, entity, address):
     account = Account(Behaviour(limits=False), tickets=2)
