@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -297,15 +298,15 @@ class FreshserviceClient:
     def _details(self, reading: Reading, sweep: _Sweep, wanted: list[Record]) -> Iterator[Page]:
         stream = reading.stream
         # A page that shifted may bring a ticket twice.
-        asked = {_key("d", record): str(_id(stream, record)) for record in wanted}
+        asked = {_key("d", record): (str(_id(stream, record)), _mark(stream, record)) for record in wanted}
         questions = [
             Question(
                 key,
                 f"{stream.path}/{record_id}",
                 _included(stream),
-                lambda body, record_id=record_id: stream.single_record(body, record_id),
+                partial(_detail, record_id=record_id, listed=mark),
             )
-            for key, record_id in asked.items()
+            for key, (record_id, mark) in asked.items()
         ]
         answers = journalled_together(
             self._several(len(questions)),
@@ -315,7 +316,7 @@ class FreshserviceClient:
             lambda _: 1,
         )
         with closing(answers):
-            for record_id, answer in zip(asked.values(), answers, strict=True):
+            for (record_id, _), answer in zip(asked.values(), answers, strict=True):
                 if isinstance(answer, SourceError):
                     sweep.absent.append(_absent(record_id, answer))
                     continue
@@ -512,6 +513,22 @@ def _within(reading: Reading, record: Any) -> bool:
 
 def _is_nameless(reading: Reading, record: Any) -> bool:
     return _id(_TICKETS, record) is None and _within(reading, record)
+
+
+def _detail(body: bytes, record_id: str, listed: datetime | None) -> tuple[Any, bytes]:
+    """The ticket of an answer, and its exact bytes; `listed` is the change time that the list showed before.
+
+    Raises:
+        UnreadableBody: there is none, or it is older than the list showed it, as caches and copies that lag
+            behind give it. It is asked for again, as whatever cannot be used.
+    """
+    record, raw = _TICKETS.single_record(body, record_id)
+    mark = _mark(_TICKETS, record)
+    if mark and listed and mark < listed:
+        raise pages.UnreadableBody(
+            f"it is the ticket as of {written(mark)}, and the list has shown it as of {written(listed)}"
+        )
+    return record, raw
 
 
 def _shows_the_same(listed: Record, raw: bytes) -> bool:

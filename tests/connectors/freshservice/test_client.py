@@ -384,6 +384,45 @@ def test_a_detail_of_another_ticket_is_not_taken_for_it(tmp_path):
         extract(simulator, "tickets", tmp_path / "j")
 
 
+def behind(account, row, answers):
+    """Lets the first answers for a ticket's details be those of before it was changed just now."""
+    old = orjson.dumps({"ticket": account._records.detail(row, frozenset({"stats", "tags"}))})
+    account.changing.touch(row, int(WINDOW.end.timestamp()) - 60)
+    served = []
+
+    def before(request):
+        if request.path == f"/api/v2/tickets/{row.id}" and len(served) < answers:
+            served.append(request.path)
+            return Answer(200, old)
+
+    account.before = before
+    return served
+
+
+def test_details_that_are_older_than_the_list_are_asked_for_again(tmp_path):
+    account = Account(tickets=40)
+    row = live(account, 1)[0]
+    served = behind(account, row, 2)
+    with serving(account) as simulator:
+        found = extract(simulator, "tickets", tmp_path / "j", WINDOW)
+        assert found.rows == truth(simulator, "tickets", WINDOW)
+        assert details(simulator).count(str(row.id)) == len(served) + 1 == 3
+        assert (found.proof["sweeps"], found.counts.outside) == (2, 0)
+        assert balanced(found)
+
+
+def test_details_that_stay_older_than_the_list_are_an_error_and_are_not_kept(tmp_path):
+    account = Account(tickets=40)
+    row = live(account, 1)[0]
+    behind(account, row, 3)
+    with serving(account) as simulator:
+        with pytest.raises(SourceError, match=f"/{row.id}.*the list has shown it as of 2025-01-29T23:59:00Z"):
+            extract(simulator, "tickets", tmp_path / "j", WINDOW)
+        found = extract(simulator, "tickets", tmp_path / "j", WINDOW)
+        assert found.rows == truth(simulator, "tickets", WINDOW)
+        assert details(simulator).count(str(row.id)) == 4
+
+
 # --- Comments --------------------------------------------------------------------------------------
 
 
