@@ -18,29 +18,49 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OVERLAP = timedelta(seconds=1)
 # How many empty pages are believed to be followed by others.
 _EMPTY = 3
-# A source that serves the same rows so often in a row serves them for ever.
-_SAME = 10
+# A source that serves so many pages in a row that it has served before serves them for ever.
+_ENDLESS = 10
+# A hundred million rows at a hundred a page.
+_MOST_PAGES = 1_000_000
 
 
 class Repeats:
-    """Notices a list that serves one page for ever, whatever is asked of it."""
+    """Notices a list without an end, which serves the same pages for ever in whatever turns.
 
-    def __init__(self) -> None:
-        self._last: Sequence[Any] = ()
-        self._times = 0
+    Of each page it keeps one number. A page is known by the ids on it: rows may change meanwhile.
+
+    Args:
+        most: how many pages a list has at most.
+    """
+
+    def __init__(self, most: int = _MOST_PAGES) -> None:
+        self._most = most
+        self._pages = 0
+        self._seen: set[int] = set()
+        self._repeated = 0
 
     def see(self, rows: Sequence[Any]) -> None:
         """Looks at the rows of the next page.
 
         Raises:
-            NeverWhole: they have come too often in a row.
+            NeverWhole: too many pages in a row were there before, or there are too many pages.
         """
-        self._times = self._times + 1 if rows and rows == self._last else 0
-        self._last = rows
-        if self._times == _SAME:
+        page = hash(frozenset(_identity(row) for row in rows))
+        self._repeated = self._repeated + 1 if rows and page in self._seen else 0
+        self._seen.add(page)
+        self._pages += 1
+        if self._repeated == _ENDLESS:
             raise NeverWhole(
-                f"{_SAME + 1} pages in a row bring the same records, and still there is a next one"
+                f"{_ENDLESS} pages in a row bring the same records as pages before them, and still there is "
+                "a next one"
             )
+        if self._pages > self._most:
+            raise NeverWhole(f"it has no end: {self._most} pages and still more")
+
+    def go_on(self) -> None:
+        """Forgets the pages so far: those that follow are of another question, and may repeat them."""
+        self._seen.clear()
+        self._repeated = 0
 
 
 @dataclass
@@ -78,7 +98,7 @@ class Walk:
         The last page has no `Link`; a full page without one may have lost it, and is followed.
 
         Raises:
-            NeverWhole: the same rows come for ever.
+            NeverWhole: it has no end.
         """
         self._repeats.see(rows)
         self._empty = 0 if rows else self._empty + 1
@@ -90,6 +110,7 @@ class Walk:
             self.give_up_order()
         elif marks and marks[-1] - _OVERLAP > self.since:
             self.since, self.number = marks[-1] - _OVERLAP, 1
+            self._repeats.go_on()
         else:
             # More tickets changed in one second than a page holds.
             self.number += 1
@@ -97,6 +118,13 @@ class Walk:
     def give_up_order(self) -> None:
         """Begins anew, by numbers."""
         self.ordered, self.since, self.number = False, self._start, 1
+        self._repeats.go_on()
+
+
+def _identity(row: Any) -> str:
+    """The id of a row as it stands there; of one without an id all of it."""
+    found = row.get("id") if isinstance(row, dict) else None
+    return repr(row if found is None else found)
 
 
 def written(moment: datetime) -> str:

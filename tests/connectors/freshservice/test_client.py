@@ -525,8 +525,9 @@ def test_conversations_that_never_rest_are_an_error(tmp_path):
         extract(simulator, "comments", tmp_path / "j", settings={"max_sweeps": 3})
 
 
+@pytest.mark.parametrize("period", [1, 2, 7])
 @pytest.mark.parametrize(("entity", "address"), [("comments", "/conversations"), ("groups", "/groups")])
-def test_one_page_that_is_served_for_ever_is_an_error(tmp_path, entity, address):
+def test_pages_that_are_served_for_ever_in_turns_are_an_error(tmp_path, entity, address, period):
     account = Account(Behaviour(limits=False), tickets=2)
     served = []
 
@@ -534,7 +535,8 @@ def test_one_page_that_is_served_for_ever_is_an_error(tmp_path, entity, address)
         if request.path.endswith(address):
             served.append(request.path)
             assert len(served) < 100, "it is read without an end"
-            body = b'{"conversations":[{"id":1}],"groups":[{"id":1}]}'
+            rows = [{"id": int(request.query["page"]) % period + 1}]
+            body = orjson.dumps({"conversations": rows, "groups": rows})
             return Answer(200, body, headers=(("Link", '<https://h/>; rel="next"'),))
 
     account.before = before

@@ -1,12 +1,12 @@
 """Where the next page is, decided by what an answer holds and whether it links another."""
 
 from datetime import UTC, datetime, timedelta
-from itertools import count
+from itertools import count, cycle
 
 import pytest
 
 from bridge_pipeline.connector_kit.listing import NeverWhole
-from bridge_pipeline.connectors.freshservice.paging import Walk, links_on
+from bridge_pipeline.connectors.freshservice.paging import Repeats, Walk, links_on
 
 AT = datetime(2025, 1, 10, tzinfo=UTC)
 
@@ -97,13 +97,48 @@ def test_only_a_link_called_next_is_one(header, linked):
 
 
 @pytest.mark.parametrize("since", [None, AT])
-def test_one_page_for_ever_is_an_error_and_others_of_the_same_second_are_none(since):
+@pytest.mark.parametrize("period", [1, 2, 30])
+def test_pages_that_come_in_turns_are_an_error_and_others_of_the_same_second_are_none(since, period):
     walk = Walk(since)
     for _ in range(50):
         walk.take(full(), [AT] * 100, linked=True)
-    page = full()
-    for _ in range(10):
-        walk.take(page, [AT] * 100, linked=True)
+    turns = cycle([full() for _ in range(period)])
+    for _ in range(period + 9):
+        walk.take(next(turns), [AT] * 100, linked=True)
     with pytest.raises(NeverWhole, match="the same records"):
-        walk.take(page, [AT] * 100, linked=True)
+        walk.take(next(turns), [AT] * 100, linked=True)
     assert not walk.ended
+
+
+def test_a_page_is_known_by_its_ids():
+    repeats = Repeats()
+    for number in range(10):
+        repeats.see([{"id": 7, "updated_at": number}, {"id": 8}][:: -1 if number % 2 else 1])
+    with pytest.raises(NeverWhole):
+        repeats.see([{"id": 8}, {"id": 7}])
+
+
+def test_rows_without_ids_are_no_repetition_of_each_other():
+    repeats = Repeats()
+    for number in range(50):
+        repeats.see([{"id": None, "subject": number}, number])
+
+
+def test_a_second_that_is_read_again_from_the_next_one_is_no_repetition():
+    # An imported batch: twenty pages changed in one second, and more in the one after it.
+    walk, batch = Walk(AT), [full() for _ in range(20)]
+    for second in (0, 1):
+        for page in batch:
+            walk.take(page, seconds(*[1] * 100), linked=True)
+        if second == 0:
+            walk.take(full(), seconds(1, 2, *[2] * 98), linked=True)
+            assert (walk.since, walk.number) == (AT + timedelta(seconds=1), 1)
+    assert not walk.ended
+
+
+def test_a_list_without_an_end_is_an_error_though_nothing_repeats():
+    repeats = Repeats(most=50)
+    for _ in range(50):
+        repeats.see(full())
+    with pytest.raises(NeverWhole, match="50 pages and still more"):
+        repeats.see(full())
