@@ -441,7 +441,7 @@ def talkative(tickets, spoken):
     account = Account(tickets=tickets)
     for each in account.world.rows["tickets"]:
         each.said = each.said[:3]
-    row = live(account, 1)[0]
+    row = live(account, 1)[0] if tickets > 1 else account.world.rows["tickets"][0]
     row.said = [Said(number, row.updated) for number in range(spoken)]
     return account, row
 
@@ -508,6 +508,30 @@ def test_long_conversations_are_read_whole_wherever_the_reading_is_killed(tmp_pa
         last = conversations(simulator, row)[-3:]
         assert last == [1, 2, 3]
         assert len(conversations(simulator, row)) <= len(before_it_went_on) + 9
+
+
+@pytest.mark.parametrize("kills", [(5,), (5, 9)], ids=["once", "twice"])
+def test_a_reading_of_conversations_that_was_killed_half_way_settles_nothing(tmp_path, kills):
+    account, row = talkative(1, 5)
+    row.state, requests = LIVE, []
+
+    def before(request):
+        if request.path.endswith("/conversations"):
+            requests.append(request)
+            # The first two are deleted, each before the page on which the third would have been: once in the
+            # first reading, and once while nobody reads, after the first page of the second one.
+            if len(requests) in (3, 7):
+                row.said.pop(0)
+
+    account.before = before
+    chosen = {"page_size": 1, "lookups_at_once": 1}
+    with serving(account) as simulator:
+        for most in kills:
+            extract(simulator, "comments", tmp_path / "j", most=most, **chosen)
+        found = extract(simulator, "comments", tmp_path / "j", **chosen)
+        assert truth(simulator, "comments").items() <= found.rows.items()
+        assert conversations(simulator, row)[:6] == [1, 2, 3, 4, 5, 1]
+        assert balanced(found)
 
 
 def test_conversations_that_never_rest_are_an_error(tmp_path):
