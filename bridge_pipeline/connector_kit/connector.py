@@ -75,23 +75,53 @@ class Stream:
         return self.split(body) if self.split else pages.exact_records(body, self.names)
 
     def single_record(self, body: bytes, record_id: str) -> tuple[Any, bytes]:
-        """The one record of an answer, and its exact bytes; one without a proper id is for quarantine.
+        """The one record of an answer, and its exact bytes.
+
+        One that cannot be accepted is for quarantine, if it says of itself that it is the one asked for.
 
         Raises:
-            UnreadableBody: there is none, or it is plainly another one.
+            UnreadableBody: there is none, it is another one, or it does not say which one it is.
         """
         record, raw = pages.parse_single(body, self.single_names)
-        try:
-            found = self.fields[self._id].read(record) if isinstance(record, dict) else None
-        except Refused:
-            found = None
-        if found not in (None, record_id):
+        found = self._read_id(record) if isinstance(record, dict) else self.id_in(raw)
+        if found is None:
+            said = [value for key in self._id_keys for value in pages.values_under(raw, key)]
+            # An id of a wrong type is no proper one, and still says which record it is.
+            found = next((str(value) for value in said if str(value) == record_id), None)
+        if found is None:
+            raise pages.UnreadableBody(
+                f"the record asked for is {record_id}, and this one has no id; {_said(record)}"
+            )
+        if found != record_id:
             raise pages.UnreadableBody(f"the record has the id {found}, not {record_id}")
         return record, raw
+
+    def id_in(self, raw: bytes) -> str | None:
+        """The id of a record that may be unacceptable otherwise; None where it has no proper one, or two."""
+        said = {key: pages.values_under(raw, key) for key in self._id_keys}
+        return self._read_id({key: values[0] for key, values in said.items() if len(values) == 1})
+
+    def _read_id(self, record: Record) -> str | None:
+        try:
+            return self.fields[self._id].read(record)
+        except Refused:
+            return None
+
+    @property
+    def _id_keys(self) -> tuple[str, ...]:
+        return self.keys.get("id", ("id",))
 
     @property
     def _id(self) -> int:
         return self.entity.column_names.index("id")
+
+
+def _said(record: Any) -> str:
+    """What an answer holds in place of a record, for an error: its keys, and what it says of a failure."""
+    if not isinstance(record, dict):
+        return "it cannot be read"
+    failed = pages.complaint(record)
+    return f"its keys: {pages.keys_shown(record)}" + (f"; it says {failed}" if failed else "")
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,9 @@ def outline(body: bytes, names: Iterable[str]) -> tuple[PageContent, list[msgspe
     Args:
         body: the whole body, decompressed.
         names: as for `parse_list`.
+
+    Raises:
+        FailedAnswer: as there.
     """
     body = without_mark(body)
     try:

@@ -50,10 +50,17 @@ _BLANK = b" \t\r\n"
 # Deeper ones are refused before they are parsed, not where the stack happens to end.
 _DEEPEST = 500
 _READ, _SHOWN = 4_096, 100
+# Of an answer that failed, in every vendor's form (vendor-apis B.7, C.10, D.8); that of a good one has none.
+_COMPLAINTS = ("error", "errors")
+_FAILURE = {"status": "failure"}
 
 
 class UnreadableBody(ValueError):
     """A body that is no list answer: cut, empty, HTML or of an unknown envelope."""
+
+
+class FailedAnswer(UnreadableBody):
+    """An answer that says of itself that it failed, whatever its status: what it lists may be anything."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,7 @@ def parse_list(body: bytes, names: Iterable[str]) -> PageContent:
 
     Raises:
         UnreadableBody: there is no such list, or the body is cut or not JSON.
+        FailedAnswer: it says that it failed, also beside a list, which is then not all there is.
     """
     body = without_mark(body)
     if not body.strip():
@@ -125,12 +133,42 @@ def parse_single(body: bytes, names: Iterable[str]) -> tuple[Any, bytes]:
 
     Raises:
         UnreadableBody: the body is cut, empty or not JSON, or holds no record.
+        FailedAnswer: its envelope says that it failed.
     """
     body = without_mark(body).strip()
     if not body:
         raise UnreadableBody("the body is empty")
     raw = _single_slice(body, tuple(names))
     return parse_record(raw), raw
+
+
+def values_under(raw: bytes, key: str) -> list[Any]:
+    """What stands under a key of a record, however unsound the rest is; several where the key is repeated."""
+    found, depth = dict[bytes, None](), 0
+    for token in _TOKEN.finditer(raw if raw[:1] == b"{" else b""):
+        colon = _COLON.match(raw, token.end()) if depth == 1 else None
+        if colon and _unquoted(token.group()) == key:
+            found[raw[colon.end() : _value_end(raw, colon.end())].strip(_BLANK)] = None
+        depth += _DEPTH.get(token.group(), 0)
+    return [value for each in found if not isinstance(value := parse_record(each), Rejected)]
+
+
+def complaint(document: Mapping[str, Any]) -> str | None:
+    """What an object says of a failure, short and without secrets; None where it says nothing of one."""
+    said = {key: document[key] for key in _COMPLAINTS if document.get(key)}
+    said |= {key: value for key, value in _FAILURE.items() if document.get(key) == value}
+    if not said:
+        return None
+    try:
+        return _shown(orjson.dumps(said).decode())
+    except TypeError:
+        # Nested too deep to be written, or with what JSON cannot hold.
+        return ", ".join(said)
+
+
+def keys_shown(document: Mapping[str, Any]) -> str:
+    """Some keys of an object, for an error."""
+    return _shown(", ".join(sorted(document)[:8])) or "none"
 
 
 def exact_records(body: bytes, names: Iterable[str]) -> list[bytes]:
@@ -260,12 +298,12 @@ def _page(document: Any, names: tuple[str, ...], exact: list[bytes] | None) -> P
         return PageContent(document, exact=exact)
     if not isinstance(document, dict):
         raise UnreadableBody(f"the body is a JSON {type(document).__name__}, not a list of records")
+    _refuse_failed(document)
     lists = [name for name in names if isinstance(document.get(name), list)]
     if len(lists) > 1:
         raise UnreadableBody(f"lists under {' and '.join(lists)}: which holds the records is not known")
     if not lists:
-        keys = _shown(", ".join(sorted(document)[:8])) or "none"
-        raise UnreadableBody(f"no list under {' or '.join(names)}; the body's keys: {keys}")
+        raise UnreadableBody(f"no list under {' or '.join(names)}; the body's keys: {keys_shown(document)}")
     more = document.get("more")
     return PageContent(
         document[lists[0]],
@@ -355,11 +393,18 @@ def _single_slice(body: bytes, names: tuple[str, ...]) -> bytes:
     start = _member_start(body, names, b"{")
     if start is not None:
         end = _object_end(body, start)
-        _read_envelope(body[:start] + b"null" + body[end:])
+        _refuse_failed(_read_envelope(body[:start] + b"null" + body[end:]))
         return body[start:end]
     if _has_member(body, b'"id"'):
+        # What it says of an error may be the record's own.
         return body
+    _refuse_failed(_read_envelope(body))
     raise UnreadableBody(f"no record under {' or '.join(names)}")
+
+
+def _refuse_failed(envelope: Mapping[str, Any]) -> None:
+    if said := complaint(envelope):
+        raise FailedAnswer(f"the answer says that it failed: {said}")
 
 
 def _has_member(body: bytes, key: bytes) -> bool:

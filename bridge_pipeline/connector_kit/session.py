@@ -28,7 +28,7 @@ import structlog
 from bridge_pipeline.ahead import leave
 from bridge_pipeline.connector_kit.diagnosis import Problem, problem_of, refusal
 from bridge_pipeline.connector_kit.journal import Journal
-from bridge_pipeline.connector_kit.pages import UnreadableBody, without_members
+from bridge_pipeline.connector_kit.pages import FailedAnswer, UnreadableBody, without_members
 from bridge_pipeline.connector_kit.quota import HeldBack, Quota
 from bridge_pipeline.connector_kit.tokens import OwnTokens, TokenStore
 from bridge_pipeline.connector_kit.transport import Deadline, GuardedTransport, NotPublic
@@ -268,7 +268,8 @@ class Session:
                 return Answer(url, body, decode(body), fetched_at, response.headers)
             except UnreadableBody as error:
                 reason = f"unreadable answer: {error}"
-                return _Failure(reason, response.status_code, problem="not_this_api")
+                problem = "server" if isinstance(error, FailedAnswer) else "not_this_api"
+                return _Failure(reason, response.status_code, problem=problem)
         failure = _Failure(_describe(response, body), response.status_code, retry_after(response))
         if response.status_code in _AGAIN or response.is_server_error:
             return failure

@@ -93,6 +93,11 @@ def body(change: Callable[[bytes], bytes]) -> Spoil:
     return changed(lambda answer: replace(answer, body=change(answer.body)))
 
 
+def beside(members: bytes) -> Spoil:
+    """The true answer with more members, which say that it failed (vendor-apis B.7, C.10, D.8)."""
+    return body(lambda b: b.lstrip().replace(b"{", b"{" + members + b",", 1))
+
+
 def typed(kind: str, change: Callable[[bytes], bytes] = bytes) -> Spoil:
     return changed(
         lambda answer: replace(
@@ -290,6 +295,15 @@ _WIRES = (
     ),
 )
 _MEANINGS = (
+    Fault("an error beside the records", "passing", beside(b'"error":"backend timeout, incomplete"')),
+    Fault(
+        "an error object beside the records",
+        "passing",
+        beside(b'"error":{"message":"Semaphore limit reached","detail":null},"status":"failure"'),
+    ),
+    Fault("errors beside the records", "passing", beside(b'"errors":[{"code":"timeout"}]')),
+    Fault("a failure beside the records", "passing", beside(b'"status":"failure"')),
+    Fault("no error beside the records", "harmless", beside(b'"error":null,"errors":[],"status":"success"')),
     Fault("204 No Content", "passing", instead(204)),
     Fault("205 Reset Content", "passing", instead(205)),
     Fault("206 with half of it", "passing", changed(lambda a: Answer(206, half(a.body), a.headers))),
@@ -335,6 +349,6 @@ EVERY_RUN = frozenset(
         *("length too long", "length too short", "chunked and cut", "dripping", "100 Continue before it"),
         *("headers twice", "bomb of headers", "redirect to the same origin", "redirect to another origin"),
         *("redirect to a private address", "links elsewhere", "the page before again"),
-        "the same page for ever",
+        *("the same page for ever", "an error beside the records", "no error beside the records"),
     }
 )

@@ -11,6 +11,8 @@ from bridge_pipeline.connector_kit.reckoning import NOT_OFFERED, id_pages, look_
 from bridge_pipeline.connector_kit.session import SourceError
 from bridge_pipeline.model import Window
 from bridge_pipeline.steps.census import DiskCensus, Sighting
+from tests.conformance.faultproxy import proxying
+from tests.conformance.faults import instead
 from tests.conformance.reading import ALL, FIRST, LAST, CountedQuota, desk, extract, opened, truth
 
 
@@ -95,6 +97,23 @@ def test_a_single_record_is_read_or_known_to_be_gone(subject, folder):
                 outcome, _ = looked_up(client, stream, record_id, place / "after")
                 assert (outcome == "found") == (record_id in truth(simulator, entity))
                 assert outcome in ("found", "deleted")
+
+
+@pytest.mark.parametrize("held", ["{}", '{"error":"Not found"}', "null", '[{"id":1}]', None])
+def test_an_answer_that_is_not_the_record_is_never_found(subject, simulator, folder, held):
+    """Not even with the status of success: `found` is what says of itself that it is the one asked for."""
+    with proxying(simulator.url) as proxy, opened(subject, proxy.url) as client:
+        for entity in subject.connector.entities:
+            stream = subject.connector.stream(entity)
+            (key,) = stream.keys["id"]
+            bare = f'{{"{key}":null,"error":"Not found"}}'
+            body = bare if held is None else f'{{"{stream.single_names[0]}":{held}}}'
+            proxy.arm(instead(200, body.encode()), lasting=True)
+            for record_id in list(truth(simulator, entity))[:1]:
+                with pytest.raises(SourceError) as error:
+                    look_up(client, stream, record_id, Journal(folder))
+                assert error.value.status in (200, *NOT_OFFERED)
+                assert "Not found" in str(error.value) or error.value.status != 200 or "error" not in body
 
 
 def looked_up(client, stream, record_id, place):

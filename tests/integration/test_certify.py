@@ -444,6 +444,18 @@ def test_lookups_that_deny_what_is_listed_are_not_believed(workspace, loaded, st
     assert deleted(workspace) == set()
 
 
+@pytest.mark.parametrize(
+    "body", [b'{"data":{}}', b'{"data":{"error":"Not found"}}', b'{"id":null,"error":"Not found"}']
+)
+def test_a_lookup_that_is_answered_without_the_record_explains_nothing(workspace, loaded, body):
+    drop(loaded, 7)
+    loaded.before = lambda request: Answer(200, body) if request.id == "7" else None
+    certificate = certify(workspace, NAME)
+    assert certificate.verdict == "incomplete"
+    assert named(certificate, "unexplained") == {"7": "silent"}
+    assert deleted(workspace) == set()
+
+
 def test_where_there_are_no_lookups_the_whole_listing_decides(workspace, loaded):
     drop(loaded, 7)
     loaded.by_id = False
@@ -459,6 +471,7 @@ NOT_EMPTY = {
     "not found": Answer(404, b'{"data": []}'),
     "login page": Answer(200, b"<html>Please sign in</html>", {"Content-Type": "text/html"}),
     "nothing": Answer(200, b""),
+    "an error beside no records": Answer(200, b'{"data": [], "more": false, "error": "backend timeout"}'),
 }
 
 

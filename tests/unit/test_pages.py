@@ -15,13 +15,16 @@ from hypothesis import strategies as st
 
 from bridge_pipeline import redaction
 from bridge_pipeline.connector_kit import pages
+from bridge_pipeline.connector_kit.outline import Reader
 from bridge_pipeline.connector_kit.pages import (
+    FailedAnswer,
     Rejected,
     UnreadableBody,
     exact_records,
     parse_list,
     parse_record,
     parse_single,
+    values_under,
     without_members,
 )
 
@@ -300,6 +303,44 @@ def test_an_error_never_shows_a_part_of_a_secret():
         assert "abcde" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ('"error":"backend timeout, results incomplete"', '{"error":"backend timeout, results incomplete"}'),
+        ('"err\\u006fr":"no"', '{"error":"no"}'),
+        ('"error":{"message":"Semaphore limit reached","detail":null},"status":"failure"', "Semaphore"),
+        (
+            '"errors":[{"code":"timeout"}],"description":"Validation failed"',
+            '{"errors":[{"code":"timeout"}]}',
+        ),
+        ('"status":"failure"', '{"status":"failure"}'),
+        ('"error":' + "[" * 400 + "1" + "]" * 400, "failed: error"),
+        ('"error":1,"error":1', '{"error":1}'),
+    ],
+)
+@pytest.mark.parametrize("records", ["[]", '[{"id":1}]', '[{"id":1,"n":NaN}]'])
+def test_an_answer_that_says_that_it_failed_is_unreadable_whatever_it_lists(members, said, records):
+    for body in (f'{{"data":{records},{members}}}', f'{{{members},"data":{records}}}'):
+        with pytest.raises(FailedAnswer, match=re.escape(said)):
+            parse_list(body.encode(), NAMES)
+        with pytest.raises(FailedAnswer, match=re.escape(said)):
+            Reader(NAMES).parse_list(body.encode())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"data":[{"id":1}],"error":null,"errors":[],"status":"success"}',
+        b'{"data":[{"id":1}],"error":"","errors":{},"status":1}',
+        b'{"data":[{"id":1}],"meta":{"error":"no"}}',
+        b'{"data":[{"id":1,"error":"disk","errors":["E17"],"status":"failure"}]}',
+        b'[{"id":1,"error":"disk","status":"failure"}]',
+    ],
+)
+def test_an_empty_error_and_a_records_own_one_are_none(body):
+    assert [record["id"] for record in parse_list(body, NAMES).records] == [1]
+
+
 # --- Single records -----------------------------------------------------------------------------
 
 
@@ -343,6 +384,39 @@ def test_a_single_bad_record_is_rejected():
 def test_what_holds_no_single_record_is_unreadable(body):
     with pytest.raises(UnreadableBody):
         parse_single(body, ("data", "ticket"))
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"data":{"id":1},"error":"stale"}', b'{"error":"no"}', b'{"data":null,"errors":["no"]}']
+)
+def test_an_answer_for_one_record_that_failed_says_why(body):
+    with pytest.raises(FailedAnswer, match=r"stale|no"):
+        parse_single(body, ("data",))
+
+
+def test_what_a_single_record_says_of_an_error_is_its_own():
+    for body in (b'{"data":{"id":1,"error":"disk"}}', b'{"id":1,"error":"disk"}'):
+        assert parse_single(body, ("data",))[0] == {"id": 1, "error": "disk"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "values"),
+    [
+        (b'{"id":1}', [1]),
+        (b'{"s":"}\\",{","o":{"id":2},"l":[{"id":3}], "\\u0069d" : "x" ,"n":NaN}', ["x"]),
+        (b'{"id":1,"id":2,"id":1}', [1, 2]),
+        (b'{"s":"\xff","id":7,"n":' + b"[" * 2_000 + b"]" * 2_000 + b"}", [7]),
+        (b'{"id":null}', [None]),
+        (b'{"id":NaN}', []),
+        (b'{"id":5,"updated_at":"2020-01-01T00', [5]),
+        (b'["id",1]', []),
+        (b"{}", []),
+        (b"null", []),
+        (b"", []),
+    ],
+)
+def test_what_stands_under_a_key_is_found_in_whatever_cannot_be_parsed(raw, values):
+    assert values_under(raw, "id") == values
 
 
 def test_every_cut_of_a_single_record_is_found():
