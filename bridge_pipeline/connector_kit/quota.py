@@ -33,7 +33,8 @@ class Quota(Protocol):
     def hold(self, seconds: float) -> None:
         """No request of this credential, from whatever process, for that long: `request` waits.
 
-        Where the answer that asked for it named the buckets that are used up, only those are held.
+        Where the answer that asked for it named buckets that its request took from as used up, only those
+        are held.
         """
         ...
 

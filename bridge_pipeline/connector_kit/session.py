@@ -6,6 +6,7 @@ Knows timeouts, retries and `Retry-After`; knows nothing of paging or of records
 import hashlib
 import logging
 import random
+import re
 import time
 import zlib
 from collections import deque
@@ -44,6 +45,8 @@ _SHOWN = 300
 _ERROR_BYTES = 1_000_000
 # Seconds. It holds back all requests of a credential, and must not do so for years by a server's mistake.
 _LONGEST_HOLD = 86_400.0
+# Proxies join the values of a repeated header by commas; dates hold one before the day of the month.
+_BETWEEN_TIMES = re.compile(r",(?!\s*\d{1,2}[ -][A-Za-z])")
 # A few bytes of gzip can stand for a thousand times as many.
 _PIECE = 1_000_000
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
@@ -609,19 +612,27 @@ def _stored(session: Session, key: str, body: bytes, decode: Callable[[bytes], T
 
 
 def retry_after(response: httpx.Response) -> float | None:
-    """Seconds to wait by `Retry-After` (RFC 9110: seconds or a date), at least one."""
-    value = response.headers.get("retry-after", "").strip()
-    if not value:
-        return None
+    """Seconds to wait by `Retry-After` (RFC 9110: seconds or a date), at least one; of several the most."""
+    lines = response.headers.get_list("retry-after")
+    values = [value for line in lines for value in _BETWEEN_TIMES.split(line)]
+    said = [seconds for value in values if (seconds := _seconds_until(value.strip())) is not None]
+    return min(max(1.0, *said), _LONGEST_HOLD) if said else None
+
+
+def _seconds_until(said: str) -> float | None:
+    """Seconds that are named, or until a date in any of the three forms that HTTP knows (RFC 9110, 5.6.7)."""
     try:
-        seconds = float(value)
+        seconds = float(said)
     except ValueError:
         try:
-            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+            moment = parsedate_to_datetime(said)
         except (ValueError, TypeError):
             return None
+        # One that names no zone, as `asctime` writes it, is in UTC.
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return (moment - datetime.now(UTC)).total_seconds()
     # NaN is no waiting time.
-    return None if seconds != seconds else min(max(1.0, seconds), _LONGEST_HOLD)
+    return None if seconds != seconds else seconds
 
 
 def _describe(response: httpx.Response, body: bytes) -> str:

@@ -190,7 +190,8 @@ class SharedQuota:
         # By shape of path, buckets that only answers told of.
         self._learned: dict[str, set[str]] = defaultdict(set)
         self._lock = threading.Lock()
-        # By thread, the buckets that its last answer named as used up when it asked for patience.
+        # By thread, the buckets of its last request that the answer named as used up when it asked for
+        # patience.
         self._emptied = threading.local()
         self._spent: dict[str, Spent] = defaultdict(Spent)
         # Kept from request to request: to take one out of the pool costs as much as the statement.
@@ -219,7 +220,12 @@ class SharedQuota:
             told = self._observed(path, costs, headers)
             self._settle(use, told)
             if "retry-after" in headers:
-                self._emptied.buckets = [each["bucket"] for each in told if each["left"] == 0]
+                # To hold others would hold nobody: without a limit a bucket is not paid from.
+                paid, empty = (
+                    self._costs(path, params),
+                    [each["bucket"] for each in told if each["left"] == 0],
+                )
+                self._emptied.buckets = [bucket for bucket in empty if bucket in paid]
             answered = True
 
         self._emptied.buckets = []
@@ -232,7 +238,8 @@ class SharedQuota:
     def hold(self, seconds: float) -> None:
         """No request of this credential, from whatever process, for that long; shortens no longer hold.
 
-        Where this thread's last answer asked for it and named the buckets that are used up, none of theirs.
+        Where this thread's last answer asked for it and named buckets of its request that are used up, none
+        of theirs.
         """
         buckets = getattr(self._emptied, "buckets", []) or [REQUESTS]
         self._emptied.buckets = []

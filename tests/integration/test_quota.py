@@ -492,6 +492,38 @@ def test_a_shorter_hold_does_not_end_a_longer_one(quota):
         assert time.monotonic() - held >= 0.5
 
 
+@pytest.mark.parametrize(
+    ("account", "hidden", "held"),
+    [
+        (("100", "0"), None, {"account"}),
+        (("100", "3"), ("7", "0"), {"hidden"}),
+        (("100", "0"), ("0", "0"), {"account"}),
+        (("100", "3"), ("0", "0"), {"requests"}),
+        (("100", "3"), ("", "0"), {"requests"}),
+        (("100", "3"), None, {"requests"}),
+    ],
+)
+def test_a_hold_is_of_what_the_request_pays_from_or_of_all(account, hidden, held, quota, workspace):
+    """A hold on a bucket that no request takes from would let the next one go at once."""
+
+    def observed(headers):
+        told = {"account": account, "hidden": hidden} if headers else {}
+        for name, (units, left) in ((name, each) for name, each in told.items() if each):
+            yield Observed(name, int(units) if units else None, int(left), 60)
+
+    metering = Metering(
+        lambda config: (), lambda path, params: {"account": 1}, lambda headers: tuple(observed(headers))
+    )
+    shared = quota(metering=metering, patience=5)
+    with shared.request("/tickets.json", {}) as answered:
+        answered({"retry-after": "600"})
+    shared.hold(600)
+    found = rows(workspace, "select bucket from bridge.quota_buckets where held_until > clock_timestamp()")
+    assert {row["bucket"] for row in found} == held
+    with pytest.raises(HeldBack), shared.request("/tickets.json", {}):
+        pass
+
+
 def test_who_is_held_for_longer_than_a_request_may_wait_is_told_so_at_once(quota):
     shared = quota(patience=5)
     shared.hold(3_600)

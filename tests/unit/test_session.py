@@ -418,6 +418,34 @@ def test_a_retry_after_beyond_the_budget_fails_at_once(value, open_session, quot
     assert 901 <= held <= 86_400
 
 
+FAR = timedelta(seconds=120)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["{:%A, %d-%b-%y %H:%M:%S GMT}"],
+        ["{:%a %b %e %H:%M:%S %Y}"],
+        ["{:%a, %d %b %Y %H:%M:%S -0000}"],
+        ["{:%a, %d %b %Y %H:%M:%S UTC}"],
+        ["120, 120"],
+        ["3", "120"],
+        ["120", "3"],
+        ["120,soon"],
+        ["1, {:%a, %d %b %Y %H:%M:%S GMT}"],
+        ["{:%a, %d %b %Y %H:%M:%S GMT}, {:%a, %d %b %Y %H:%M:%S GMT}"],
+        ["{:%A, %d-%b-%y %H:%M:%S GMT},1"],
+        ["{:%a %b %e %H:%M:%S %Y}, 2"],
+    ],
+)
+def test_every_form_of_retry_after_is_understood_and_the_longest_counts(lines, open_session, quota):
+    headers = [f"Retry-After: {line.format(*[datetime.now(UTC) + FAR] * 2)}" for line in lines]
+    with Server([reply(b"", 429, headers), reply(GOOD)]) as server:
+        assert get(open_session(server.url)).content == RECORDS
+    (held,) = quota.holds
+    assert 60 <= held <= 120
+
+
 def test_the_budget_is_for_all_waits_of_a_request_together(open_session, quota):
     with Server([reply(b"", 429, ["Retry-After: 4"])]) as server:
         with pytest.raises(SourceError, match="wait longer than allowed"):
