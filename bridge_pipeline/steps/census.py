@@ -59,7 +59,11 @@ _AT_ONCE = 30_000
 
 
 class Sighting(NamedTuple):
-    """One record of a page: its id (`sha256:…` for a rejected one), version, and window."""
+    """One record of a page: its id, version, and window.
+
+    A rejected one has an id apart (`rejected:…`), as it counts apart from those that were accepted, or one
+    of its bytes (`sha256:…`) where it has no proper id. Its version are its bytes.
+    """
 
     id: str
     version: str

@@ -235,7 +235,10 @@ class Collector:
         refused_inside = [self._rejected_within(item, _latest(page)) for _, item in rejected]
         sightings = [
             *map(Sighting, accepted.ids, accepted.versions, inside),
-            *(_unaccepted(item, within) for (_, item), within in zip(rejected, refused_inside, strict=True)),
+            *(
+                self._unaccepted(item, within)
+                for (_, item), within in zip(rejected, refused_inside, strict=True)
+            ),
         ]
         # What is rejected may be accepted later: a change time in the future comes.
         fresh = self._census.enter(sightings, None if rejected else page.content.digest)
@@ -358,6 +361,14 @@ class Collector:
             return None
         return None if moment is None or moment > latest else self._within(moment)
 
+    def _unaccepted(self, item: Rejected, inside: bool | None) -> Sighting:
+        # By its id where it has one: a value that is new in each answer would make it another record each
+        # time, and the listing never whole. One that clearly changed elsewhere does not keep it from that.
+        digest = hashlib.sha256(item.raw).hexdigest()
+        found = self._stream.id_in(item.raw)
+        name = f"sha256:{digest}" if found is None else f"rejected:{found}"
+        return Sighting(name, digest, inside is not False, rejected=True)
+
     def _land(self, page: Page, accepted: "_Accepted") -> None:
         """Adds rows to the next table."""
         count, batch = len(accepted.positions), accepted.batch
@@ -430,13 +441,6 @@ class _Accepted:
     def changes(self) -> list[int | None]:
         """When the records changed, in µs since 1970."""
         return self.batch.column("updated_at").cast(pa.int64()).to_pylist()
-
-
-def _unaccepted(item: Rejected, inside: bool | None) -> Sighting:
-    # Of a record that cannot be accepted nothing but its bytes is certain; one that clearly changed
-    # elsewhere does not keep the listing from being whole.
-    digest = hashlib.sha256(item.raw).hexdigest()
-    return Sighting(f"sha256:{digest}", digest, inside is not False, rejected=True)
 
 
 def _latest(page: Page) -> int:

@@ -215,6 +215,23 @@ def test_what_is_no_list_is_never_read_as_no_records(workspace, desk, bad, page)
     assert not list(workspace.home.landing.rglob("*.parquet"))
 
 
+def test_a_bad_record_with_an_address_signed_anew_each_time_costs_only_itself(workspace, desk):
+    changed = "2024-03-02T10:00:00Z"
+    desk.records["tickets"] = [ticket(number, changed) for number in range(1, 6)]
+
+    def sign(request: Request) -> None:
+        desk.records["tickets"][0] = ticket(1, changed, subject=12345, url=f"/1?sig={len(desk.requests)}")
+
+    desk.before = sign
+    for _ in range(2):
+        process(workspace, day("2024-03-02"), ["tickets"])
+    assert set(table(workspace, "tickets")) == {"2", "3", "4", "5"}
+    kept = quarantined(workspace, "tickets")
+    assert set(kept.values()) == {"wrong_type"}
+    assert len({json.loads(each)["url"] for each in kept}) == len(kept) >= 2
+    assert {json.loads(each)["id"] for each in kept} == {1}
+
+
 @pytest.mark.slow
 def test_reference_entities_are_read_whole_once_and_undated_ones_load(workspace, desk):
     desk.records["accounts"] = [

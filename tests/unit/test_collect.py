@@ -227,6 +227,51 @@ def test_a_bad_record_asks_for_another_sweep_unless_it_clearly_lies_outside(extr
     assert extraction.collector.counts.quarantined == 1
 
 
+@pytest.mark.parametrize(
+    ("bad", "unseen", "missed"),
+    [
+        ('{"id":6,"subject":5,"updated_at":"2025-03-01T12:00:00Z","url":"%d"}', 0, 0),
+        ('{"id":6,"n":NaN,"updated_at":"2025-03-01T12:00:00Z","url":"%d"}', 0, 0),
+        ('{"url":%d,"s":"\\ud800","id":6}', 0, 0),
+        # Nothing but their bytes says which records these are.
+        ('{"id":"6","updated_at":"2025-03-01T12:00:00Z","url":"%d"}', 1, 1),
+        ('{"id":6,"id":7,"url":"%d"}', 1, 1),
+        ('{"url":"%d"}', 1, 1),
+    ],
+)
+def test_a_bad_record_with_a_value_that_is_new_each_time_is_the_same_by_its_id(
+    extraction, bad, unseen, missed
+):
+    def sweep(number):
+        yield from extraction.pages([body(ticket(1), (bad % number).encode())])
+
+    def sweeps():
+        yield from sweep(1)
+        extraction.census.begin_sweep()
+        yield from sweep(2)
+
+    list(extraction.collector.tables(sweeps()))
+    census, counts = extraction.census, extraction.collector.counts
+    assert (census.unseen, census.missed, census.in_window) == (unseen, missed, 1)
+    # Whatever was sent of it is kept.
+    assert [item.raw for item in census.rejected()] == [(bad % number).encode() for number in (1, 2)]
+    assert (counts.fetched, places(counts)) == (4, (0, 1, 2, 1))
+
+
+def test_a_record_that_becomes_acceptable_is_unseen_once(extraction):
+    bad, good = ticket(6, subject=5), ticket(6)
+
+    def sweeps():
+        for record in (bad, good, bad, good):
+            extraction.census.begin_sweep()
+            yield from extraction.pages([body(record)])
+            found.append(extraction.census.unseen)
+
+    found = []
+    (rows,) = extraction.collector.tables(sweeps())
+    assert (found, rows.num_rows, extraction.census.in_window) == ([1, 1, 0, 0], 1, 1)
+
+
 # --- Chunks -------------------------------------------------------------------------------------
 
 
