@@ -65,6 +65,22 @@ def test_so_does_that_of_a_damaged_answer_or_there_is_none(data):
     agrees(bytes(body))
 
 
+KEYS = ["error", "errors", "err\\u006fr", "status", "statu\\u0073", "page", "meta", "data", "tickets"]
+VALUES = ["null", '""', '"no"', "[]", "{}", "[{}]", "0", "1e999", "NaN", '"failure"', '"a:b"', '{"error":1}']
+RECORDS = ["[]", '[{"id":1,"error":"own","status":"failure"}]', '[{"id":1},NaN]', '[{"id":1,"id":2}]']
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from(VALUES)), max_size=5),
+    st.sampled_from(RECORDS),
+    st.integers(0, 5),
+)
+def test_so_does_that_of_an_answer_that_says_it_failed(members, records, place):
+    written = [f'"{key}":{value}' for key, value in members]
+    written.insert(place, f'"data":{records}')
+    agrees(f"{{{','.join(written)}}}".encode())
+
+
 @pytest.mark.parametrize(
     "body",
     [
