@@ -237,6 +237,17 @@ def batches_to_load(connection: sa.Connection, name: str, entity: str, window: W
     return [Batch(**row._mapping) for row in rows]
 
 
+def loaded_since(connection: sa.Connection, name: str, entity: str, since: datetime) -> list[Batch]:
+    """The loaded batches that have pages fetched after a moment, in the order of extraction."""
+    rows = connection.execute(
+        _of(name, entity)
+        .join(t.loads, t.loads.c.batch_id == t.batches.c.id)
+        .where(t.batches.c.fetched_to > since)
+        .order_by(t.batches.c.id)
+    )
+    return [Batch(**row._mapping) for row in rows]
+
+
 def batches_of_days(
     connection: sa.Connection, name: str, entity: str, days: Sequence[date]
 ) -> list[tuple[date, Batch | None]]:

@@ -42,10 +42,13 @@ from bridge_pipeline.steps.listed import IdBook, list_source
 from bridge_pipeline.steps.load import BatchBlocked, load, refuse_unreadable
 from bridge_pipeline.steps.parents import fetch_missing
 from bridge_pipeline.steps.reckon import DOUBTED, PENDING, Comparison, record_deletions
+from bridge_pipeline.steps.sightings import sightings
 
 log = structlog.get_logger(__name__)
 # Ids that are asked for as one batch.
 _AT_ONCE = 1_000
+# The same of records that were refused before: so few that no share of rejected ones is held against them.
+_REFUSED_AT_ONCE = 20
 # Up to so many records are always asked for one by one; beyond, reading all of them may be cheaper.
 _FEW = 100
 # Records that the source lists, asked for to see whether its "not found" can be believed.
@@ -231,7 +234,8 @@ class _Certification:
             counts = comparison.counts()
             missing = comparison.ids(DOUBTED, most)
             controls = comparison.ids(["current"], _CONTROLS) if missing else []
-            pending = comparison.ids(PENDING, most)
+            pending = comparison.ids(PENDING, most, refused=False)
+            set_aside = comparison.ids(PENDING, most - len(pending), refused=True)
             lost = comparison.nameless()[1]
         waiting = sum(counts.get(finding, 0) for finding in PENDING)
         self._look_up(stock, controls + missing)
@@ -240,7 +244,9 @@ class _Certification:
         dear = waiting > max(_FEW, stock.book.requests) or waiting > most
         if blocked or not dear:
             self._look_up(stock, pending)
-        refused = any(stock.outcomes[each].state == "failed" for each in pending if each in stock.outcomes)
+            self._look_up(stock, set_aside, _REFUSED_AT_ONCE)
+        asked = [stock.outcomes[each] for each in (*pending, *set_aside) if each in stock.outcomes]
+        refused = any(outcome.state == "failed" for outcome in asked)
         if blocked:
             # Reading all would bring them past the check that holds them back (rule 15).
             stock.remarks.append(
@@ -250,10 +256,10 @@ class _Certification:
         elif dear or refused or lost:
             self._fetch_all(stock)
 
-    def _look_up(self, stock: _Stock, ids: list[str]) -> None:
+    def _look_up(self, stock: _Stock, ids: list[str], at_once: int = _AT_ONCE) -> None:
         """Asks for records one by one; those that come take the way of every batch."""
-        for start in range(0, len(ids), _AT_ONCE):
-            chunk, outcomes = ids[start : start + _AT_ONCE], dict[str, Outcome]()
+        for start in range(0, len(ids), at_once):
+            chunk, outcomes = ids[start : start + at_once], dict[str, Outcome]()
             batch = extract_ids(
                 self._workspace,
                 self._record.name,
@@ -319,6 +325,7 @@ class _Certification:
         return Window.of_days(last, last)
 
     def _compare(self, connection: sa.Connection, stock: _Stock) -> Comparison:
+        place = (self._workspace, connection, self._record.name, stock.entity)
         return Comparison(
             connection,
             self._record.name,
@@ -327,7 +334,8 @@ class _Certification:
             self._scope,
             stock.coverage,
             stock.outcomes,
-            blocked_records(self._workspace, connection, self._record.name, stock.entity, stock.batches),
+            blocked_records(*place, stock.batches),
+            sightings(*place, stock.book.began) if stock.book.began else (),
         )
 
     # --- Concluding -----------------------------------------------------------------------------

@@ -10,15 +10,18 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
+import pyarrow as pa
 import sqlalchemy as sa
 
 from bridge_pipeline.connector_kit.fields import from_microseconds
 from bridge_pipeline.connector_kit.reckoning import Outcome
 from bridge_pipeline.database.certificates import Coverage
+from bridge_pipeline.database.copying import stage
 from bridge_pipeline.database.ledger import READABLE, SINGLE
 from bridge_pipeline.model import Window
 from bridge_pipeline.steps.blocked import Blocked
 from bridge_pipeline.steps.listed import IdBook
+from bridge_pipeline.steps.sightings import SIGHTED
 
 UNEXPLAINED = "unexplained"
 EXPLANATIONS = ("loaded", "deleted", "archived", "forbidden", "quarantined", "awaited", UNEXPLAINED)
@@ -46,9 +49,12 @@ FINDINGS = {
     "awaited": Finding("awaited", "changed on days that have not been extracted and settled"),
     "not_loaded": Finding(UNEXPLAINED, "the source has it, the table does not"),
     "outdated": Finding(UNEXPLAINED, "the source has a newer version than the table"),
+    "ahead": Finding(UNEXPLAINED, "the source shows an older version than the one in the table"),
     "relisted": Finding(UNEXPLAINED, "marked as deleted, and the source lists it again"),
     "blocked": Finding(UNEXPLAINED, "held back by a blocked batch that nobody has accepted"),
-    "undated": Finding(UNEXPLAINED, "without a usable change time, and neither loaded nor in quarantine"),
+    "undated": Finding(
+        UNEXPLAINED, "without a usable change time, and neither loaded nor in quarantine as it is now"
+    ),
     "missing": Finding(UNEXPLAINED, "no longer listed, and not asked for by its id"),
     "silent": Finding(UNEXPLAINED, "no longer listed, and the lookup by its id failed"),
     "reported": Finding(
@@ -59,32 +65,37 @@ FINDINGS = {
 # What seems to be gone: a lookup by id decides.
 DOUBTED = ("missing", "reported")
 # What is asked for by id once, before a certificate says so.
-PENDING = ("not_loaded", "outdated", "relisted", "undated")
+PENDING = ("not_loaded", "outdated", "ahead", "relisted", "undated")
 # What everybody expects is counted and not named.
 NAMED = tuple(each for each in FINDINGS if each not in ("current", "fresh", "awaited", "deleted"))
 _LOST = tuple(each for each in NAMED if FINDINGS[each].explanation == UNEXPLAINED)
 _EXPLAINED = tuple(each for each in NAMED if each not in _LOST)
 _NAMED_AT_MOST = 10_000
 
+# An old entry of quarantine says nothing of what the source has now: what it was asked for does. A row that
+# was found unchanged keeps the time of its first page; `sighted` has those of the others.
 _FINDING = """
 case
 when l.id is not null then case
     when l.state = 'deleted' and h.live then case
-        when o.state = 'deleted' and h.fetched_at <= o.asked_at then 'gone'
+        when o.state = 'deleted' and h.seen <= o.asked_at then 'gone'
         when o.state in ('found', 'archived') then 'kept'
         when o.state = 'forbidden' then 'forbidden'
-        when h.fetched_at > l.seen then 'fresh'
+        when h.seen > l.seen then 'fresh'
         else 'reported' end
     when l.state = 'deleted' then 'deleted'
-    when h.live and (h.updated_at >= l.changed or (l.changed is null and h.updated_at is null))
-        then case when l.state = 'archived' then 'archived' else 'current' end
+    when h.live and l.state = 'archived' and h.updated_at >= l.changed then 'archived'
+    when h.live and h.updated_at is not distinct from l.changed then
+        case when l.state = 'archived' then 'archived' else 'current' end
+    when h.live and (h.updated_at > l.changed or l.changed is null) and h.shown > l.seen then 'fresh'
     when o.state = 'forbidden' then 'forbidden'
-    when o.state = 'deleted' and h.live then 'gone'
-    when o.state = 'deleted' then 'vanished'
-    when q.seen is not null and (l.changed is null or q.seen > l.changed) then 'quarantined'
+    when o.state = 'deleted' and h.live and h.seen <= o.asked_at then 'gone'
+    when o.state = 'deleted' and not coalesce(h.live, false) then 'vanished'
+    when q.fetched >= l.seen then 'quarantined'
     when h.deleted_at is not null and l.seen <= h.deleted_at then 'deleted'
     when b.id is not null then 'blocked'
     when h.deleted_at is not null then 'relisted'
+    when h.live and h.updated_at > l.changed then 'ahead'
     when l.changed is null then 'undated'
     when not :explicit and (l.changed < cast(:covered_from as timestamptz)
         or l.changed >= cast(:covered_to as timestamptz)) then 'awaited'
@@ -95,9 +106,9 @@ when b.id is not null then 'blocked'
 when o.state = 'found' and q.fetched >= o.asked_at then 'quarantined'
 when o.state = 'found' then 'hidden'
 when o.state in ('archived', 'forbidden') then o.state
-when o.state = 'deleted' and h.fetched_at <= o.asked_at then 'gone'
+when o.state = 'deleted' and h.seen <= o.asked_at then 'gone'
 when o.state = 'failed' then 'silent'
-when h.fetched_at >= :began or h.loaded_at >= :began then 'fresh'
+when h.seen >= :began or h.loaded_at >= :began then 'fresh'
 else 'missing'
 end
 """
@@ -117,14 +128,16 @@ def _judge(entity: str, scope: str) -> str:
             else coalesce(o.evidence, 'batch ' || b.batch) end as evidence,
         case when l.state = 'deleted' and o.state is distinct from 'deleted' then 'marked' else 'lookup' end
             as reason,
-        coalesce(o.asked_at, l.seen) as observed_at
+        coalesce(o.asked_at, l.seen) as observed_at, q.id is not null as refused
     from listed_ids l
     full join (
-        select id, updated_at, fetched_at, loaded_at, deleted_at, deleted_at is null as live
-        from desk.{entity} where connection = :connection and not placeholder
+        select d.id, updated_at, loaded_at, deleted_at, deleted_at is null as live,
+            greatest(fetched_at, s.seen) as seen, greatest(fetched_at, s.shown) as shown
+        from desk.{entity} d left join seen_since s on s.id = d.id
+        where connection = :connection and not placeholder
     ) h on h.id = l.id
     left join (
-        select record_id as id, max(last_seen) as seen, max(fetched_at) as fetched from bridge.quarantine
+        select record_id as id, max(fetched_at) as fetched from bridge.quarantine
         where connection = :connection and entity = :entity group by record_id
     ) q on q.id = coalesce(l.id, h.id)
     left join (
@@ -136,6 +149,15 @@ def _judge(entity: str, scope: str) -> str:
     {scope}
     """
 
+
+# When the records of `sighted` were seen last: in any version, and in the one that the table holds.
+_SEEN_SINCE = """
+create temporary table seen_since on commit drop as
+select s.id, max(s.fetched_at) as seen,
+    max(s.fetched_at) filter (where s.content_hash = d.content_hash) as shown
+from sighted s left join desk.{} d on d.connection = :connection and d.id = s.id
+group by s.id
+"""
 
 # A record is no longer held back where its day was read again later and let through.
 _FORGET_REPLACED = """
@@ -177,6 +199,7 @@ class Comparison:
         coverage: what must have arrived by now; None if nothing was loaded yet.
         outcomes: what was said of single records.
         blocked: what blocked batches hold back.
+        sighted: what loaded batches saw since the listing began, with the columns of `SIGHTED`.
     """
 
     def __init__(
@@ -189,11 +212,20 @@ class Comparison:
         coverage: Coverage | None,
         outcomes: dict[str, Outcome],
         blocked: Iterable[Blocked],
+        sighted: Iterable[pa.Table] = (),
     ) -> None:
         self._connection = connection
         self._names: dict[str, Any] = {"connection": name, "entity": entity}
         self._table = f"desk.{entity}"
-        for leftover in ("listed_ids", "outcomes", "nameless", "blocked_ids", "judged"):
+        for leftover in (
+            "listed_ids",
+            "outcomes",
+            "nameless",
+            "blocked_ids",
+            "sighted",
+            "seen_since",
+            "judged",
+        ):
             self._run(f"drop table if exists pg_temp.{leftover}")
         self._copy("listed_ids (id text, changed timestamptz, state text, seen timestamptz)", _listed(book))
         self._copy(
@@ -203,7 +235,9 @@ class Comparison:
         self._copy("nameless (sha256 text, page bigint, position bigint)", book.nameless())
         self._copy("blocked_ids (id text, changed timestamptz, batch bigint)", blocked)
         self._run(_FORGET_REPLACED, single=list(SINGLE), readable=list(READABLE))
-        self._run("analyze listed_ids, outcomes, nameless, blocked_ids")
+        stage(connection, "sighted", SIGHTED, sighted)
+        self._run(_SEEN_SINCE.format(entity))
+        self._run("analyze listed_ids, outcomes, nameless, blocked_ids, seen_since")
         never = "infinity"
         times = {
             "explicit": scope is not None,
@@ -225,10 +259,16 @@ class Comparison:
         """How many rows of the table are judged that are not deleted."""
         return int(self._connection.scalar(sa.text("select count(*) from judged where live")) or 0)
 
-    def ids(self, findings: Iterable[str], most: int) -> list[str]:
-        """At most so many ids with one of these findings, spread evenly."""
-        query = "select id from judged where finding = any(:findings) order by md5(id) limit :most"
-        values = {"findings": list(findings), "most": most}
+    def ids(self, findings: Iterable[str], most: int, refused: bool | None = None) -> list[str]:
+        """At most so many ids with one of these findings, spread evenly.
+
+        Args:
+            refused: only those of which quarantine holds something, or only the others.
+        """
+        query = """select id from judged where finding = any(:findings)
+            and (cast(:refused as boolean) is null or refused = :refused)
+            order by md5(id) limit :most"""
+        values = {"findings": list(findings), "most": most, "refused": refused}
         return list(self._connection.execute(sa.text(query), values).scalars())
 
     def deleted_since(self, since: datetime) -> int:

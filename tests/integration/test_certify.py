@@ -248,7 +248,72 @@ def test_what_was_never_loaded_is_fetched_once_and_then_explained(workspace, loa
     assert sorted(quarantined(workspace, "tickets").values()) == ["change_time_missing", "wrong_type"]
     loaded.requests.clear()
     assert explained(certify(workspace, NAME)) == {"loaded": 41, "quarantined": 2}
-    assert loaded.lookups("tickets") == []
+    # What quarantine holds may have been mended since.
+    assert sorted(loaded.lookups("tickets")) == ["51", "52"]
+
+
+@pytest.mark.parametrize("mark", [None, "2024-03-02T12:00:00Z"], ids=["undated", "dated"])
+def test_what_was_refused_before_and_is_mended_by_the_source_is_loaded(workspace, loaded, mark):
+    loaded.records["tickets"].append(ticket(50, mark, subject=17))
+    process(workspace, day(FIRST, LAST), ["tickets"])
+    assert len(quarantined(workspace, "tickets")) == 1
+    # Its time lies on a day that was read long ago.
+    loaded.find("tickets", 50).update(updated_at="2024-03-02T12:00:00Z", subject="mended")
+    certificate = certify(workspace, NAME, entities=("tickets",))
+    assert certificate.verdict == "complete"
+    assert explained(certificate) == {"loaded": 41}
+    assert table(workspace, "tickets")["50"]["subject"] == "mended"
+    assert audited(workspace, "2024-03-02")["50"] is False
+
+
+def test_what_was_refused_before_and_cannot_be_read_now_is_not_called_quarantined(workspace, loaded):
+    loaded.records["tickets"].append(ticket(50, "2024-03-02T12:00:00Z", subject=17))
+    process(workspace, day(FIRST, LAST), ["tickets"])
+
+    def hidden_but_for_its_id(request: Request) -> Answer | None:
+        if request.id == "50":
+            return Answer(500, b"{}")
+        if "select=*" in request.target:
+            drop(loaded, 50)
+        return None
+
+    loaded.before = hidden_but_for_its_id
+    certificate = certify(workspace, NAME, entities=("tickets",))
+    assert certificate.verdict == "incomplete"
+    assert named(certificate, "unexplained") == {"50": "not_loaded"}
+
+
+@pytest.mark.slow
+def test_many_that_were_refused_before_are_asked_for_without_a_block(workspace, loaded):
+    settings = workspace.settings.model_copy(update={"quarantine_minimum": 21})
+    wrong = {"updated_at": "2024-03-02T12:00:00Z", "created_at": "long ago"}
+    loaded.records["tickets"] += [ticket(n, None) | wrong for n in range(50, 80)]
+    extracted = land(workspace, "tickets", day(FIRST, LAST))
+    assert (extracted.verdict, extracted.quarantined) == ("passed", 30)
+    certificate = certify(replace(workspace, settings=settings), NAME, entities=("tickets",))
+    assert certificate.verdict == "complete"
+    assert explained(certificate) == {"loaded": 40, "quarantined": 30}
+    assert section(certificate)["remarks"] == []
+
+
+def test_an_older_version_than_the_table_has_is_told_and_not_called_the_same(workspace, loaded):
+    # The source was restored from a backup.
+    loaded.find("tickets", 9).update(updated_at="2024-03-01T08:00:00Z", subject="restored")
+    certificate = certify(workspace, NAME, entities=("tickets",))
+    assert certificate.verdict == "incomplete"
+    assert named(certificate, "unexplained") == {"9": "ahead"}
+    assert loaded.lookups("tickets") == ["9"]
+    assert table(workspace, "tickets")["9"]["subject"] == "Printer 9 is on fire"
+
+
+def test_a_listing_that_lags_behind_what_lookups_give_is_no_older_version(workspace, loaded):
+    real = loaded.find("tickets", 9)
+    now = json.dumps({"data": real}).encode()
+    loaded.before = lambda request: Answer(200, now) if request.id == "9" else None
+    real["updated_at"] = "2024-03-01T08:00:00Z"
+    certificate = certify(workspace, NAME, entities=("tickets",))
+    assert certificate.verdict == "complete"
+    assert explained(certificate) == {"loaded": 40}
 
 
 def test_a_newer_version_that_never_came_is_fetched(workspace, loaded):
@@ -347,7 +412,8 @@ def test_what_a_blocked_batch_holds_back_is_not_carried_past_its_check(workspace
     certificate = certify(strict, NAME, entities=("tickets",))
     assert certificate.verdict == "incomplete"
     assert named(certificate, "unexplained") == {"50": "blocked", "51": "blocked"}
-    assert loaded.lookups("tickets") == []
+    # What was refused is no part of what is held back.
+    assert loaded.lookups("tickets") == ["52"]
     assert "50" not in table(workspace, "tickets")
     accept_batch(strict, blocked.id, "Ann Lee", "known")
     assert certify(strict, NAME, entities=("tickets",)).verdict == "complete"
@@ -366,7 +432,7 @@ def test_a_later_reading_that_passes_holds_nothing_back(workspace, loaded):
     assert land(strict, "tickets", day("2024-03-04")).verdict == "passed"
     certificate = certify(strict, NAME, entities=("tickets",))
     assert certificate.verdict == "complete"
-    assert explained(certificate)["awaited"] == 1  # it passed, and is to be loaded yet
+    assert explained(certificate)["awaited"] == 2  # they passed, and are to be loaded yet
 
 
 @pytest.mark.slow
@@ -604,6 +670,23 @@ def test_rows_loaded_while_the_source_was_read_are_not_judged(workspace, loaded,
     certificate = certify(workspace, NAME)
     assert section(certificate)["findings"] == {"current": 40, "fresh": 1}
     assert loaded.lookups("tickets") == []
+
+
+def test_what_is_seen_after_a_lookup_found_nothing_is_not_deleted(workspace, loaded, monkeypatch):
+    kept = loaded.records["tickets"]
+    drop(loaded, 7)
+
+    def back_after_it_was_asked_for(point: str) -> None:
+        if point == "certify.asked" and len(loaded.records["tickets"]) < len(kept):
+            loaded.records["tickets"] = kept
+            process(workspace, day(FIRST, LAST), ["tickets"])
+
+    monkeypatch.setattr(step, "reach", back_after_it_was_asked_for)
+    certificate = certify(workspace, NAME, entities=("tickets",))
+    assert "7" in loaded.lookups("tickets")
+    assert section(certificate)["findings"] == {"current": 39, "fresh": 1}
+    assert deleted(workspace) == set()
+    assert audited(workspace, "2024-03-02")["7"] is False
 
 
 def test_the_files_say_what_the_ledger_says(workspace, loaded):
