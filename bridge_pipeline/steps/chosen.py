@@ -55,6 +55,13 @@ class Landed:
             kept = rows if chosen is None else rows.filter(_among(chosen, rows["seq"]))
             yield kept.select(columns)
 
+    def among(self, parts: Iterator[pa.Table], chosen: Choice) -> Iterator[pa.Table]:
+        """The parts, without rows of other ids than those of the chosen rows; these must be few."""
+        ids = [rows["id"] for rows in self.read(("id",), chosen)]
+        known = pc.SetLookupOptions(pa.chunked_array([chunk for each in ids for chunk in each.chunks]))
+        for part in parts:
+            yield part.filter(pc.call_function("is_in", [part["id"]], known))
+
     def count(self) -> int:
         """How many rows the files hold."""
         return sum(rows.num_rows for rows in self.read(("seq",)))

@@ -29,6 +29,7 @@ from bridge_pipeline.steps import facts
 from bridge_pipeline.steps.announce import tell_verdict
 from bridge_pipeline.steps.chosen import Choice, Landed, Referred, held_among, in_portions
 from bridge_pipeline.steps.extract import landing_of
+from bridge_pipeline.steps.sightings import SIGHTED, seen_in
 
 log = structlog.get_logger(__name__)
 
@@ -151,7 +152,8 @@ def _load(workspace: Workspace, batch: Batch, run_id: str | None) -> LoadResult:
         # The lock is ours: what lies there is a killed one's.
         scratch = workspace.home.loading_of(batch.connection, batch.entity)
         shutil.rmtree(scratch, ignore_errors=True)
-        counts = _Load(connection, entity, Landed(listed, landing_of(workspace, batch), scratch)).apply()
+        landed = Landed(listed, landing_of(workspace, batch), scratch)
+        counts = _Load(connection, entity, landed, _seen_later(workspace, connection, listed)).apply()
         reach("load.counted")
         check = _equation(listed, counts)
         if not check.passed and not _accepted(listed, counts):
@@ -165,6 +167,12 @@ def _load(workspace: Workspace, batch: Batch, run_id: str | None) -> LoadResult:
             connection.execute(sa.text(_REPLAYED), {"batch": batch.id})
     log.info("batch loaded", batch=batch.id, **terms)
     return result
+
+
+def _seen_later(workspace: Workspace, connection: sa.Connection, batch: Batch) -> Iterator[pa.Table] | None:
+    """What loaded batches saw since this one was fetched, with the columns of `SIGHTED`; None for none."""
+    later = ledger.loaded_since(connection, batch.connection, batch.entity, batch.fetched_from)
+    return seen_in(workspace, later, batch.fetched_from) if later else None
 
 
 def _equation(batch: Batch, counts: _Counts) -> CheckResult:
@@ -225,12 +233,23 @@ class _Written:
 
 
 class _Load:
-    """The statements of one batch's load, in the caller's transaction."""
+    """The statements of one batch's load, in the caller's transaction.
 
-    def __init__(self, connection: sa.Connection, entity: Entity, landed: Landed) -> None:
+    Args:
+        sighted: what was seen since the batch was fetched and is loaded already.
+    """
+
+    def __init__(
+        self,
+        connection: sa.Connection,
+        entity: Entity,
+        landed: Landed,
+        sighted: Iterator[pa.Table] | None,
+    ) -> None:
         self._connection = connection
         self._entity = entity
         self._landed = landed
+        self._sighted = sighted
 
     def apply(self) -> _Counts:
         """Writes what is newer than the tables, and what it refers to."""
@@ -257,9 +276,15 @@ class _Load:
         if not compared:
             return _Decided(counted, unchanged=same)
         stage(self._connection, "incoming", _DECIDING, self._landed.read(tuple(_DECIDING), counted))
+        few = compared <= _FEW
+        if self._sighted is not None:
+            wanted = self._landed.among(self._sighted, counted) if few else self._sighted
+            stage(self._connection, "sighted", SIGHTED, wanted)
+            for statement in _SIGHTED:
+                self._run(statement)
         for statement in (_HASHED, _reappeared(self._entity), _PLANNED_AGAIN):
             self._run(statement)
-        found = self._execute(_compared(self._entity, compared <= _FEW)).one()
+        found = self._execute(_compared(self._entity, few, self._sighted is not None)).one()
         replacing = self._numbers("writing where known") if found.known else np.zeros(0, bool)
         whole = not (found.known or found.unchanged or found.superseded)
         left = counted if whole else self._numbers("writing")
@@ -433,11 +458,33 @@ on conflict (connection, id) do nothing
 """
 
 
-def _newer(row: str) -> str:
-    """Whether the incoming version `n` comes after that of `row`; a placeholder is before all."""
+# When each version was seen last by batches that were fetched later than this one and loaded before it.
+_SIGHTED = (
+    """
+    create temporary table seen_later on commit drop as
+    select id, content_hash, max(fetched_at) as fetched_at from sighted group by id, content_hash
+    """,
+    "create index on seen_later (id)",
+    "analyze seen_later",
+)
+
+_SEEN_LATER = (
+    "(select s.fetched_at from seen_later s where s.id = {0}.id and s.content_hash = {0}.content_hash)"
+)
+
+
+def _newer(row: str, sighted: bool) -> str:
+    """Whether the incoming version `n` comes after that of `row`; a placeholder is before all.
+
+    Args:
+        sighted: whether the version of `row` may have been seen later, and left as it was.
+    """
+    fetched_at = f"{row}.fetched_at"
+    if sighted:
+        fetched_at = f"greatest({fetched_at}, {_SEEN_LATER.format(row)})"
     return f"""({row}.placeholder
         or (coalesce(n.updated_at, '-infinity'), n.fetched_at)
-        > (coalesce({row}.updated_at, '-infinity'), {row}.fetched_at))"""
+        > (coalesce({row}.updated_at, '-infinity'), {fetched_at}))"""
 
 
 def _reappeared(entity: Entity) -> str:
@@ -452,7 +499,7 @@ def _reappeared(entity: Entity) -> str:
     """
 
 
-def _compared(entity: Entity, few: bool) -> str:
+def _compared(entity: Entity, few: bool, sighted: bool) -> str:
     """Fills `writing`, and counts what is not written because of what the table has.
 
     Unchanged is what it holds already, but for a deleted row that was seen again; superseded what is older.
@@ -465,8 +512,9 @@ def _compared(entity: Entity, few: bool) -> str:
     with compared as materialized (
         select n.seq, n.id, d.id is not null as known,
             coalesce(d.content_hash = n.content_hash and not {seen_again}, false) as unchanged,
-            coalesce(not {_newer("d")} and not (d.content_hash = n.content_hash and {seen_again}), false)
-                as older
+            coalesce(
+                not {_newer("d", sighted)} and not (d.content_hash = n.content_hash and {seen_again}), false
+            ) as older
         from incoming n left join {row} d on d.id = n.id
     ), written as (
         insert into writing select seq, id, known from compared where not unchanged and not older

@@ -133,6 +133,23 @@ def test_a_page_fetched_before_a_deletion_was_observed_does_not_clear_it(workspa
     assert row["updated_at"] == datetime.fromisoformat(changed)
 
 
+@pytest.mark.parametrize("few", [0, 20_000], ids=["many", "few"])
+def test_a_version_that_was_seen_again_later_stays(workspace, desk, monkeypatch, few):
+    monkeypatch.setattr("bridge_pipeline.steps.load._FEW", few)
+    desk.records["tickets"] = [ticket(1, NOON), ticket(2, NOON)]
+    process(workspace, day(DAY), ["tickets"])
+    # Nothing but its content changes, and back again.
+    desk.find("tickets", 1)["subject"] = desk.find("tickets", 2)["subject"] = "other"
+    waiting = land(workspace, "tickets", day(DAY))
+    desk.records["tickets"] = [ticket(1, NOON), desk.find("tickets", 2)]
+    again = load(workspace, land(workspace, "tickets", day(DAY)))
+    assert (again.loaded, again.unchanged) == (1, 1)
+    found = load(workspace, waiting)
+    assert (found.loaded, found.unchanged, found.superseded) == (0, 1, 1)
+    subjects = {key: row["subject"] for key, row in table(workspace, "tickets").items()}
+    assert subjects == {"1": "Printer 1 is on fire", "2": "other"}
+
+
 TEXTS = [
     None,
     "",
