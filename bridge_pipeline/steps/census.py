@@ -165,6 +165,8 @@ class DiskCensus:
     def enter(self, page: list[Sighting], digest: bytes | None = None) -> list[bool]:
         """Enters the records of a page, in order; says of each whether this version is new.
 
+        So is one of which another version was seen on a page since: which was fetched last decides (rule 7).
+
         Args:
             digest: SHA-256 of the page's bytes, for `enter_again`.
         """
@@ -265,20 +267,17 @@ class DiskCensus:
                 if not rejected:
                     self._in_window += not counted
                     self._swept += not swept
-            fresh.append(version not in versions)
-            versions[version] = (inside, self._sweep, 0)
+            fresh.append(version not in versions or _outdated(versions, version))
+            versions[version] = (inside, self._sweep, self._page + 1)
         self._repeats = self._repeats + 1 if again == len(page) else 0
         return fresh
 
     def _disown(self, page: list[Sighting], known: _Versions) -> None:
-        """Forgets the bytes of pages that lose a version to the one that is entered."""
+        """Forgets the bytes of pages with records of the one that is entered: what they have is old, or not
+        theirs any more."""
         if not known:
             return
-        pages = {
-            known[sighting.id][sighting.version][2]
-            for sighting in page
-            if sighting.version in known.get(sighting.id, ())
-        }
+        pages = {place for sighting in page for _, _, place in known.get(sighting.id, {}).values()}
         forget = "update pages set digest = null where page = ?"
         self._db.executemany(forget, [(each,) for each in pages])
 
@@ -326,6 +325,11 @@ class DiskCensus:
 
     def _transaction(self) -> "_Transaction":
         return _Transaction(self._db)
+
+
+def _outdated(versions: dict[str, tuple[bool, int, int]], version: str) -> bool:
+    """Whether a later page has another version of the record."""
+    return versions[version][2] < max(page for _, _, page in versions.values())
 
 
 class _Transaction:

@@ -224,14 +224,15 @@ def _digest(path: Path) -> str | None:
 
 
 def _versions(batch: Batch, folder: Path) -> tuple[int, int]:
-    """How many rows the landing files hold, and how many different versions of records."""
+    """How many rows the landing files hold, and how many different versions of records, by the time of their
+    page: one that was another meanwhile is landed again."""
     paths = [str(folder / file["path"]) for file in batch.files]
     if not paths:
         return 0, 0
     # Grouping spills to disk where it must; counting distinct values does not.
     query = """
         select coalesce(sum(n), 0)::bigint, count(*) from (
-            select count(*) as n from read_parquet($paths) group by id, content_hash
+            select count(*) as n from read_parquet($paths) group by id, content_hash, fetched_at
         )"""
     with duck.opened(batch.landed, folder) as db:
         found = db.execute(query, {"paths": paths}).fetchone()

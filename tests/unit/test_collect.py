@@ -113,7 +113,7 @@ def test_the_equation_holds_for_any_pages(tmp_path_factory, bodies, chunk):
     assert counts.fetched == extraction.journal.records == sum(places(counts))
     assert (counts.landed, counts.quarantined, counts.pages) == (len(rows), len(rejected), len(bodies))
     assert [row["seq"] for row in rows] == list(range(len(rows)))
-    assert len({(row["id"], row["content_hash"]) for row in rows}) == len(rows)
+    assert len({(row["id"], row["content_hash"], row["page"]) for row in rows}) == len(rows)
 
 
 @pytest.mark.parametrize(
