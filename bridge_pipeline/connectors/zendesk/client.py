@@ -6,7 +6,9 @@ is read move to its end and nothing is lost between pages.
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -14,11 +16,27 @@ from bridge_pipeline.connector_kit import pages
 from bridge_pipeline.connector_kit.connector import Page, Reading, Stream
 from bridge_pipeline.connector_kit.fields import Refused, from_microseconds
 from bridge_pipeline.connector_kit.journal import Journal
+from bridge_pipeline.connector_kit.listing import Limits, Listing, NeverWhole, Request
 from bridge_pipeline.connector_kit.oauth import OAuthCredentials
 from bridge_pipeline.connector_kit.pages import PageContent
-from bridge_pipeline.connector_kit.session import Session, SourceContext, SourceError, journalled
+from bridge_pipeline.connector_kit.session import (
+    Contradictory,
+    Session,
+    SourceContext,
+    SourceError,
+    journalled,
+)
 from bridge_pipeline.connectors.zendesk.config import ZendeskConfig, credentials_of
-from bridge_pipeline.connectors.zendesk.paging import STYLES, Capped, Params, Style
+from bridge_pipeline.connectors.zendesk.paging import (
+    OFFSET_PAGES,
+    STYLES,
+    Capped,
+    Params,
+    Style,
+    Tally,
+    is_numbered,
+    is_whole,
+)
 from bridge_pipeline.connectors.zendesk.streams import comment_page
 
 # Where one record of an entity is found; there is no address of a single comment.
@@ -58,11 +76,15 @@ class ZendeskClient:
         start = self._start(reading) if style.export else None
         for sweep in count(1):
             reading.census.begin_sweep()
-            fresh = True
+            fresh, content = True, None
             for page, live in self._sweep(reading, f"s{sweep}", start, proof):
-                fresh &= live
+                fresh, content = fresh and live, page.content
                 yield page
             proof |= {"method": style.method, "sweeps": sweep}
+            if content and not style.export and is_numbered(content):
+                if not (fresh and is_whole(content)):
+                    yield from self._by_numbers(reading, style, proof)
+                return
             if not fresh:
                 continue
             if not start or reading.census.in_window:
@@ -126,19 +148,15 @@ class ZendeskClient:
             assert params is not None
             try:
                 page, live = self._page(reading, f"{name}-p{number}", style, params)
-                following = style.following(page.content, params)
             except SourceError as error:
                 if not style.export or not _too_recent(error):
                     raise
                 # Also said of the server's own next page: nothing has changed since.
                 proof["ended"] = "start too recent"
                 return
-            except Capped as error:
-                raise SourceError(
-                    f"{self._context.connection}: {reading.stream.entity.name}: {error}"
-                ) from None
             yield page, live
-            if following is None:
+            following = self._following(reading, style, page, params)
+            if following is None or "page" in following:
                 proof["ended"] = "end of stream" if style.export else "no more pages"
                 self._say_what_is_unsettled(reading, page, proof)
                 return
@@ -154,31 +172,86 @@ class ZendeskClient:
             proof["confirmed_empty"] = {"records": len(page.content.records)}
             return
 
+    def _by_numbers(self, reading: Reading, style: Style, proof: dict[str, Any]) -> Iterator[Page]:
+        """Yields the offset pages of a list, in sweeps until it is whole (rule 4).
+
+        Pages of another size begin elsewhere, so that where the gateway gives one up, the sweeps begin anew.
+        """
+        settings, entity = self._context.settings, reading.stream.entity.name
+        limits = Limits(settings.max_sweeps, settings.confirm_pages)
+        while True:
+            size, tally = self._size(entity, style), Tally()
+            fetch = partial(self._numbered_page, reading, style, size, tally)
+            try:
+                yield from Listing(fetch, reading.census, limits, filtered=False, proof=proof).pages()
+            except NeverWhole as error:
+                raise Contradictory(f"{self._context.connection}: {entity}: {error}") from None
+            except SourceError as error:
+                if not self._halve(entity, error):
+                    raise
+                continue
+            if tally.shown < tally.count:
+                raise Contradictory(
+                    f"{self._context.connection}: {entity}: the source counts {tally.count} and its pages "
+                    f"show {tally.shown}; it hides some from the credential, or miscounts"
+                )
+            return
+
+    def _numbered_page(
+        self, reading: Reading, style: Style, size: int, tally: Tally, request: Request
+    ) -> tuple[Page, bool]:
+        """One offset page; behind the last that may be asked for there is none."""
+        if request.page > OFFSET_PAGES and tally.page:
+            return replace(tally.page, content=PageContent([])), True
+        params = {"page": str(request.page), "per_page": str(size)}
+        page, live = self._asked(reading, f"n{size}-{request.key}", style, params)
+        tally.enter(request.page, page)
+        more = self._following(reading, style, page, params) is not None
+        return replace(page, content=replace(page.content, more=more)), live
+
     def _page(self, reading: Reading, key: str, style: Style, params: Params) -> tuple[Page, bool]:
         """One page, at half the size for as long as the gateway gives up on it (vendor-apis C.1)."""
-        stream = reading.stream
-        entity = stream.entity.name
+        entity = reading.stream.entity.name
         while True:
-            halved = self._halved.get(entity, 0)
-            # Offset pages of another size would begin elsewhere.
-            size = {"per_page": "100"} if "page" in params else {style.size: str(style.most >> halved)}
             try:
-                number, content, fetched_at, live = journalled(
-                    self._session,
-                    reading.journal,
-                    key,
-                    stream.path,
-                    {**params, **size, **_included(stream)},
-                    lambda body: _checked_page(stream, style, body, params),
-                    lambda body: self._context.without_excluded(stream.entity, body),
-                    lambda content: len(content.records),
+                return self._asked(
+                    reading, key, style, {**params, style.size: str(self._size(entity, style))}
                 )
             except SourceError as error:
-                if error.status not in _GATEWAY or halved == _HALVINGS or "page" in params:
+                if not self._halve(entity, error):
                     raise
-                self._halved[entity] = halved + 1
-                continue
-            return Page(number, content, fetched_at), live
+
+    def _asked(self, reading: Reading, key: str, style: Style, params: Params) -> tuple[Page, bool]:
+        stream = reading.stream
+        number, content, fetched_at, live = journalled(
+            self._session,
+            reading.journal,
+            key,
+            stream.path,
+            {**params, **_included(stream)},
+            lambda body: _checked_page(stream, style, body, params),
+            lambda body: self._context.without_excluded(stream.entity, body),
+            lambda content: len(content.records),
+        )
+        return Page(number, content, fetched_at), live
+
+    def _following(self, reading: Reading, style: Style, page: Page, params: Params) -> Params | None:
+        """What the page after an answer is asked for with; None at the end."""
+        try:
+            return style.following(page.content, params)
+        except Capped as error:
+            raise SourceError(f"{self._context.connection}: {reading.stream.entity.name}: {error}") from None
+
+    def _size(self, entity: str, style: Style) -> int:
+        return style.most >> self._halved.get(entity, 0)
+
+    def _halve(self, entity: str, error: SourceError) -> bool:
+        """Asks for pages of half the size from now on, if the gateway gave one up that can be smaller."""
+        halved = self._halved.get(entity, 0)
+        if error.status not in _GATEWAY or halved == _HALVINGS:
+            return False
+        self._halved[entity] = halved + 1
+        return True
 
     def _beyond(self, reading: Reading, page: Page, following: Params) -> bool:
         """Whether all that follows changed after the window, by the order of the export."""

@@ -6,9 +6,10 @@ does not makes it unreadable, so that it is asked for again like a server error.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from bridge_pipeline.connector_kit.connector import Page
 from bridge_pipeline.connector_kit.pages import PageContent, UnreadableBody
 
 Params = dict[str, str]
@@ -71,15 +72,57 @@ def _ended(content: PageContent) -> bool:
     return ended
 
 
+@dataclass
+class Tally:
+    """What the offset pages of a list have shown, for the source's own `count` to be compared with.
+
+    `page` is the last page that was entered.
+    """
+
+    page: Page | None = None
+    _shown: dict[int, int] = field(default_factory=dict)
+
+    def enter(self, number: int, page: Page) -> None:
+        """Enters the page with that number, from 1, which begins anew; a page that is read again counts
+        as it is now."""
+        if number == 1:
+            self._shown.clear()
+        self._shown[number] = len(page.content.records)
+        self.page = page
+
+    @property
+    def shown(self) -> int:
+        """How many records the pages have shown."""
+        return sum(self._shown.values())
+
+    @property
+    def count(self) -> int:
+        """How many there are by the last page; 0 where it does not say."""
+        return (self.page and self.page.content.total) or 0
+
+
+def is_numbered(content: PageContent) -> bool:
+    """Whether the answer is an offset page of a list, where a cursor page may have been asked for."""
+    return not isinstance(content.envelope.get("meta"), dict)
+
+
+def is_whole(content: PageContent) -> bool:
+    """Whether an offset page is all there is, so that nothing can have moved between it and another."""
+    return content.envelope.get("next_page") is None and content.total == len(content.records)
+
+
 def _next_page(content: PageContent, sent: Mapping[str, str]) -> Params | None:
     """Cursor pages end with `has_more`, whatever `links.next` says; offset pages with `next_page`."""
     meta = content.envelope.get("meta")
     if isinstance(meta, dict):
         return _by_cursor(meta, sent)
-    if "next_page" not in content.envelope:
-        raise UnreadableBody("the answer is no list: it has neither meta nor next_page")
-    if content.envelope["next_page"] is None:
+    if "next_page" not in content.envelope or "page[after]" in sent:
+        raise UnreadableBody("the answer is no such list: it has neither meta nor next_page, or the other")
+    following = content.envelope["next_page"]
+    if following is None:
         return None
+    if not isinstance(following, str) or not following:
+        raise UnreadableBody(f"the list's next_page is no address but {str(following)[:60]!r}")
     page = int(sent.get("page", "1"))
     if page >= OFFSET_PAGES:
         raise Capped(f"it has more than {OFFSET_PAGES} pages, and offset pages end there")

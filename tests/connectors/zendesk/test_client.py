@@ -1,5 +1,6 @@
 """The client against the simulated account: what it extracts is the truth, whatever happens in between."""
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 
 import orjson
@@ -9,9 +10,9 @@ from pydantic import ValidationError
 from bridge_pipeline.connector_kit.connector import Connector
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.pages import PageContent, UnreadableBody
-from bridge_pipeline.connector_kit.session import SourceError
-from bridge_pipeline.connector_kit.simulator import PROFILES, Answer, FaultProfile
-from bridge_pipeline.connectors.zendesk import CONNECTOR
+from bridge_pipeline.connector_kit.session import Contradictory, SourceError
+from bridge_pipeline.connector_kit.simulator import PROFILES, Answer, FaultProfile, Request
+from bridge_pipeline.connectors.zendesk import CONNECTOR, client, paging
 from bridge_pipeline.connectors.zendesk.paging import STYLES, Capped
 from bridge_pipeline.connectors.zendesk.simulator.dialect import Behaviour
 from bridge_pipeline.connectors.zendesk.simulator.world import LIVE, Changes
@@ -340,6 +341,95 @@ def test_lists_without_cursor_pages_are_read_by_offset(tmp_path):
     account = Account(Behaviour(limits=False, cursor_pages=False))
     with serving(account) as simulator:
         assert extract(simulator, "groups", tmp_path).rows == truth(simulator, "groups")
+        # In one answer nothing moves between pages.
+        assert len(exports(simulator, "groups")) == 1
+
+
+class Groups:
+    """A list of groups that knows offset pages only (vendor-apis C.2).
+
+    `before` is called with each request, and may change the groups or answer itself.
+    """
+
+    def __init__(self, groups: int, before: Callable[[Request], Answer | None] = lambda request: None):
+        self.ids = list(range(1, groups + 1))
+        self.counted = 0
+        self.account = Account(tickets=1)
+        self.account.before = lambda request: before(request) or self._page(request)
+
+    def _page(self, request: Request) -> Answer:
+        query = request.query
+        number, size = int(query.get("page", "1")), int(query.get("per_page", query.get("page[size]", "100")))
+        if number > paging.OFFSET_PAGES:
+            return Answer(400, b'{"errors":[{"code":"InvalidPaginationDepth"}]}')
+        shown = self.ids[(number - 1) * size : number * size]
+        more = number * size < len(self.ids)
+        body = {
+            "groups": [{"id": each, "name": "g", "updated_at": "2025-01-02T09:00:00Z"} for each in shown],
+            "count": len(self.ids) + self.counted,
+            "next_page": f"https://acme.zendesk.com/api/v2/groups.json?page={number + 1}" if more else None,
+            "previous_page": None,
+        }
+        return Answer(200, orjson.dumps(body))
+
+
+def page_of(request: Request) -> int:
+    return int(request.query.get("page", "1"))
+
+
+def test_a_group_is_deleted_while_offset_pages_are_read_and_no_other_is_lost(tmp_path):
+    deleted = []
+
+    def before(request: Request) -> None:
+        if page_of(request) == 2 and not deleted:
+            deleted.append(groups.ids.pop(10))
+
+    groups = Groups(150, before)
+    with serving(groups.account) as simulator:
+        found = extract(simulator, "groups", tmp_path)
+    assert set(found.rows) - set(map(str, deleted)) == set(map(str, groups.ids))
+
+
+@pytest.mark.parametrize("spoilt", [1, 2])
+def test_offset_pages_of_one_reading_have_one_size(tmp_path, spoilt):
+    def before(request: Request) -> Answer | None:
+        size = request.query.get("per_page", request.query.get("page[size]"))
+        return Answer(504, b"", "text/plain") if page_of(request) == spoilt and size == "100" else None
+
+    groups = Groups(150, before)
+    with serving(groups.account) as simulator:
+        found = extract(simulator, "groups", tmp_path)
+    assert set(found.rows) == set(map(str, groups.ids))
+
+
+def test_offset_pages_may_be_as_many_as_can_be_asked_for(tmp_path, monkeypatch):
+    for module in (paging, client):
+        monkeypatch.setattr(module, "OFFSET_PAGES", 3)
+    groups = Groups(300)
+    with serving(groups.account) as simulator:
+        assert len(extract(simulator, "groups", tmp_path / "all").rows) == 300
+        groups.ids.append(301)
+        with pytest.raises(SourceError, match="more than 3 pages"):
+            extract(simulator, "groups", tmp_path / "more")
+
+
+@pytest.mark.parametrize("groups", [90, 150])
+def test_offset_pages_that_show_fewer_than_the_source_counts_are_an_error(tmp_path, groups):
+    short = Groups(groups)
+    short.counted = 1
+    said = f"counts {groups + 1} and its pages show {groups}"
+    with serving(short.account) as simulator, pytest.raises(Contradictory, match=said):
+        extract(simulator, "groups", tmp_path)
+
+
+def test_a_killed_reading_by_offset_is_resumed_at_any_page(tmp_path):
+    groups = Groups(250)
+    with serving(groups.account) as simulator:
+        whole = extract(simulator, "groups", tmp_path / "whole")
+        for done in range(1, whole.counts.pages + 1):
+            folder = tmp_path / str(done)
+            extract(simulator, "groups", folder, most=done)
+            assert extract(simulator, "groups", folder).rows == whole.rows
 
 
 def answer(**envelope):
@@ -380,6 +470,8 @@ def test_where_an_answer_leads(entity, envelope, sent, following):
         ("accounts", {"end_of_stream": False, "end_time": 7}, {"start_time": "7"}),
         ("groups", {}, {}),
         ("groups", {"meta": {"has_more": True, "after_cursor": None}}, {}),
+        ("groups", {"next_page": None}, {"page[after]": "a"}),
+        *(("groups", {"next_page": value}, {}) for value in (False, True, 2, "", [], {})),
     ],
 )
 def test_an_answer_that_leads_nowhere_is_unreadable(entity, envelope, sent):
