@@ -125,26 +125,65 @@ def test_a_second_that_no_page_shows_whole_is_an_error_and_not_the_end(tmp_path)
 
 
 def test_a_window_in_the_future_holds_nothing_new(tmp_path):
+    # The source's clock runs behind ours.
     account = Account(clock=datetime(2025, 3, 5, tzinfo=UTC))
     with serving(account) as simulator:
-        window = Window.of_days(date(2025, 4, 1), date(2025, 4, 1))
-        found = extract(simulator, "tickets", tmp_path, window)
+        day = datetime.now(UTC).date() + timedelta(days=3)
+        found = extract(simulator, "tickets", tmp_path, Window.of_days(day, day))
         assert [line["status"] for line in simulator.requests] == [422, 200]
     assert (found.rows, found.proof["ended"]) == ({}, "start too recent")
+    assert datetime.fromisoformat(found.proof["unsettled_from"]) < datetime.now(UTC) - timedelta(minutes=5)
+
+
+TOO_RECENT = Answer(
+    422,
+    b'{"error":"InvalidValue","description":"Too recent start_time. Use a start_time older than 5 minutes"}',
+)
+
+
+@pytest.mark.parametrize("window", [None, *THIRDS])
+@pytest.mark.parametrize("entity", ["accounts", "tickets"])
+def test_a_start_of_long_ago_that_is_refused_as_too_recent_is_an_error(tmp_path, entity, window):
+    account = Account(tickets=1)
+    account.before = lambda request: TOO_RECENT
+    with serving(account) as simulator, pytest.raises(SourceError, match="is long ago") as failure:
+        extract(simulator, entity, tmp_path, window)
+    assert failure.value.status == 422
+
+
+def cut_at(end_time: datetime) -> Account:
+    """An account whose export of organizations goes on at that time, and refuses to."""
+    account = Account(tickets=1)
+    page = {
+        "organizations": [{"id": 1, "name": "o", "updated_at": "2025-01-02T09:00:00Z"}],
+        "count": 1,
+        "end_time": int(end_time.timestamp()),
+        "next_page": "https://acme.zendesk.com/api/v2/incremental/organizations.json",
+        "end_of_stream": False,
+    }
+    first = Answer(200, orjson.dumps(page))
+    account.before = lambda request: first if request.query["start_time"] == "0" else TOO_RECENT
+    return account
 
 
 def test_a_next_page_that_is_refused_as_too_recent_is_the_end(tmp_path):
-    account = Account(tickets=30, accounts=30)
-    account.before = lambda request: (
-        Answer(422, b'{"error":"InvalidValue","description":"Too recent start_time. Use an older one"}')
-        if ("organizations" in request.path and account.asked.append(request)) or len(account.asked) > 2
-        else None
-    )
-    account.asked = []
-    with serving(account) as simulator:
+    ended = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=2)
+    with serving(cut_at(ended)) as simulator:
         found = extract(simulator, "accounts", tmp_path)
-    assert found.proof["ended"] == "start too recent"
-    assert found.counts.pages == 2
+    assert (set(found.rows), found.proof["ended"]) == ({"1"}, "start too recent")
+
+
+def test_a_next_page_of_long_ago_that_is_refused_as_too_recent_is_an_error(tmp_path):
+    said, account = "2025-01-03T00:00:00Z is long ago", cut_at(datetime(2025, 1, 3, tzinfo=UTC))
+    with serving(account) as simulator, pytest.raises(SourceError, match=said):
+        extract(simulator, "accounts", tmp_path)
+
+
+def test_a_cursor_is_never_too_recent(tmp_path):
+    account = Account(tickets=25)
+    account.before = lambda request: TOO_RECENT if "cursor" in request.query else None
+    with serving(account) as simulator, pytest.raises(SourceError, match="Too recent"):
+        extract(simulator, "tickets", tmp_path)
 
 
 def test_a_window_that_reaches_into_the_last_minute_is_not_settled(calm, tmp_path):
