@@ -12,6 +12,8 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+import structlog
+
 from bridge_pipeline.connector_kit import pages
 from bridge_pipeline.connector_kit.connector import Page, Reading, Stream
 from bridge_pipeline.connector_kit.fields import Refused, from_microseconds
@@ -56,6 +58,13 @@ _GATEWAY = (500, 502, 503, 504)
 # A page is asked for at a sixteenth of its size at least.
 _HALVINGS = 4
 _NOT_OFFERED = 405
+# How a cursor may be refused; a credential is by 401 and 403.
+_REFUSALS = (400, 404, 410, 422)
+log = structlog.get_logger("bridge.source")
+
+
+class _CursorLapsed(Exception):
+    """A cursor that an interrupted extraction got is refused."""
 
 
 class ZendeskClient:
@@ -69,7 +78,8 @@ class ZendeskClient:
         self._halved: dict[str, int] = {}
 
     def read(self, reading: Reading, proof: dict[str, Any]) -> Iterator[Page]:
-        """Yields the pages of an export or list from beginning to end; again, if some of it was resumed.
+        """Yields the pages of an export or list from beginning to end; again, if some of it was resumed,
+        be it to the end or to a cursor that is not good any more.
 
         An empty window is confirmed by the first page of the whole export; if that shows a record of the
         window, the start was not honoured, and all is read.
@@ -79,9 +89,10 @@ class ZendeskClient:
         for sweep in count(1):
             reading.census.begin_sweep()
             fresh, content = True, None
-            for page, live in self._sweep(reading, f"s{sweep}", start, proof):
-                fresh, content = fresh and live, page.content
-                yield page
+            with suppress(_CursorLapsed):
+                for page, live in self._sweep(reading, f"s{sweep}", start, proof):
+                    fresh, content = fresh and live, page.content
+                    yield page
             proof |= {"method": style.method, "sweeps": sweep}
             if content and not style.export and is_numbered(content):
                 if not (fresh and is_whole(content)):
@@ -143,14 +154,22 @@ class ZendeskClient:
     def _sweep(
         self, reading: Reading, name: str, start: int | None, proof: dict[str, Any]
     ) -> Iterator[tuple[Page, bool]]:
-        """Yields every page, and whether it was asked of the source now."""
+        """Yields every page, and whether it was asked of the source now.
+
+        Raises:
+            _CursorLapsed: the source refuses the cursor that a page of the journal ends with.
+        """
         style = STYLES[reading.stream.entity.name]
         params: Params | None = {} if start is None else {"start_time": str(start)}
+        live = True
         for number in count(1):
             assert params is not None
             try:
                 page, live = self._page(reading, f"{name}-p{number}", style, params)
             except SourceError as error:
+                if not live and "start_time" not in params and error.status in _REFUSALS:
+                    log.warning("a cursor from the journal is refused; reading anew", error=str(error))
+                    raise _CursorLapsed from error
                 begun = self._believed_too_recent(params, error)
                 # Also said of the server's own next page: nothing has changed since.
                 proof["ended"] = "start too recent"

@@ -1,6 +1,8 @@
 """The client against the simulated account: what it extracts is the truth, whatever happens in between."""
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import orjson
@@ -96,6 +98,51 @@ def test_a_killed_reading_is_resumed_at_any_page(tmp_path, entity, tickets):
             # The pages that were there are not asked for again, but for the one full sweep more.
             assert len(simulator.requests) - asked <= 2 * whole.counts.pages - done
             assert found.proof["sweeps"] == 2
+
+
+class Lapsing(Account):
+    """An account that refuses cursors which it gave before `epoch` was raised."""
+
+    epoch, refusal = 1, 400
+
+    def answer(self, request: Request) -> Answer:
+        query = dict(request.query)
+        for name in {"cursor", "page[after]"} & set(query):
+            query[name], _, given = query[name].partition("~")
+            if given != str(self.epoch):
+                return Answer(self.refusal, b'{"errors":[{"code":"InvalidPaginationParameter"}]}')
+        if "page[size]" in query:
+            query["page[size]"] = "2"
+        answer = super().answer(replace(request, query=query))
+        marked = re.sub(rb'("after_cursor":"[^"]+)', rb"\1~%d" % self.epoch, answer.body)
+        return replace(answer, body=marked)
+
+
+@pytest.mark.parametrize("refusal", [400, 404, 410, 422])
+@pytest.mark.parametrize("entity", ["tickets", "users", "groups"])
+def test_a_killed_reading_whose_cursor_has_lapsed_is_read_anew(tmp_path, entity, refusal):
+    account = Lapsing(tickets=25, users=25)
+    account.refusal = refusal
+    with serving(account) as simulator:
+        whole = extract(simulator, entity, tmp_path / "whole")
+        assert whole.counts.pages > 2
+        extract(simulator, entity, tmp_path, most=2)
+        # It is killed once more in the midst of reading anew.
+        for pages in (3, None):
+            account.epoch += 1
+            found = extract(simulator, entity, tmp_path, most=pages)
+        assert found.rows == whole.rows
+        assert found.proof["ended"] == whole.proof["ended"]
+
+
+def test_a_cursor_that_the_source_has_just_given_and_refuses_is_an_error(tmp_path):
+    account = Account(tickets=25)
+    account.before = lambda request: Answer(400, b"{}") if "cursor" in request.query else None
+    with serving(account) as simulator:
+        with pytest.raises(SourceError, match="cursor=") as failure:
+            extract(simulator, "tickets", tmp_path)
+        assert len(simulator.requests) == 2
+    assert failure.value.status == 400
 
 
 # --- What the exports do (vendor-apis C.3) ---------------------------------------------------------
