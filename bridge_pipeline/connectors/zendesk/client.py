@@ -4,6 +4,7 @@ An export is ordered by change and read by what stands in its answers, so record
 is read move to its end and nothing is lost between pages.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -157,11 +158,12 @@ class ZendeskClient:
         """Yields every page, and whether it was asked of the source now.
 
         Raises:
+            Contradictory: the pages lead in a circle.
             _CursorLapsed: the source refuses the cursor that a page of the journal ends with.
         """
         style = STYLES[reading.stream.entity.name]
         params: Params | None = {} if start is None else {"start_time": str(start)}
-        live = True
+        live, led = True, set[bytes]()
         for number in count(1):
             assert params is not None
             try:
@@ -185,6 +187,14 @@ class ZendeskClient:
             if style.marked and self._beyond(reading, page, following):
                 proof["ended"] = "beyond the window"
                 return
+            # Cursors may be long, and an account has thousands of pages.
+            digest = hashlib.sha256(repr(following).encode()).digest()
+            if digest in led:
+                raise Contradictory(
+                    f"{self._context.connection}: {reading.stream.entity.name}: page {number} leads to where "
+                    "a page before it led: there is no end of pages"
+                )
+            led.add(digest)
             params = following
 
     def _believed_too_recent(self, params: Params, error: SourceError) -> datetime:

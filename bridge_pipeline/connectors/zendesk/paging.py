@@ -5,6 +5,7 @@ does not makes it unreadable, so that it is asked for again like a server error.
 (`next_page`, `after_url`, `links`) are never followed: only what they say is taken.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ from bridge_pipeline.connector_kit.pages import PageContent, UnreadableBody
 Params = dict[str, str]
 # Offset pages end there, and with them what a list can show (vendor-apis C.2).
 OFFSET_PAGES = 100
+# Seconds. A source whose clock runs ahead by more than this does not tell the time.
+_AHEAD = 86_400
 
 
 class Capped(RuntimeError):
@@ -58,6 +61,10 @@ def _end_time(content: PageContent, sent: Mapping[str, str]) -> Params | None:
     end = content.envelope.get("end_time")
     if type(end) is not int:
         raise UnreadableBody("the export has not ended and gives no end_time")
+    if end > time.time() + _AHEAD:
+        raise UnreadableBody(
+            f"the export's end_time is {str(end)[:60]}, which is no second that has come yet"
+        )
     if end <= int(sent["start_time"]):
         raise UnreadableBody(
             f"the export does not get past the second {end}: more records changed in it than a page holds"

@@ -1,5 +1,6 @@
 """The client against the simulated account: what it extracts is the truth, whatever happens in between."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -329,6 +330,32 @@ def test_a_gateway_that_gives_up_every_page_is_an_error(tmp_path):
     assert failure.value.status == 504
 
 
+def test_an_end_time_that_has_not_come_is_an_error_that_names_it(tmp_path):
+    account, page = Account(tickets=1), {"ticket_events": [], "end_time": 10**25, "end_of_stream": False}
+    account.before = lambda request: Answer(200, json.dumps(page).encode())
+    with serving(account) as simulator, pytest.raises(SourceError, match="end_time is 10000000000000"):
+        extract(simulator, "comments", tmp_path, THIRDS[0])
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+@pytest.mark.parametrize("entity", ["tickets", "users", "groups"])
+def test_cursors_that_lead_in_a_circle_are_an_error(tmp_path, entity, length):
+    account, asked = Account(tickets=1), list[Request]()
+
+    def around(request: Request) -> Answer:
+        asked.append(request)
+        cursor = f"c{len(asked) % length}" if length > 1 else f"c{min(len(asked), 3)}"
+        body = {entity: [], "meta": {"has_more": True, "after_cursor": cursor}}
+        return Answer(200, orjson.dumps(body | {"end_of_stream": False, "after_cursor": cursor}))
+
+    account.before = around
+    with serving(account) as simulator:
+        kind, said = (Contradictory, "no end of pages") if length > 1 else (SourceError, "after_cursor|again")
+        with pytest.raises(kind, match=said):
+            extract(simulator, entity, tmp_path)
+    assert len(asked) <= length + 5
+
+
 @pytest.mark.parametrize("entity", ENTITIES)
 def test_an_entity_that_may_not_be_read_is_named(tmp_path, entity):
     account = Account(Behaviour(limits=False, forbidden=frozenset({entity})))
@@ -554,6 +581,16 @@ def test_where_an_answer_leads(entity, envelope, sent, following):
         ("tickets", {"end_of_stream": False, "after_cursor": "a"}, {"cursor": "a"}),
         ("accounts", {"end_of_stream": False}, {"start_time": "7"}),
         ("accounts", {"end_of_stream": False, "end_time": 7}, {"start_time": "7"}),
+        # Milliseconds, other types, and what has not come yet.
+        *(
+            ("comments", {"end_of_stream": False, "end_time": value}, {"start_time": "7"})
+            for value in (1_735_808_400_000, 10**25, 1e300, "1735808400", True, -1, 4_102_444_800)
+        ),
+        *(
+            ("tickets", {"end_of_stream": False, "after_cursor": value}, {})
+            for value in (7, "", [], {}, True)
+        ),
+        *(("groups", {"meta": {"has_more": True, "after_cursor": value}}, {}) for value in (7, "", [], True)),
         ("groups", {}, {}),
         ("groups", {"meta": {"has_more": True, "after_cursor": None}}, {}),
         ("groups", {"next_page": None}, {"page[after]": "a"}),
