@@ -43,7 +43,8 @@ class Stream:
     `names` are the envelope's keys that may hold the records of a list answer; `single_names`
     those of an answer with one record. `state` says `deleted` or `archived` of a record that the
     source still gives and marks so itself. `split` takes the exact bytes of the records out of a list
-    answer where they are not the items of one list.
+    answer where they are not the items of one list. `listed_mark` gives the members that a record asked
+    for by its id lacks, where a listing has shown its change mark, in µs since 1970.
     """
 
     entity: Entity
@@ -56,6 +57,7 @@ class Stream:
     state: Callable[[Record], str | None] | None = None
     split: Callable[[bytes], list[bytes]] | None = None
     all_people: AllPeople | None = None
+    listed_mark: Callable[[Record, int], dict[str, Any]] | None = None
 
     @property
     def keys(self) -> dict[str, tuple[str, ...]]:

@@ -200,6 +200,13 @@ def without_members(body: bytes, patterns: Iterable[str]) -> bytes:
     return bytes(kept + body[position:])
 
 
+def with_members(raw: bytes, members: Mapping[str, Any]) -> bytes:
+    """The bytes of a JSON object with other members before its own; all other bytes stay as they are."""
+    inside = raw.lstrip(_BLANK)[1:].lstrip(_BLANK)
+    comma = b"" if inside.startswith(b"}") else b","
+    return orjson.dumps(members)[:-1] + comma + inside
+
+
 def parse_record(raw: bytes) -> Any:
     """Parses one record so that nothing is changed, or says why that cannot be done."""
     if not raw:

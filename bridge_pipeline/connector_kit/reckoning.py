@@ -5,12 +5,14 @@ having a method more: `list_ids`, `count`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from bridge_pipeline.connector_kit import pages
 from bridge_pipeline.connector_kit.connector import Client, Page, Reading, Stream
 from bridge_pipeline.connector_kit.journal import Journal
+from bridge_pipeline.connector_kit.pages import PageContent
 from bridge_pipeline.connector_kit.session import SourceError
 
 State = Literal["found", "archived", "deleted", "forbidden", "failed"]
@@ -88,9 +90,15 @@ def count(client: Client, stream: Stream) -> int | None:
         return None
 
 
-def look_up(client: Client, stream: Stream, record_id: str, journal: Journal) -> tuple[Outcome, Page | None]:
+def look_up(
+    client: Client, stream: Stream, record_id: str, journal: Journal, mark: int | None = None
+) -> tuple[Outcome, Page | None]:
     """Asks for one record: what the source says of it, and the record where it gives one, also one that
     calls itself deleted.
+
+    Args:
+        mark: the change mark that a listing has shown of it, in µs since 1970; the record gets it where
+            it shows an older one only because the source leaves it out here.
 
     Raises:
         SourceError: it said nothing of the record; 404 and 410 are "gone", 403 is "forbidden".
@@ -106,11 +114,22 @@ def look_up(client: Client, stream: Stream, record_id: str, journal: Journal) ->
         page = None
     if page is None:
         return Outcome("deleted", "a lookup by id found nothing", asked_at), None
+    if mark is not None:
+        page = _marked(stream, page, mark)
     state = state_of(stream, page.content.records[0])
     if state == "deleted":
         # It was read like every other record, and is counted as one.
         return Outcome("deleted", "a lookup by id calls it deleted", asked_at), page
     return Outcome("archived" if state == "archived" else "found", "a lookup by id", asked_at), page
+
+
+def _marked(stream: Stream, page: Page, mark: int) -> Page:
+    record, exact = page.content.records[0], page.content.exact
+    members = stream.listed_mark(record, mark) if stream.listed_mark and isinstance(record, dict) else {}
+    if not members or not exact:
+        return page
+    raw = pages.with_members(exact[0], members)
+    return replace(page, content=PageContent([pages.parse_record(raw)], exact=[raw]))
 
 
 def state_of(stream: Stream, record: Any) -> str | None:

@@ -268,6 +268,7 @@ class _Certification:
                 self._home_window(stock),
                 self._run_id,
                 outcomes,
+                stock.book.marks(chunk),
             )
             stock.outcomes |= outcomes
             stock.requests += len(outcomes)

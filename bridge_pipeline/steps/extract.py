@@ -162,12 +162,14 @@ def extract_ids(
     window: Window,
     run_id: str | None = None,
     outcomes: dict[str, Outcome] | None = None,
+    marks: Mapping[str, int] | None = None,
 ) -> Batch | None:
     """Extracts single records by id; None where the source gives none of them.
 
     Args:
         outcomes: gets what the source said of each id. Without it nobody asks why records did not
             come, and refusals in a row are an error.
+        marks: by id, the change marks that a listing has shown, in µs since 1970.
 
     Raises:
         SourceError: the source could not be asked.
@@ -175,7 +177,7 @@ def extract_ids(
     with _extracting(workspace, name, entity) as (source, connection):
         stream = source.connector.stream(entity)
         extraction = _Extraction(
-            workspace, source, stream, window, "lookup", run_id, tuple(ids), outcomes=outcomes
+            workspace, source, stream, window, "lookup", run_id, tuple(ids), outcomes=outcomes, marks=marks
         )
         batch = extraction.run(connection)
         return batch if batch.fetched else None
@@ -222,6 +224,7 @@ class _Extraction:
         scheduled: bool = False,
         outcomes: dict[str, Outcome] | None = None,
         proof: dict[str, Any] | None = None,
+        marks: Mapping[str, int] | None = None,
     ) -> None:
         self._workspace = workspace
         self._source = source
@@ -233,6 +236,7 @@ class _Extraction:
         self._scheduled = scheduled
         self._outcomes = outcomes
         self._proof = proof or {}
+        self._marks = marks or {}
 
     def run(self, connection: sa.Connection) -> Batch:
         record, entity = self._source.record, self._stream.entity.name
@@ -331,7 +335,8 @@ class _Extraction:
         failed = 0
         for record_id in self._ids:
             try:
-                outcome, page = look_up(self._source.client, self._stream, record_id, journal)
+                mark = self._marks.get(record_id)
+                outcome, page = look_up(self._source.client, self._stream, record_id, journal, mark)
                 if outcome.state == "forbidden" and self._outcomes is None:
                     raise SourceError(f"{record_id}: {outcome.evidence}", 403)
             except SourceError as error:

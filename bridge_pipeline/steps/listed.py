@@ -5,7 +5,7 @@ Nothing is compared here; see `reckon`.
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -84,6 +84,11 @@ class IdBook:
     def listed(self) -> Iterator[tuple[str, int | None, str | None, int]]:
         """(id, change mark in µs or None, state, time of the page in µs), by id."""
         return iter(self._db.execute("select * from listed order by id"))
+
+    def marks(self, ids: Sequence[str]) -> dict[str, int]:
+        """The change marks in µs of those of these ids, at most 30,000, that were listed with one."""
+        query = f"select id, changed from listed where changed is not null and id in ({_places(ids)})"
+        return dict(self._db.execute(query, ids))
 
     def nameless(self) -> Iterator[tuple[str, int, int]]:
         """(SHA-256 of the bytes, page, position) of the records without a usable id."""
@@ -174,6 +179,10 @@ class _Reader:
         if page.content.exact is not None:
             return page.content.exact[position]
         return self._stream.exact_records(self._journal.body(page.number))[position]
+
+
+def _places(values: Sequence[str]) -> str:
+    return ",".join("?" * len(values))
 
 
 def micros(moment: datetime) -> int:

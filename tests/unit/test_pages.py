@@ -25,6 +25,7 @@ from bridge_pipeline.connector_kit.pages import (
     parse_record,
     parse_single,
     values_under,
+    with_members,
     without_members,
 )
 
@@ -561,3 +562,15 @@ def test_the_envelope_is_kept_beside_the_records():
         assert envelope["end"] == 7
         assert "data" not in envelope
         assert "others" not in envelope
+
+
+@pytest.mark.parametrize(
+    ("raw", "result"),
+    [
+        (b"{}", b'{"a":{"b":1}}'),
+        (b" {\n} ", b'{"a":{"b":1}} '),
+        (b'{"id": 1.50, "x":"\\u00e4"}', b'{"a":{"b":1},"id": 1.50, "x":"\\u00e4"}'),
+    ],
+)
+def test_members_are_put_before_a_records_own(raw, result):
+    assert with_members(raw, {"a": {"b": 1}}) == result

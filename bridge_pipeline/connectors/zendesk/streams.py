@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
 from bridge_pipeline.connector_kit import fields, pages
 from bridge_pipeline.connector_kit.connector import Person, Stream
 from bridge_pipeline.connector_kit.fields import Field, Record, Refused
@@ -55,11 +53,24 @@ def _reference(value: Any, pointer: str) -> str | None:
 
 
 def _generated(record: Record) -> int | None:
-    """`generated_timestamp` in µs; `updated_at` where there is none: in lookups, and 0 when just created."""
+    """`generated_timestamp` in µs; `updated_at` where there is none: in some lookups, and 0 when just
+    created."""
     value = record.get("generated_timestamp")
     if value is None or (type(value) is int and value == 0):
         return fields.microseconds(record.get("updated_at"), "/updated_at")
     return _epoch(value, "/generated_timestamp")
+
+
+def _listed_mark(record: Record, mark: int) -> dict[str, Any]:
+    """`generated_timestamp` as the export showed it, unless the ticket tells its own or has changed since."""
+    if "generated_timestamp" in record:
+        return {}
+    try:
+        updated = fields.microseconds(record.get("updated_at"), "/updated_at")
+    except Refused:
+        return {}
+    second = mark // _MICROSECONDS
+    return {} if updated and updated > second * _MICROSECONDS else {"generated_timestamp": second}
 
 
 def _epoch(value: Any, pointer: str) -> int:
@@ -169,12 +180,12 @@ def comments_of(body: bytes) -> list[bytes]:
             # Of an event that cannot be read nothing but its bytes is certain: it goes to quarantine.
             found.append(raw)
             continue
-        own = orjson.dumps({key: event.get(key) for key in ("id", "ticket_id", "timestamp", "created_at")})
-        for child in _children(raw):
-            if child.startswith(b"{") and _kind(child) == _COMMENT:
-                inside = child[1:].lstrip()
-                comma = b"" if inside.startswith(b"}") else b","
-                found.append(b'{"ticket_event":' + own + comma + inside)
+        own = {key: event.get(key) for key in ("id", "ticket_id", "timestamp", "created_at")}
+        found += [
+            pages.with_members(child, {"ticket_event": own})
+            for child in _children(raw)
+            if child.startswith(b"{") and _kind(child) == _COMMENT
+        ]
     return found
 
 
@@ -258,6 +269,7 @@ STREAMS = (
         ),
         _people,
         state=_state_of_ticket,
+        listed_mark=_listed_mark,
     ),
     Stream(
         COMMENTS,

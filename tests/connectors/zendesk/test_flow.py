@@ -1,6 +1,7 @@
 """The whole flow over Zendesk: windows, parents, what is listed as deleted, and nothing done twice."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -104,6 +105,26 @@ def test_what_is_deleted_later_never_overwrites_the_good_row(workspace, account)
     marked = {key for key, row in flow.table(workspace, "tickets", NAME).items() if row["deleted_at"]}
     assert marked == gone
     assert flow.rows(workspace, "select distinct reason from bridge.deletions") == [{"reason": "lookup"}]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_ticket_that_is_asked_for_by_its_id_has_the_mark_that_the_export_shows(workspace, account, marked):
+    account.behaviour = replace(account.behaviour, marked_lookups=marked)
+    process(workspace, WEEK, "tickets")
+    tickets = account.world.tables["tickets"]
+    by_system, by_agent = (int(row) for row in np.flatnonzero(tickets.states == LIVE)[:2])
+    # Both became visible after their day was read.
+    tickets.touch(by_system, int(WEEK.end.timestamp()) - 3_600, system=True)
+    tickets.touch(by_agent, int(WEEK.end.timestamp()) - 3_000)
+    for _ in range(2):
+        assert certify(workspace, NAME, entities=("tickets",)).verdict == "complete"
+    assert held(workspace, "tickets") == truth(account.simulator, "tickets", WEEK)
+    asked = [line for line in account.simulator.requests if "/api/v2/tickets/" in line["path"]]
+    assert len(asked) == 2
+    before = flow.table(workspace, "tickets", NAME)
+    _, update, _ = process(workspace, WEEK, "tickets")["tickets"]
+    assert (flow.table(workspace, "tickets", NAME), update.total("loaded")) == (before, 0)
 
 
 @pytest.mark.slow

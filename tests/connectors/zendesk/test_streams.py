@@ -158,6 +158,25 @@ def test_what_a_ticket_may_not_look_like(changes, reason):
     assert refused.value.reason == reason
 
 
+@pytest.mark.parametrize(
+    ("without", "changes", "mark", "members"),
+    [
+        # The system has moved it since an agent did, or nobody has.
+        (True, {}, 1304595000, {"generated_timestamp": 1304595000}),
+        (True, {}, 1304591932, {"generated_timestamp": 1304591932}),
+        # An agent has since the export showed it.
+        (True, {}, 1304591931, {}),
+        (True, {"updated_at": "some day"}, 1304595000, {}),
+        # It tells its own mark.
+        (False, {}, 1304595000, {}),
+        (False, {"generated_timestamp": 0}, 1304595000, {}),
+    ],
+)
+def test_a_ticket_without_its_mark_is_given_the_one_that_was_listed(without, changes, mark, members):
+    ticket = {key: value for key, value in TICKET.items() if not without or key != "generated_timestamp"}
+    assert stream("tickets").listed_mark(ticket | changes, mark * 1_000_000) == members
+
+
 @pytest.mark.parametrize("change", [{"active": "false"}, {"active": 0}, {"suspended": "true"}])
 def test_whether_a_user_is_active_is_not_guessed_from_another_type(change):
     with pytest.raises(Refused) as refused:

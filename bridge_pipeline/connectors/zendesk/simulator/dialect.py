@@ -39,6 +39,7 @@ _LIST = re.compile(r"/api/v2/(tickets|users|organizations|groups|deleted_tickets
 _COUNT = re.compile(r"/api/v2/(tickets|users|organizations|groups)/count(?:\.json)?")
 _ONE = re.compile(r"/api/v2/(tickets|users|organizations|groups)/(\d{1,18})(?:\.json)?")
 _COMMENTS = re.compile(r"/api/v2/tickets/(\d{1,18})/comments(?:\.json)?")
+_MARK = re.compile(rb'"generated_timestamp":\d+,')
 _WITHHELD = 60
 _ARCHIVED_AFTER = 120 * DAY
 _OFFSET_PAGES, _LIST_PAGE = 100, 100
@@ -58,6 +59,7 @@ class Behaviour:
         cursor_pages: whether lists know cursor pages; without, `page[size]` is ignored.
         forbidden: entities that the credential may not read.
         token_life: how many requests an OAuth token is good for; 0 for any number.
+        marked_lookups: whether a ticket that is asked for by its id tells its `generated_timestamp`.
     """
 
     export_page: int = 1_000
@@ -68,6 +70,7 @@ class Behaviour:
     cursor_pages: bool = True
     forbidden: frozenset[str] = frozenset()
     token_life: int = 0
+    marked_lookups: bool = True
 
     @classmethod
     def of(cls, options: SimulatorOptions) -> "Behaviour":
@@ -408,7 +411,10 @@ class ZendeskSupport:
         if row is None or (table.states[row] != LIVE and entity != "users"):
             raise _refusal(404, {"error": "RecordNotFound", "description": "Not found"})
         embedded = "metric_sets" in request.query.get("include", "").split(",")
-        return b'{"%b":%b}' % (name[:-1].encode(), records.rendered(entity, row, embedded))
+        rendered = records.rendered(entity, row, embedded)
+        if not self.behaviour.marked_lookups:
+            rendered = _MARK.sub(b"", rendered)
+        return b'{"%b":%b}' % (name[:-1].encode(), rendered)
 
 
 def _kind(path: str) -> str | None:
