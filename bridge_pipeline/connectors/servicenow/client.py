@@ -235,7 +235,7 @@ class ServiceNowClient:
         }
         if ask.only_keys or ask.counting:
             params["sysparm_fields"] = f"{ID},{_changed(stream)}"
-        counts = counted or not (ask.only_keys or ask.counting)
+        counts = not ask.counting and (counted or not ask.only_keys)
         number, content, fetched_at, live = journalled(
             self._session,
             journal,

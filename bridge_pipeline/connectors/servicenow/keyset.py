@@ -5,15 +5,17 @@ that changes while it is read moves to the end and is met again. The limit of a 
 access rules do, so a short or empty page says nothing; `X-Total-Count`, which counts before them
 too, says whether the server has looked at the last row.
 
-Then the keys alone are listed by `sys_id`, an order in which nothing moves, and what was not seen
-is fetched by its key. Terms of a query that the server does not understand are dropped without a
-word, so every answer is compared with what was asked.
+Then the keys alone are listed by `sys_id`, an order in which nothing moves, and what was not seen,
+or not in this version, is fetched by its key. Terms of a query that the server does not understand
+are dropped without a word, so every answer is compared with what was asked. Nor need it give as many
+rows as it was asked for: how far the keys were listed, only rows and counts say.
 """
 
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import structlog
@@ -24,6 +26,9 @@ log = structlog.get_logger("bridge.source")
 ID = "sys_id"
 # A URL holds about 10,000 characters (D.2).
 _IDS_AT_ONCE = 100
+# Whatever a gateway allows, it is not less than this.
+_FEWEST_LOOKED_AT = 10
+_ANY_ID = "0" * 32
 # Before any row.
 _EPOCH = "1970-01-01 00:00:00"
 _ORDERED = re.compile(r"[0-9a-f]{32}")
@@ -35,7 +40,7 @@ class NotObeyed(RuntimeError):
 
 
 class NeverWhole(RuntimeError):
-    """Listings of the keys kept bringing unseen rows."""
+    """Listings of the keys kept bringing rows that were not read as they are."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +56,21 @@ class Ask:
 
 @dataclass(frozen=True)
 class Part:
-    """Its answer: `size` rows were looked at, of `total` that match before access rules."""
+    """Its answer: `size` rows were asked for, of `total` that match before access rules."""
 
     page: Page
     total: int
     size: int
     live: bool
+
+    @property
+    def shown(self) -> int:
+        """How many rows it holds."""
+        return len(self.page.content.records)
+
+    def ends(self, offset: int) -> bool:
+        """Whether it holds all rows from `offset` on, and could have held more."""
+        return offset + self.shown == self.total and self.shown < self.size
 
 
 @dataclass(frozen=True)
@@ -129,6 +143,72 @@ class _Seen:
 
 
 @dataclass
+class _Reach:
+    """How many rows one answer was seen to cover, shown or hidden.
+
+    A gateway may allow fewer than were asked for: no more than these are passed over where none shows.
+    """
+
+    rows: int = 0
+    # Of the answer behind whose last row the next one was asked for: its count, offset and size.
+    _turned: tuple[int, int, int] | None = None
+
+    def turn(self, part: Part, offset: int) -> None:
+        """Keeps an answer with rows, until the next one tells how many are left."""
+        self.rows = max(self.rows, part.shown)
+        self._turned = part.total, offset, part.size
+
+    def learn(self, part: Part) -> None:
+        """Takes the count of the next answer."""
+        if self._turned:
+            total, offset, size = self._turned
+            self.rows = max(self.rows, min(size, total - part.total - offset))
+            self._turned = None
+
+    def step(self, size: int) -> int:
+        """How many rows an answer without any has covered."""
+        return min(size, max(self.rows, _FEWEST_LOOKED_AT)) if self.rows else size
+
+
+@dataclass
+class _Walk:
+    """How far a listing of keys has come: behind the key `after`, past `offset` rows that do not show.
+
+    `leapt` is set where these were passed over before any answer showed a row.
+    """
+
+    reach: _Reach
+    after: str = ""
+    offset: int = 0
+    leapt: bool = False
+    _miscounted: int = 0
+
+    def go_on(self, part: Part, ids: list[str]) -> bool:
+        """Moves behind an answer; False where nothing can follow (D.4, 2).
+
+        Raises:
+            NotObeyed: that cannot be known, because its counts are too low.
+        """
+        self.reach.learn(part)
+        if part.ends(self.offset):
+            return False
+        if ids:
+            # One more than was counted may have been written after the count.
+            self._miscounted = max(self._miscounted, self.offset + part.shown - part.total)
+            self.reach.turn(part, self.offset)
+            self.after, self.offset = ids[-1], 0
+            return True
+        if self._miscounted and part.total > self.offset:
+            raise NotObeyed(
+                f"an answer held {self._miscounted} rows more than its X-Total-Count says, and answer "
+                f"{part.page.number} none of {part.total} counted rows: whether rows follow cannot be known"
+            )
+        self.leapt |= not self.reach.rows
+        self.offset += self.reach.step(part.size)
+        return self.offset < part.total
+
+
+@dataclass
 class Keyset:
     """One reading of a table; `proof` says afterwards how it was found whole.
 
@@ -141,16 +221,18 @@ class Keyset:
     span: Span
     rounds: int
     proof: dict[str, Any] = field(default_factory=dict)
+    _reach: _Reach = field(default_factory=_Reach)
     _empty: bool = False
     _unseen: int = 0
+    _stale: int = 0
     _live: bool = True
 
     def pages(self) -> Iterator[Page]:
-        """Yields pages of rows until a listing of the keys brings no unseen one.
+        """Yields pages of rows until a listing of the keys brings none that was not read as it is.
 
         Raises:
-            NotObeyed: the server does not even list keys as it was asked.
-            NeverWhole: still unseen rows after the last listing.
+            NotObeyed: the server does not even list keys as it was asked, or counts what is not there.
+            NeverWhole: still such rows after the last listing.
         """
         seen = _Seen()
         try:
@@ -165,31 +247,64 @@ class Keyset:
                 round_ += 1
                 yield from self._confirm(f"k{round_}", seen)
                 live += self._live
-                if self._live and not self._unseen:
+                if self._live and not self._unseen and not self._stale:
                     self.proof |= {"method": "keyset, confirmed by keys", "sweeps": 1 + round_}
                     return
         finally:
             seen.close()
         raise NeverWhole(
             f"its keys were listed {round_} times, and the last listing still brought {self._unseen} unseen "
-            "rows; the source changes faster than it can be read"
+            f"rows, and {self._stale} newer than the source gives them by their ids; it changes faster than "
+            "it can be read, or answers from copies that are not up to date"
         )
 
     def listed(self, name: str = "k1") -> Iterator[Part]:
-        """Answers that together hold the keys of all rows, in an order in which nothing moves."""
-        after, offset, number = "", 0, 0
-        while True:
-            number += 1
-            part = self.fetch(Ask(f"{name}-p{number}", self.span.keys(after), offset, only_keys=True))
-            # Rows beyond those of an answer to another question would pass for hidden by access rules.
-            self._demand(all(_only(row, {ID, self.span.changed}) for row in part.page.content.records), part)
-            ids = [record_id for _, record_id in self._keys(part.page)]
-            self._demand(all(record_id > after for record_id in ids if _plain(record_id, after)), part)
-            self._demand(after not in ids, part)
+        """Answers that together hold the keys of all rows, in an order in which nothing moves.
+
+        Raises:
+            NotObeyed: they cannot be what was asked for, or the counts are not true.
+        """
+        walk = _Walk(self._reach)
+        for number in count(1):
+            part = self.fetch(
+                Ask(f"{name}-p{number}", self.span.keys(walk.after), walk.offset, only_keys=True)
+            )
+            ids = self._keys_asked_for(part, walk.after)
+            if walk.leapt and ids:
+                # More may have been passed over than the answers covered; nothing was shown so far.
+                self._reach.turn(part, walk.offset)
+                self._reach.learn(self.fetch(Ask(f"{name}-b", self.span.keys(ids[-1]), counting=True)))
+                walk = _Walk(self._reach)
+                continue
             yield part
-            if offset + part.size >= part.total:
+            if not walk.go_on(part, ids):
                 return
-            after, offset = (ids[-1], 0) if ids else (after, offset + part.size)
+            self._doubt_counts(part, walk.offset)
+
+    def _keys_asked_for(self, part: Part, after: str) -> list[str]:
+        """The ids of an answer."""
+        # Rows beyond those of an answer to another question would pass for hidden by access rules.
+        self._demand(all(_only(row, {ID, self.span.changed}) for row in part.page.content.records), part)
+        ids = [record_id for _, record_id in self._keys(part.page)]
+        self._demand(all(record_id > after for record_id in ids if _plain(record_id, after)), part)
+        self._demand(after not in ids, part)
+        return ids
+
+    def _doubt_counts(self, part: Part, offset: int) -> None:
+        """Before many requests are spent on rows that only the count knows of: does it follow the query?
+
+        Raises:
+            NotObeyed: it does not.
+        """
+        if not 0 < offset < part.total - part.size:
+            return
+        counted = self.fetch(Ask("c1", self.span.chosen([_ANY_ID]), counting=True)).total
+        if counted > 1:
+            raise NotObeyed(
+                f"X-Total-Count says {part.total} in answer {part.page.number}, which holds no row, and "
+                f"{counted} where one id is asked for, which at most one row has: it does not count what is "
+                "asked for; does a proxy change headers?"
+            )
 
     def _rows_or_none(self, name: str, seen: _Seen) -> Iterator[Page]:
         """As far as pages by change come; the listing of keys brings the rest, slowly."""
@@ -212,38 +327,48 @@ class Keyset:
             seen.add(keys)
             yield part.page
             self._empty = number == 1 and not part.total
+            self._reach.learn(part)
             if offset + part.size >= part.total:
                 return
             if keys:
+                self._reach.turn(part, offset)
                 last, offset = keys[-1], 0
                 query = self.span.after(last)
             else:
                 # All of these are hidden by access rules, or without a time.
                 offset += part.size
+                self._doubt_counts(part, offset)
 
     def _confirm(self, name: str, seen: _Seen) -> Iterator[Page]:
         """Lists the keys and fetches what was not seen, or not in this version."""
-        self._unseen, self._live = 0, True
-        visible, total, fetched = 0, None, 0
+        self._unseen, self._stale, self._live = 0, 0, True
+        visible, total, numbers = 0, None, count(1)
         for part in self.listed(name):
             self._live &= part.live
             total = part.total if total is None else total
             keys = self._keys(part.page)
             visible += len(keys)
-            states = {key[1]: state for key in keys if (state := seen.state(key))}
-            self._unseen += sum(state == "unseen" for state in states.values())
-            wanted = list(states)
-            for start in range(0, len(wanted), _IDS_AT_ONCE):
-                fetched += 1
-                yield self._chosen(f"{name}-f{fetched}", wanted[start : start + _IDS_AT_ONCE], seen)
+            wanted = {key: state for key in keys if (state := seen.state(key))}
+            self._unseen += sum(state == "unseen" for state in wanted.values())
+            yield from self._chosen((f"{name}-f{n}" for n in numbers), [key[1] for key in wanted], seen)
+            # Newer ones that came are read; busy rows must not keep a reading from its end.
+            self._stale += sum(seen.state(key) == "older" for key in wanted)
         self.proof |= {"listed": visible, "hidden_by_access_rules": max(0, (total or 0) - visible)}
 
-    def _chosen(self, name: str, ids: list[str], seen: _Seen) -> Page:
-        part = self.fetch(Ask(name, self.span.chosen(ids)))
-        keys = self._keys(part.page)
-        self._demand({record_id for _, record_id in keys} <= set(ids), part)
-        seen.add(keys)
-        return part.page
+    def _chosen(self, names: Iterator[str], ids: list[str], seen: _Seen) -> Iterator[Page]:
+        """Rows by their ids, however few of them the instance gives at a time."""
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            missing = ids[start : start + _IDS_AT_ONCE]
+            while missing:
+                part = self.fetch(Ask(next(names), self.span.chosen(missing)))
+                keys = self._keys(part.page)
+                came = {record_id for _, record_id in keys}
+                self._demand(came <= set(missing), part)
+                seen.add(keys)
+                yield part.page
+                # Those that nothing brings are deleted or hidden by now.
+                ended = not came or part.ends(0)
+                missing = [] if ended else [record_id for record_id in missing if record_id not in came]
 
     def _hides_by_time(self) -> bool:
         """Whether rows are found without the window and none by any time at all.

@@ -140,6 +140,149 @@ def test_a_server_that_drops_keys_is_never_believed(dropped, tmp_path):
             read(open_client(simulator.url, page_size=10, **BASIC), "tickets", tmp_path)
 
 
+def changing(dialect, change):
+    """Makes an instance, or what stands before it, answer listings otherwise."""
+    original = dialect._list
+
+    def changed(table, request, version):
+        return change(lambda asked: original(table, asked, version), request)
+
+    dialect._list = changed
+
+
+def at_most(rows):
+    """A gateway that gives no more rows than these, whatever `sysparm_limit` says."""
+
+    def change(answer, request):
+        limit = min(int(request.query["sysparm_limit"]), rows)
+        return answer(replace(request, query={**request.query, "sysparm_limit": str(limit)}))
+
+    return change
+
+
+def counted(count):
+    """`X-Total-Count` as something else has it."""
+
+    def change(answer, request):
+        found = answer(request)
+        total = str(count(int(dict(found.headers)["X-Total-Count"])))
+        return replace(found, headers=(("X-Total-Count", total),))
+
+    return change
+
+
+def hide(dialect, first, last):
+    """Lets access rules hide the incidents from one place to another, by their ids."""
+    for row in sorted(dialect.world.tables["incident"].rows.values(), key=lambda row: row.id)[first:last]:
+        row.hidden = True
+
+
+def listings(simulator):
+    return [line["path"] for line in simulator.requests if "/table/incident?" in line["path"]]
+
+
+HIDDEN = [(0, 0), (0, 170), (60, 200), (130, 240)]
+HIDING = ["nothing hidden", "the first", "some between", "the last"]
+
+
+@pytest.mark.parametrize("hidden", HIDDEN, ids=HIDING)
+@pytest.mark.parametrize("cap", [15, 50, 240])
+def test_a_gateway_that_gives_fewer_rows_than_asked_for_loses_none(cap, hidden, tmp_path):
+    with instance() as (simulator, dialect):
+        hide(dialect, *hidden)
+        changing(dialect, at_most(cap))
+        client, proof = open_client(simulator.url, page_size=100), {}
+        found = rows(client.read(reading("tickets", tmp_path), proof))
+        assert set(found) == set(truth(simulator, "tickets"))
+        assert proof["hidden_by_access_rules"] == 240 - len(found)
+
+
+@pytest.mark.parametrize("hidden", HIDDEN, ids=HIDING)
+@pytest.mark.parametrize("cap", [15, 30])
+def test_a_gateway_that_gives_fewer_keys_than_asked_for_loses_none(cap, hidden, tmp_path):
+    with instance() as (simulator, dialect):
+        hide(dialect, *hidden)
+        changing(dialect, at_most(cap))
+        client, proof = open_client(simulator.url, page_size=5), {}
+        pages = client.list_ids(reading("tickets", tmp_path), proof)
+        found = {row["sys_id"] for page in pages for row in page.content.records}
+        assert found == set(truth(simulator, "tickets"))
+        assert proof["hidden_by_access_rules"] == 240 - len(found)
+
+
+@pytest.mark.parametrize("hidden", [None, (235, 240), (0, 240)], ids=["nothing", "some", "all"])
+def test_an_instance_that_gives_what_it_is_asked_for_is_asked_little(hidden, tmp_path):
+    with instance() as (simulator, dialect):
+        hide(dialect, *(hidden or (0, 0)))
+        found = read(open_client(simulator.url, page_size=1_000, **BASIC), "tickets", tmp_path)
+        assert set(found) == set(truth(simulator, "tickets"))
+        # The rows and their keys; where fewer keys came than counted, what is behind the last of them.
+        behind = 1 if hidden == (235, 240) else 0
+        assert len(listings(simulator)) == 2 + behind
+
+
+def test_a_count_below_what_is_shown_ends_nothing(tmp_path):
+    with instance() as (simulator, dialect):
+        changing(dialect, counted(lambda total: min(total, 5)))
+        client = open_client(simulator.url, page_size=10, **BASIC)
+        assert set(read(client, "tickets", tmp_path)) == set(truth(simulator, "tickets"))
+
+
+def test_a_count_below_what_is_shown_proves_no_end_behind_hidden_rows(tmp_path):
+    with instance() as (simulator, dialect):
+        hide(dialect, 100, 200)
+        changing(dialect, counted(lambda total: min(total, 5)))
+        with pytest.raises(SourceError, match="whether rows follow cannot be known"):
+            read(open_client(simulator.url, page_size=10, **BASIC), "tickets", tmp_path)
+
+
+@pytest.mark.parametrize("hidden", [0, 240], ids=["rows are shown", "none is"])
+def test_a_count_that_never_falls_is_not_walked_through(hidden, tmp_path):
+    with instance() as (simulator, dialect):
+        hide(dialect, 0, hidden)
+        changing(dialect, counted(lambda total: 10_000_000))
+        with pytest.raises(
+            SourceError, match=r"X-Total-Count says 10000000 .* 10000000 where one id is asked"
+        ):
+            read(open_client(simulator.url), "tickets", tmp_path)
+        assert len(simulator.requests) < 12
+
+
+def test_rows_that_change_before_their_keys_are_listed_are_all_read_again(tmp_path):
+    with instance() as (simulator, dialect):
+        table, touched = dialect.world.tables["incident"], []
+
+        def change(answer, request):
+            if request.query.get("sysparm_fields") and not touched:
+                touched.extend(list(table.rows.values())[:130])
+                for row in touched:
+                    table.touch(row, "2025-03-05 00:00:00")
+            return answer(request)
+
+        changing(dialect, change)
+        found = read(open_client(simulator.url, page_size=10, **BASIC), "tickets", tmp_path)
+        assert {found[row.id]["sys_updated_on"] for row in touched} == {"2025-03-05 00:00:00"}
+        # They came, and so the keys need not be listed again.
+        assert sum("sysparm_fields" in path and "offset=0" in path for path in listings(simulator)) == 3
+
+
+def test_versions_that_only_the_keys_show_are_never_taken_for_read(tmp_path):
+    with instance() as (simulator, dialect):
+
+        def change(answer, request):
+            found = answer(request)
+            if request.query.get("sysparm_fields"):
+                shown = json.loads(found.body)["result"]
+                for row in shown[:5]:
+                    row["sys_updated_on"] = "2025-12-24 00:00:00"
+                found = replace(found, body=json.dumps({"result": shown}).encode())
+            return found
+
+        changing(dialect, change)
+        with pytest.raises(SourceError, match="0 unseen rows, and 5 newer than the source gives them"):
+            read(open_client(simulator.url, page_size=1_000), "tickets", tmp_path)
+
+
 def test_a_window_that_the_server_ignores_costs_only_time(tmp_path):
     with instance(Habits(), **DAYS) as (simulator, dialect):
         original = dialect._found
