@@ -322,10 +322,11 @@ class Keyset:
             number += 1
             part = self.fetch(Ask(f"{name}-p{number}", query, offset))
             keys = [key for key in self._keys(part.page) if key[0]]
-            self._demand(last is None or all(key != last and _behind(key, last) for key in keys), part)
             self._count_outside(keys)
             seen.add(keys)
+            # Refused or not, it was read, and is counted.
             yield part.page
+            self._demand(last is None or all(key != last and _behind(key, last) for key in keys), part)
             self._empty = number == 1 and not part.total
             self._reach.learn(part)
             if offset + part.size >= part.total:

@@ -131,6 +131,17 @@ def test_a_server_that_drops_the_cursor_is_found_out_and_read_by_keys(tmp_path):
         assert proof["cursor_refused"]
 
 
+def test_an_answer_that_is_refused_is_counted_with_its_rows(tmp_path):
+    with instance() as (simulator, dialect):
+        dropping(dialect, r"sys_updated_on[>=][^^]*")
+        client = open_client(simulator.url, page_size=50, **BASIC)
+        landed, collector, journal = collected(client, "tickets", tmp_path, None)
+        assert landed == truth(simulator, "tickets")
+        counts = collector.counts
+        parts = counts.outside + counts.duplicate + counts.quarantined + counts.landed
+        assert journal.records == counts.fetched == parts
+
+
 @pytest.mark.parametrize("dropped", [r"sys_id>\w*", r"sys_idIN[^^]*"])
 def test_a_server_that_drops_keys_is_never_believed(dropped, tmp_path):
     with instance() as (simulator, dialect):
