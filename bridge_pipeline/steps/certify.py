@@ -55,6 +55,8 @@ _FEW = 100
 _CONTROLS = 3
 # Deletions of so long count together, or a source that fails bit by bit would empty the tables.
 _RECENTLY = timedelta(days=7)
+# What lookups say of records that the source has.
+_THERE = ("found", "archived", "forbidden")
 _DISTRUSTED = "the source also denies, one by one, records that it lists"
 
 
@@ -409,7 +411,7 @@ class _Certification:
         section = written.section(stock.entity, counts, comparison.named(), live, kept)
         section |= {
             "without_id": {"in_quarantine": kept, "lost": [_place(entry) for entry in lost]},
-            "source": self._source_facts(stock, counts, kept + len(lost)),
+            "source": self._source_facts(stock, kept + len(lost)),
             "disappeared": {
                 "rows": gone,
                 "of": live,
@@ -434,12 +436,16 @@ class _Certification:
         many = together > settings.max_disappeared_share * (live + recently)
         return gone > 0 and (nothing_left or (many and together >= settings.disappeared_minimum))
 
+    def _given(self, stock: _Stock) -> int:
+        """Records that the listing lacks, and of which lookups say that the source has them."""
+        there = [key for key, outcome in stock.outcomes.items() if outcome.state in _THERE]
+        return sum(not stock.book.lists(key) for key in there)
+
     def _hidden(self, stock: _Stock) -> int:
         """Records that nobody can name, because the source counts them and hides them from the credential."""
-        named = sum(outcome.state == "forbidden" for outcome in stock.outcomes.values())
-        return max(0, stock.book.proof.get("hidden_by_access_rules", 0) - named)
+        return max(0, stock.book.proof.get("hidden_by_access_rules", 0) - self._given(stock))
 
-    def _source_facts(self, stock: _Stock, counts: dict[str, int], nameless: int) -> dict[str, Any]:
+    def _source_facts(self, stock: _Stock, nameless: int) -> dict[str, Any]:
         book, coverage = stock.book, stock.coverage
         facts: dict[str, Any] = {
             "listed": book.ids,
@@ -455,8 +461,7 @@ class _Certification:
             "extracted_to": coverage and coverage.end,
         }
         if stock.source_count is not None and self._scope is None:
-            known = book.ids + nameless + counts.get("hidden", 0) + facts["hidden"]
-            known += sum(o.state in ("forbidden", "archived") for o in stock.outcomes.values())
+            known = book.ids + nameless + self._given(stock) + facts["hidden"]
             facts["uncounted"] = max(0, stock.source_count - known)
         return facts
 

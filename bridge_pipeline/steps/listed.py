@@ -75,6 +75,10 @@ class IdBook:
         """How many different ids were listed."""
         return self._one("select count(*) from listed")
 
+    def lists(self, record_id: str) -> bool:
+        """Whether that id was listed."""
+        return self._db.execute("select 1 from listed where id = ?", (record_id,)).fetchone() is not None
+
     @property
     def usable(self) -> bool:
         """Whether the listing says enough: every record has an id, and change marks come at all."""

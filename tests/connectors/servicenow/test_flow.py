@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bridge_pipeline.connector_kit.simulator import SimulatorOptions
+from bridge_pipeline.connector_kit.simulator import Answer, SimulatorOptions
 from bridge_pipeline.connectors.servicenow import CONNECTOR
 from bridge_pipeline.connectors.servicenow.simulator import serving
 from bridge_pipeline.connectors.servicenow.simulator.habits import HABITS
@@ -111,6 +111,29 @@ def test_a_certificate_tells_hidden_rows_from_deleted_ones(workspace: Workspace)
     assert {key for key, row in table(workspace, "tickets", NAME).items() if row["deleted_at"]} == {held[0]}
     assert section["source"]["hidden"] == hidden > 0
     assert certificate.verdict == "complete"
+
+
+@pytest.mark.slow
+def test_rows_that_only_lookups_give_are_not_hidden_as_well(workspace: Workspace) -> None:
+    days = {"first_day": date(2025, 1, 1), "last_day": date(2025, 1, 4)}
+    window = Window.of_days(date(2025, 1, 1), date(2025, 1, 5))
+    with instance(HABITS["calm"], tickets=30, **days) as (simulator, served):
+        connect(workspace, simulator.url)
+        process(workspace, window, ("tickets",), NAME)
+        listed = served._list
+
+        def without_some(*args: Any) -> Answer:
+            answer = listed(*args)
+            shown = json.loads(answer.body)["result"][3:]
+            return replace(answer, body=json.dumps({"result": shown}).encode())
+
+        served._list = without_some
+        certificate = certify(workspace, NAME, entities=("tickets",))
+    (section,) = certificate.document["entities"]
+    assert section["findings"]["hidden"] == 3
+    assert section["explained"]["loaded"] == section["source"]["own_count"] == 30
+    assert section["source"]["proof"]["hidden_by_access_rules"] == 3
+    assert (section["source"]["hidden"], section["source"]["uncounted"]) == (0, 0)
 
 
 # --- The real log -------------------------------------------------------------------------------
