@@ -4,9 +4,10 @@
 instance is asked is `client`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 from bridge_pipeline.connector_kit.pages import PageContent
 from bridge_pipeline.connectors.servicenow.streams import AUTHOR, is_key
@@ -15,8 +16,9 @@ from bridge_pipeline.connectors.servicenow.streams import AUTHOR, is_key
 AskUsers = Callable[[str, list[str]], Iterable[Any]]
 LOGIN = "user_name"
 _WRITTEN_BY = "sys_created_by"
-# Longer lists could make an address that the instance refuses.
+# Longer lists could make an address that the instance refuses; it holds about 10,000 characters (D.2).
 _AT_ONCE = 50
+_CHARACTERS_AT_ONCE = 5_000
 # `^` ends a term of a query, and `,` parts the items of a list.
 _NOT_IN_A_LIST = ("^", ",")
 
@@ -37,9 +39,10 @@ class Authors:
             SourceError: the source did not answer.
         """
         new = sorted({login for each in content.records if (login := _login(each))} - self._known.keys())
-        for start in range(0, len(new), _AT_ONCE):
-            logins = new[start : start + _AT_ONCE]
+        start = 0
+        for logins in _lists(new):
             self._learn(logins, ask(f"{name}-by{start}", logins))
+            start += len(logins)
         return replace(content, records=[self._signed(record) for record in content.records])
 
     def _learn(self, logins: list[str], users: Iterable[Any]) -> None:
@@ -56,9 +59,25 @@ class Authors:
         return record if author is None else {**record, AUTHOR: author}
 
 
+def _lists(logins: list[str]) -> Iterator[list[str]]:
+    """Logins in lists that an address can hold."""
+    some, size = list[str](), 0
+    for login in logins:
+        length = len(quote(login)) + 1
+        if some and (len(some) == _AT_ONCE or size + length > _CHARACTERS_AT_ONCE):
+            yield some
+            some, size = [], 0
+        some.append(login)
+        size += length
+    if some:
+        yield some
+
+
 def _login(record: Any) -> str | None:
     """The login of an entry, where it can be asked for."""
     login = record.get(_WRITTEN_BY) if isinstance(record, dict) else None
     if not isinstance(login, str) or any(sign in login for sign in _NOT_IN_A_LIST):
+        return None
+    if len(quote(login)) >= _CHARACTERS_AT_ONCE:
         return None
     return login or None

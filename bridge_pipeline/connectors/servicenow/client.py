@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import structlog
@@ -32,7 +33,7 @@ from bridge_pipeline.connector_kit.session import (
 from bridge_pipeline.connectors.servicenow import deletions
 from bridge_pipeline.connectors.servicenow.authors import LOGIN, Authors
 from bridge_pipeline.connectors.servicenow.keyset import ID, Ask, Keyset, NeverWhole, NotObeyed, Part, Span
-from bridge_pipeline.connectors.servicenow.streams import STREAMS
+from bridge_pipeline.connectors.servicenow.streams import STREAMS, is_key
 from bridge_pipeline.model import COMMENTS, USERS, Window
 from bridge_pipeline.redaction import remember
 
@@ -147,14 +148,17 @@ class ServiceNowClient:
         """The row with that id, or None.
 
         404 says the same of a row that is deleted and of one that access rules hide (D.8); the
-        count, which is taken before those rules, tells them apart.
+        count, which is taken before those rules, tells them apart. What is no key is not asked for: no
+        row has it, and references hold other names too (D.3).
         """
+        if not is_key(record_id):
+            return None
         try:
             number, (record, raw), fetched_at, _ = journalled(
                 self._session,
                 journal,
                 f"one-{record_id}",
-                f"{stream.path}/{record_id}",
+                f"{stream.path}/{quote(record_id, safe='')}",
                 _raw(),
                 lambda body: stream.single_record(body, record_id),
                 lambda body: self._context.without_excluded(stream.entity, body),

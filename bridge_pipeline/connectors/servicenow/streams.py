@@ -18,6 +18,8 @@ from bridge_pipeline.model import ACCOUNTS, ASSETS, CHANGES, COMMENTS, GROUPS, P
 # of a query, and the others end a path.
 _KEY = re.compile(r"[!-~]{32}")
 _NOT_IN_A_KEY = re.compile(r"[\^,/?#%&\\\"]")
+# Characters of a reference: keys have 32, other names (D.3) few more, and no index holds long ones.
+_LONGEST_REFERENCE = 255
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _FALSE_TRUE = {"false": False, "true": True}
 
@@ -126,7 +128,10 @@ def reference(column: str, key: str) -> Field:
 
 
 def referred(record: Record, key: str) -> str | None:
-    """The id that a reference holds: a plain id, `""`, or an object with a `value` (D.2)."""
+    """The id that a reference holds: a plain id, `""`, or an object with a `value` (D.2).
+
+    Refuses `id_wrong_type` and `id_out_of_range`; other names than keys are kept (D.3).
+    """
     value, pointer = record.get(key), f"/{key}"
     if isinstance(value, dict):
         if "value" not in value:
@@ -137,7 +142,18 @@ def referred(record: Record, key: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise Refused("id_wrong_type", pointer, f"expected a reference, got {type(value).__name__}")
-    return value
+    return _short(value, pointer)
+
+
+def _short(name: str, pointer: str) -> str:
+    if len(name) > _LONGEST_REFERENCE:
+        raise Refused("id_out_of_range", pointer, f"a reference of {len(name)} characters: {name[:40]!r}")
+    return name
+
+
+def _author(record: Record) -> str | None:
+    name = filled(record, AUTHOR)
+    return name and _short(name, f"/{AUTHOR}")
 
 
 def boolean(record: Record, key: str) -> bool | None:
@@ -245,7 +261,7 @@ STREAMS = (
             identity(),
             reference("ticket_id", "element_id"),
             # Entries of nobody who is a user still have what an author is read from.
-            Field("author_id", lambda record: filled(record, AUTHOR), (AUTHOR,), (AUTHOR, "sys_created_by")),
+            Field("author_id", _author, (AUTHOR,), (AUTHOR, "sys_created_by")),
             text("body", "value"),
             Field("is_public", _is_public, reads=("element",)),
             Field("created_at", lambda record: moment(record, "sys_created_on"), reads=("sys_created_on",)),

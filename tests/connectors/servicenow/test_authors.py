@@ -97,3 +97,18 @@ def test_a_login_that_would_change_the_question_is_not_asked_for(tmp_path):
         found = authors(read(open_client(simulator.url, **BASIC), "comments", tmp_path))
         assert {author for _, author in found.values()} == {None}
         assert asked(simulator) == []
+
+
+def test_long_logins_are_asked_for_in_addresses_that_an_instance_takes(tmp_path):
+    with instance() as (simulator, dialect):
+        table = dialect.world.tables["sys_journal_field"]
+        build, long = table.build, "x" * 6_000
+        lengths = [6_000, 2_000, 300, 20]
+        table.build = lambda row: (
+            build(row) | {"sys_created_by": f"{row.number}{long}"[: lengths[row.number % 4]]}
+        )
+        found = authors(read(open_client(simulator.url, **BASIC), "comments", tmp_path))
+        assert set(map(len, dict(found.values()))) == set(lengths)
+        assert max(len(line["path"]) for line in simulator.requests) < 10_000
+        assert not any(long in path for path in asked(simulator))
+        assert any("x" * 1_990 in path for path in asked(simulator))

@@ -450,6 +450,29 @@ def test_a_lookup_tells_a_deleted_row_from_a_hidden_one(tmp_path):
         assert caught.value.status == 403
 
 
+@pytest.mark.parametrize(
+    "name", ["global", "ACME\nCorp", "../../../logout.do", "x" * 70_000, f"{1:032x}?sysparm_view=x", ""]
+)
+def test_what_is_no_key_is_found_nowhere_without_being_asked_for(name, tmp_path):
+    with instance() as (simulator, _):
+        stream = CONNECTOR.stream("accounts")
+        assert open_client(simulator.url).read_one(stream, name, Journal(tmp_path)) is None
+        assert simulator.requests == []
+
+
+def test_a_key_of_other_characters_is_asked_for_as_it_is(tmp_path):
+    with instance() as (simulator, dialect):
+        table, key = (
+            dialect.world.tables["core_company"],
+            "glide <base> row;1=2|3".replace(" ", "_").ljust(32, "_"),
+        )
+        row = next(iter(table.rows.values()))
+        table.rows[key] = replace(row, id=key)
+        page = open_client(simulator.url).read_one(CONNECTOR.stream("accounts"), key, Journal(tmp_path))
+        assert page is not None
+        assert json.loads(page.content.exact[0])["sys_id"] == key
+
+
 def test_the_ids_are_listed_cheaply_and_counted_before_access_rules(tmp_path):
     with instance(Habits(hidden_run=30)) as (simulator, _):
         client, proof = open_client(simulator.url, page_size=5, **BASIC), {}

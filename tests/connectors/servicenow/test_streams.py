@@ -134,6 +134,32 @@ def test_a_reference_without_its_value_is_refused():
     assert refused("tickets", "account_id", company=shown) == ("id_wrong_type", "/company")
 
 
+@pytest.mark.parametrize("form", [str, lambda name: {"link": "x", "value": name}])
+@pytest.mark.parametrize(
+    ("entity", "column", "key"),
+    [
+        ("tickets", "account_id", "company"),
+        ("comments", "ticket_id", "element_id"),
+        ("assets", "user_id", "assigned_to"),
+    ],
+)
+def test_other_names_than_keys_are_references_and_long_texts_are_none(entity, column, key, form):
+    for name in ("global", "ACME\nCorp", "../../../logout.do", "x" * 255):
+        assert value(entity, column, **{key: form(name)}) == name
+    reason, pointer = refused(entity, column, **{key: form("x" * 256)})
+    assert (reason, pointer.split("/")[1]) == ("id_out_of_range", key)
+
+
+def test_an_author_of_too_long_a_name_is_refused_too():
+    assert value("comments", "author_id", author=KEY) == KEY
+    assert refused("comments", "author_id", author="x" * 256) == ("id_out_of_range", "/author")
+
+
+def test_a_ticket_of_somebody_with_too_long_a_name_is_refused():
+    with pytest.raises(Refused, match="id_out_of_range"):
+        CONNECTOR.stream("tickets").people({**ROW, "caller_id": "x" * 256})
+
+
 def test_base_records_may_have_other_keys_of_that_length():
     assert (
         value("tickets", "id", sys_id="glide.maint_____________________")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 from zlib import crc32
 
 import orjson
@@ -178,7 +178,7 @@ class ServiceNow:
             return _refusal(403, "User Not Authorized", "Failed API level ACL Validation")
         table = self._audited() if name == _AUDIT else self.world.tables[name]
         if record_id is not None:
-            return self._one(table, record_id, request)
+            return self._one(table, unquote(record_id), request)
         if api == "stats":
             count = str(len(self._matching(table, request)))
             return _found({"stats": {"count": count}})
