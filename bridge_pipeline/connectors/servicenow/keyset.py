@@ -21,6 +21,7 @@ from typing import Any
 import structlog
 
 from bridge_pipeline.connector_kit.connector import Page
+from bridge_pipeline.connector_kit.pages import Rejected
 
 log = structlog.get_logger("bridge.source")
 ID = "sys_id"
@@ -391,13 +392,15 @@ class Keyset:
 
     def _keys(self, page: Page) -> list[Key]:
         """`(changed, sys_id)` of a page's rows, as far as they have an id."""
-        keys = []
-        for record in page.content.records:
-            record_id = record.get(ID) if isinstance(record, dict) else None
-            if isinstance(record_id, str) and record_id:
-                moment = record.get(self.span.changed)
-                keys.append((moment if isinstance(moment, str) else "", record_id))
-        return keys
+        return [key for record in page.content.records if (key := self._key(record))[1]]
+
+    def _key(self, record: Any) -> Key:
+        if isinstance(record, Rejected):
+            # It is for quarantine; without its key it would be missed in every listing.
+            return _member(record.raw, self.span.changed), _member(record.raw, ID)
+        found = record if isinstance(record, dict) else {}
+        moment, record_id = found.get(self.span.changed), found.get(ID)
+        return moment if isinstance(moment, str) else "", record_id if isinstance(record_id, str) else ""
 
     def _demand(self, obeyed: bool, part: Part) -> None:
         if not obeyed:
@@ -405,6 +408,12 @@ class Keyset:
                 f"answer {part.page.number} holds rows that the query excludes: the instance drops terms "
                 "that it does not understand, or the user may not query by sys_updated_on or sys_id"
             )
+
+
+def _member(raw: bytes, name: str) -> str:
+    """A plain text among the members of a row that cannot be parsed; empty where there is none."""
+    found = re.search(rb'"%b"\s*:\s*"([ -!#-[\]-~]*)"' % name.encode(), raw)
+    return found[1].decode() if found else ""
 
 
 def _only(row: Any, columns: set[str]) -> bool:

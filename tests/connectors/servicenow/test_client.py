@@ -277,6 +277,29 @@ def test_rows_that_change_before_their_keys_are_listed_are_all_read_again(tmp_pa
         assert sum("sysparm_fields" in path and "offset=0" in path for path in listings(simulator)) == 3
 
 
+@pytest.mark.parametrize(
+    "sign", ["\\ud800", "\\u0000", '", "sys_class_name": "incident", "state": NaN, "x": "']
+)
+def test_a_row_that_cannot_be_parsed_keeps_no_table_from_its_end(sign, tmp_path):
+    with instance() as (simulator, dialect):
+        bad = sorted(truth(simulator, "tickets"))[7]
+
+        def change(answer, request):
+            found = answer(request)
+            body = found.body.replace(
+                b'"sys_id":"%b",' % bad.encode(), b'"sys_id":"%b","x":"%b",' % (bad.encode(), sign.encode())
+            )
+            return found if request.query.get("sysparm_fields") else replace(found, body=body)
+
+        changing(dialect, change)
+        client = open_client(simulator.url, page_size=50, **BASIC)
+        landed, collector, _ = collected(client, "tickets", tmp_path, None)
+        assert set(landed) == set(truth(simulator, "tickets")) - {bad}
+        assert collector.counts.quarantined == 1
+        # Its key was read with it, and is not asked for again.
+        assert not any("sys_idIN" in path for path in listings(simulator))
+
+
 def test_versions_that_only_the_keys_show_are_never_taken_for_read(tmp_path):
     with instance() as (simulator, dialect):
 
