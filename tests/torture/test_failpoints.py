@@ -17,8 +17,25 @@ ONLY = os.environ.get("BRIDGE_TORTURE_CASES", "")
 # Points that cases in a row can share a workspace: each re-run comes further than the one before. Where
 # one that was cut off has done its work, there is nothing left to pass for the next.
 IN_A_ROW = {"flow": 12, "certify": 4, "rotate": 8, "replay": 4}
-# What the tests of every machine do; `make torture` does the others.
-ALWAYS = ("seal", pytest.param("flow", marks=pytest.mark.slow))
+# What the tests of every machine do to the flow, a row of each action; `make torture` does everything.
+ALWAYS = {
+    "kill": (
+        "journal.kept",
+        "land.written",
+        "extract.batch_listed",
+        "check.verdict_kept",
+        "load.statement",
+        "load.listed",
+        "load.committed",
+        "audit.renaming",
+        "audit.files_listed",
+        "chain.line",
+        "report.written",
+    ),
+    "error": ("extract.validated", "check.judged", "load.counted", "audit.manifest_written", "chain.syncing"),
+    "full": ("file.written", "land.syncing", "copy.part", "audit.exported", "audit.syncing"),
+    "disconnect": ("extract.rejected_kept", "check.committing", "load.listed", "audit.days_listed"),
+}
 
 
 def own_points(target: Range, scenario: Scenario) -> list[str]:
@@ -39,19 +56,33 @@ def in_rows(cases: list[Case], length: int) -> Iterator[list[Case]]:
         yield row
 
 
-def told(row: list[Case], wrong: list[str]) -> list[str]:
-    """What is wrong, with what repeats it."""
+def struck(target: Range, row: list[Case]) -> list[str]:
+    """What is wrong after a row of cases, with what repeats it."""
+    # Before, not amid the attack: it takes a workspace of its own.
+    target.undisturbed(SCENARIOS[row[0].scenario])
+    wrong = target.attacked(row)
     repeat = f"BRIDGE_TORTURE_CASES={','.join(map(str, row))}"
     return [f"{each} ({repeat})" for each in wrong]
 
 
-@pytest.mark.parametrize("name", ALWAYS)
-def test_a_process_killed_at_any_point_heals_by_a_plain_re_run(target, name):
-    points = own_points(target, SCENARIOS[name])
-    cases = [Case(name, point, "kill") for point in points]
+@pytest.mark.parametrize("action", ALWAYS)
+def test_the_flow_heals_where_it_is_cut_off_first(target, action):
+    row = [Case("flow", point, action) for point in ALWAYS[action]]
+    assert struck(target, row) == []
+
+
+def test_a_new_sealing_key_is_whole_wherever_its_making_is_killed(target):
+    _, passed = target.undisturbed(SCENARIOS["seal"])
+    row = [Case("seal", point, "kill") for point in passed]
+    assert struck(target, row) == []
+
+
+@pytest.mark.slow
+def test_the_flow_killed_at_any_point_heals_by_a_plain_re_run(target):
+    points = own_points(target, SCENARIOS["flow"])
     wrong = []
-    for row in in_rows(cases, IN_A_ROW.get(name, 1)):
-        wrong += told(row, target.attacked(row))
+    for row in in_rows([Case("flow", point, "kill") for point in points], IN_A_ROW["flow"]):
+        wrong += struck(target, row)
     assert not wrong, "\n".join(wrong)
 
 
@@ -82,12 +113,10 @@ def chosen(target: Range, action: str, scenario: Scenario) -> Iterator[list[Case
 def test_a_fault_at_any_point_heals_by_a_plain_re_run(target, name, action):
     with figures_of("failpoints", f"{name}-{action}") as figures:
         for row in chosen(target, action, SCENARIOS[name]):
-            figures.add(told(row, target.attacked(row)), len(row))
+            figures.add(struck(target, row), len(row))
 
 
 @pytest.mark.skipif(not ONLY, reason="repeats the cases of BRIDGE_TORTURE_CASES")
 def test_repeated_cases(target):
     row = [Case.read(each) for each in ONLY.split(",")]
-    # Before, not amid the attack: it takes a workspace of its own.
-    target.undisturbed(SCENARIOS[row[0].scenario])
-    assert target.attacked(row) == []
+    assert struck(target, row) == []
