@@ -165,7 +165,8 @@ class DiskCensus:
     def enter(self, page: list[Sighting], digest: bytes | None = None) -> list[bool]:
         """Enters the records of a page, in order; says of each whether this version is new.
 
-        So is one of which another version was seen on a page since: which was fetched last decides (rule 7).
+        So is an accepted one of which another version was seen on a page since: which was fetched last
+        decides (rule 7).
 
         Args:
             digest: SHA-256 of the page's bytes, for `enter_again`.
@@ -267,7 +268,8 @@ class DiskCensus:
                 if not rejected:
                     self._in_window += not counted
                     self._swept += not swept
-            fresh.append(version not in versions or _outdated(versions, version))
+            # None of those that are rejected is loaded: which came last decides nothing.
+            fresh.append(version not in versions or (not rejected and _outdated(versions, version)))
             versions[version] = (inside, self._sweep, self._page + 1)
         self._repeats = self._repeats + 1 if again == len(page) else 0
         return fresh

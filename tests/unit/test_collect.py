@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bridge_pipeline.connector_kit import pages
@@ -105,6 +105,8 @@ records = st.one_of(
 
 
 @settings(max_examples=150)
+# One that is rejected as it was before it was rejected otherwise.
+@example([[b'{"id":5,"s":"\\ud800"}'], [b'{"id":5,"s":"\\u0000"}', b'{"id":5,"s":"\\ud800"}']], 1)
 @given(st.lists(st.lists(records, max_size=5), max_size=5), st.integers(1, 4))
 def test_the_equation_holds_for_any_pages(tmp_path_factory, bodies, chunk):
     extraction = Extraction(tmp_path_factory.mktemp("extraction"), chunk=chunk)
