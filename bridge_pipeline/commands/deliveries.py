@@ -44,13 +44,11 @@ def send(
     """Send what is due now. The daemon of `bridge up` does so by itself, every half minute."""
     from dataclasses import asdict
 
-    from bridge_pipeline.database import outbox
-    from bridge_pipeline.steps.deliver import deliver, utc_now
+    from bridge_pipeline.steps.deliver import deliver, revive
 
     workspace = opened()
     if again:
-        with workspace.database.engine.begin() as connection:
-            outbox.revive(connection, utc_now())
+        revive(workspace)
     done = deliver(workspace, seconds=600.0)
     text = f"{done.sent} sent, {done.postponed} to be tried again, {done.failed} given up"
     answer(asdict(done), json_output, lambda console: console.print(text))

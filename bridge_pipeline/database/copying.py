@@ -56,6 +56,7 @@ def copy_into(
                 for message in messages:
                     copy.write(message)
             copy.write(_TRAILER)
+        reach("copy.taken")
         return cursor.rowcount
 
 
@@ -69,6 +70,7 @@ def create_stage(connection: sa.Connection, table: str, types: Mapping[str, str]
     """Creates a temporary table for this transaction."""
     columns = ", ".join(f"{name} {kind}" for name, kind in types.items())
     connection.execute(sa.text(f"create temporary table {table} ({columns}) on commit drop"))
+    reach("copy.staged")
 
 
 def _messages(rows: Iterable[pa.Table], types: list[str], prefix: bytes) -> Iterator[memoryview]:

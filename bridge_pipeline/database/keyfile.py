@@ -15,6 +15,7 @@ def write_key(path: Path, data: bytes) -> None:
     # One draft per folder: what a killed process left is overwritten, not kept beside.
     draft = path.parent / "draft.new"
     draft.unlink(missing_ok=True)
+    reach("key.begun")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
         file.write(data)

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from bridge_pipeline.database.keyfile import sync, write_key
 from bridge_pipeline.database.locks import file_lock
+from bridge_pipeline.failpoints import reach
 from bridge_pipeline.naming import Home
 
 SIGNATURE = "signature"
@@ -151,6 +152,7 @@ def signer(home: Home, key_id: str) -> Signer:
 def forget(home: Home, key_id: str) -> None:
     """Removes a private key that signs nothing any more; its public half stays in the chains."""
     (home.signing / f"{key_id}.pem").unlink(missing_ok=True)
+    reach("signing.forgotten")
     sync(home.signing)
 
 

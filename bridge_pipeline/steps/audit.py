@@ -301,6 +301,7 @@ class _Writing:
             for path in folder.iterdir():
                 if path.suffix == ".tmp" or (_FILE.fullmatch(path.name) and path.stem not in listed):
                     path.unlink()
+                    reach("audit.unlisted_removed")
 
     # --- The CSV files
 

@@ -186,7 +186,6 @@ def rotate_key(workspace: Workspace) -> Rotation:
         replaced = set(signing.key_ids(workspace.home))
     for key_id in replaced - {made.key_id}:
         signing.forget(workspace.home, key_id)
-        reach("signing.forgotten")
     for tenant in tenants:
         export_chain(workspace, tenant)
     return Rotation(made.key_id, tenants)
@@ -210,10 +209,12 @@ def export_chain(workspace: Workspace, tenant: str) -> None:
             return
         path.parent.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        reach("chain.opened")
         with open(descriptor, "r+b") as file:
             sequence, size = _whole(connection, tenant, path, file)
             if (sequence, size) != (last.sequence, file.seek(0, os.SEEK_END)):
                 file.truncate(size)
+                reach("chain.cut")
                 file.seek(size)
                 _write_missing(connection, tenant, sequence, file)
         sync_folder(path.parent)

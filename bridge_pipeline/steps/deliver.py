@@ -69,6 +69,12 @@ def deliver(
     return done
 
 
+def revive(workspace: Workspace) -> None:
+    """Makes all deliveries that were given up, or wait for another attempt, due now."""
+    with transaction(workspace.database.engine, "deliver.revive") as connection:
+        outbox.revive(connection, utc_now())
+
+
 def _claimed(workspace: Workspace, now: datetime, held: set[str]) -> Due | None:
     with transaction(workspace.database.engine, "deliver.claim") as connection:
         return outbox.claim(connection, now, lambda attempts: now + _pause(attempts), held)

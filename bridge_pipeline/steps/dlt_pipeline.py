@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from bridge_pipeline.failpoints import reach
 from bridge_pipeline.imports import hollow
 
 # What follows the first of a pipeline's three steps, and what speaks SQL: half of the library's import,
@@ -92,6 +93,7 @@ def write_parquet(entity: str, tables: Tables, folder: Path, work: Path) -> None
         for job in package.jobs["new_jobs"]:
             if job.job_file_info.table_name == entity:
                 shutil.move(job.file_path, folder / job.job_file_info.job_id())
+                reach("land.moved")
 
 
 class _Alone(RunContext):

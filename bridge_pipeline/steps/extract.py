@@ -441,6 +441,7 @@ def remove_unlisted(connection: sa.Connection, folder: Path) -> None:
     listed = connection.execute(sa.select(t.batches.c.id).where(t.batches.c.id.in_(found))).scalars()
     for batch_id in set(found) - set(listed):
         shutil.rmtree(found[batch_id], ignore_errors=True)
+        reach("extract.unlisted_removed")
 
 
 def journal_folder(home: Home, tenant: str, connection: str, entity: str, window: Window, kind: str) -> Path:

@@ -163,8 +163,10 @@ def _load(workspace: Workspace, batch: Batch, run_id: str | None) -> LoadResult:
         ledger.record_load(connection, batch.id, run_id, terms)
         reach("load.listed")
         ledger.record_stage(connection, batch.id, "load", [check])
+        reach("load.checked")
         if batch.kind == "replay":
             connection.execute(sa.text(_REPLAYED), {"batch": batch.id})
+            reach("load.replayed")
     log.info("batch loaded", batch=batch.id, **terms)
     return result
 
@@ -310,8 +312,8 @@ class _Load:
 
     def _numbers(self, table: str) -> np.ndarray:
         """Whether each row, by its number, stands in a temporary table."""
-        statement = _NUMBERS.format(table=table)
-        numbers = [np.frombuffer(part, ">i8") for part in self._connection.scalars(sa.text(statement))]
+        found = self._execute(_NUMBERS.format(table=table)).scalars()
+        numbers = [np.frombuffer(part, ">i8") for part in found]
         chosen = np.zeros(max((int(part.max()) for part in numbers), default=-1) + 1, bool)
         for part in numbers:
             chosen[part] = True

@@ -206,6 +206,7 @@ def _put_in_place(home: Home) -> None:
     """Moves what was built into the home, which stays closed."""
     # All at once, instead of file by file while they were written.
     os.sync()
+    reach("restore.synced")
     for name in _MOVED:
         source, target = home.restoring / name, home.root / name
         if source.exists():

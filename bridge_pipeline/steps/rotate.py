@@ -66,6 +66,7 @@ def rotate(workspace: Workspace) -> Rotation:
         (home.keys / f"former-{number:04d}.key").hardlink_to(current)
         reach("secrets.key_kept")
         upcoming.replace(current)
+        reach("secrets.key_placed")
     return rotation
 
 

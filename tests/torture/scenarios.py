@@ -28,7 +28,7 @@ from bridge_pipeline.steps.audit import audit_window
 from bridge_pipeline.steps.backup import backup
 from bridge_pipeline.steps.certify import certify
 from bridge_pipeline.steps.chain import rotate_key
-from bridge_pipeline.steps.deliver import deliver
+from bridge_pipeline.steps.deliver import deliver, revive
 from bridge_pipeline.steps.landed_before import LandedBefore
 from bridge_pipeline.steps.load import BatchBlocked, EquationBroken, load_window
 from bridge_pipeline.steps.parser_process import ParserProcess
@@ -95,6 +95,17 @@ def connected(workspace: Workspace, desk: Desk) -> None:
     path.parent.mkdir(mode=0o700, exist_ok=True)
     path.write_text(_EXPECTATIONS)
     _reviewed(workspace)
+
+
+def left_behind(workspace: Workspace, desk: Desk) -> None:
+    """The same, and what a killed run of the days left: a landing and an audit file that nothing lists."""
+    connected(workspace, desk)
+    home = workspace.home
+    landing = home.landing_of("acme", NAME, "tickets") / "4711"
+    day_folder = home.audit_of("acme", NAME, "tickets", date.fromisoformat(FIRST))
+    for path in (landing / "tickets.parquet", day_folder / "v0001.csv"):
+        path.parent.mkdir(parents=True)
+        path.write_text("cut off")
 
 
 def flow() -> None:
@@ -298,6 +309,7 @@ def telling() -> None:
     tell_failed_run(workspace, "4711", NAME, days, [failure], False)
     if not rows(workspace, "select 1 from bridge.messages where event = 'test'"):
         tell_test(workspace, "acme", datetime.now(UTC))
+    revive(workspace)
     # An attempt that was cut off is made again a minute later.
     deliver(workspace)
     deliver(workspace, clock=lambda: datetime.now(UTC) + timedelta(hours=1))
@@ -380,7 +392,7 @@ def nothing(*_: object) -> None:
 SCENARIOS = {
     each.name: each
     for each in (
-        Scenario("flow", connected, fill, flow),
+        Scenario("flow", left_behind, fill, flow),
         Scenario("certify", extracted, changed, certification, certified),
         Scenario("replay", spoilt, nothing, replaying, entities=("tickets",)),
         Scenario("accept", blocked, nothing, accepting),
