@@ -204,7 +204,12 @@ def with_members(raw: bytes, members: Mapping[str, Any]) -> bytes:
     """The bytes of a JSON object with other members before its own; all other bytes stay as they are."""
     inside = raw.lstrip(_BLANK)[1:].lstrip(_BLANK)
     comma = b"" if inside.startswith(b"}") else b","
-    return orjson.dumps(members)[:-1] + comma + inside
+    try:
+        own = orjson.dumps(members)
+    except TypeError:
+        # Integers beyond 64 bits, and decimals that no double holds, which become text.
+        own = json.dumps(members, default=str).encode()
+    return own[:-1] + comma + inside
 
 
 def parse_record(raw: bytes) -> Any:

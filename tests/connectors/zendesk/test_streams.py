@@ -268,6 +268,23 @@ def test_an_event_that_cannot_be_read_is_kept_as_it_is(event, reason):
     assert good["id"] == 91048994488
 
 
+@pytest.mark.parametrize(
+    ("sent", "members", "reason"),
+    [
+        (b'"ticket_id":666', b'"ticket_id":1180591620717411303424', "id_out_of_range"),
+        (b'"timestamp":1245924918', b'"timestamp":1180591620717411303424', "time_invalid"),
+        (b'"timestamp":1245924918', b'"timestamp":1245924918.00000000000000000001', "wrong_type"),
+    ],
+)
+def test_an_event_with_a_number_that_cannot_be_harms_its_own_comment_alone(sent, members, reason):
+    page = comment_page(events((EVENT % CHILD).replace(sent, members), EVENT % CHILD))
+    bad, good = page.records
+    with pytest.raises(Refused) as refusal:
+        columns("comments", bad)
+    assert refusal.value.reason == reason
+    assert good["ticket_event"]["ticket_id"] == 666
+
+
 def test_metric_rows_in_the_event_stream_are_no_comments():
     assert comment_page(events(b'{"id":1,"metric":"agent_work_time","type":"measure"}')).records == []
 
