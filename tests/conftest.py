@@ -40,10 +40,10 @@ hypothesis.settings.load_profile("unhurried")
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         # Not below pytest's own folder: each pytest that starts takes that away from other users.
-        os.environ[_SERVER_HOME] = tempfile.mkdtemp(prefix="bridge-tests-", dir=_in_memory())
+        os.environ[_SERVER_HOME] = tempfile.mkdtemp(prefix="bridge-tests-", dir=in_memory())
 
 
-def _in_memory() -> str | None:
+def in_memory() -> str | None:
     """A folder in memory, if the machine has room: each test's database is made and dropped, and every
     one of these waits for the disk."""
     folder = Path("/dev/shm")

@@ -4,7 +4,9 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -12,36 +14,77 @@ import pytest
 from bridge_pipeline import settings as configuration
 from bridge_pipeline.database import dump, embedded, readers, upgrade
 from bridge_pipeline.database.embedded import DatabaseUnavailable
-from bridge_pipeline.database.engine import DATA_DATABASE, Database
-from bridge_pipeline.database.migrate import migrate
+from bridge_pipeline.database.engine import DATA_DATABASE
 from bridge_pipeline.database.workspace import open_workspace
 from bridge_pipeline.naming import Home
+from tests.conftest import in_memory
+from tests.integration import backups
+from tests.integration.backups import DAYS
+from tests.integration.desk import serving
+from tests.integration.flow import NAME, connect, day, digest, process, rows
 
 pytestmark = pytest.mark.long
 EVERYTHING = dump.Scope((), inverted=True)
 ROLE = readers.role_of("acme")
+# Connection -> tenant.
+NAMES = {NAME: "acme", "other-helpdesk": "other"}
+# What lies beside the database and is no scratch.
+FOLDERS = ("audit", "heads", "journal", "keys", "landing")
+
+
+@pytest.fixture(scope="module", params=["15", "16", "17"])
+def filled(request):
+    """A home that an older version served while two tenants' desks were read; and what it held."""
+    with old_home(request.param) as found:
+        if found is None:
+            pytest.skip(f"Postgres {request.param} is not on this machine")
+        yield request.param, *found
 
 
 @pytest.fixture
-def home():
+def home(filled):
+    _, kept, _ = filled
+    with copy(kept) as home:
+        yield home
+
+
+@pytest.fixture
+def old(filled):
+    version, _, wanted = filled
+    return version, wanted
+
+
+@contextmanager
+def old_home(version):
+    """A home that nobody serves, and what it held; None where those programs are not on the machine."""
+    programs = embedded.programs(version)
+    if programs is None:
+        yield None
+        return
     # Not below pytest's folder: started by root, the server runs as another user.
-    root = Path(tempfile.mkdtemp(prefix="bridge-upgrade-"))
-    yield Home(root / "home")
-    for pid_file in root.rglob("postmaster.pid"):
-        embedded.stop(Home(pid_file.parents[2]))
-    shutil.rmtree(root)
+    with tempfile.TemporaryDirectory(prefix="bridge-upgrade-", dir=in_memory()) as folder, serving() as desk:
+        Path(folder).chmod(0o755)
+        home = Home(Path(folder) / "home")
+        make_data(home, programs)
+        with embedded.served_by(home, programs) as server:
+            wanted = fill(home, server, desk)
+        yield home, wanted
 
 
-@pytest.fixture(params=["15", "16", "17"])
-def old(request, home):
-    """A home whose data an older version wrote, and the digests of it."""
-    folder = embedded.programs(request.param)
-    if folder is None:
-        pytest.skip(f"Postgres {request.param} is not on this machine")
-    make_data(home, folder)
-    with embedded.served_by(home, folder) as server:
-        wanted = fill(server)
-    return request.param, wanted
+@contextmanager
+def copy(kept):
+    """A copy of a home, with its owners; its servers end with the block."""
+    home = Home(kept.root.with_name(f"copy-{uuid4().hex[:8]}"))
+    shutil.copytree(kept.root, home.root, symlinks=True)
+    for path in [kept.root, *kept.root.rglob("*")]:
+        owner = path.lstat()
+        os.chown(home.root / path.relative_to(kept.root), owner.st_uid, owner.st_gid, follow_symlinks=False)
+    try:
+        yield home
+    finally:
+        for place in home.root.rglob("postmaster.pid"):
+            embedded.stop(Home(place.parents[2]))
+        shutil.rmtree(home.root)
 
 
 def make_data(home, folder):
@@ -60,42 +103,71 @@ def make_data(home, folder):
     assert done.returncode == 0, done.stderr
 
 
-def fill(server):
+def fill(home, server, desk):
+    """The real flow over some days, with what is due left at nothing; gives what the home holds then."""
     with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
         for name in (DATA_DATABASE, "bridge_dagster"):
             connection.execute(f"create database {name} encoding 'UTF8' template template0")
-    data = Database.of(server.url(DATA_DATABASE))
-    migrate(data.engine)
-    with psycopg.connect(server.url(DATA_DATABASE)) as connection:
-        connection.execute("insert into bridge.tenants (name) values ('acme'), ('other')")
-        connection.execute(
-            "insert into bridge.connections (name, tenant, connector, config, secrets, entities) "
-            "values ('a', 'acme', 'helpdesk', '{}', '{}', '[]'), ('o', 'other', 'helpdesk', '{}', '{}', '[]')"
-        )
-        connection.execute(
-            "insert into desk.accounts (tenant, connection, id, name, batch_id) "
-            "select t, left(t, 1), n::text, 'Ünï ' || n, 1 "
-            "from generate_series(1, 500) n, unnest(array['acme', 'other']) t"
-        )
-    readers.make_login(data, ROLE)
-    return state(data)
+    workspace = open_workspace(configuration.load(home=home.root, database_url=server.url(DATA_DATABASE)))
+    backups.fill(desk)
+    for name, tenant in NAMES.items():
+        connect(workspace, desk, name, tenant)
+        process(workspace, day(*DAYS), name=name)
+    readers.make_login(workspace.database, ROLE)
+    assert backups.due(workspace, *DAYS) == []
+    return held(workspace)
 
 
-def state(database):
-    with database.engine.begin() as connection:
+def held(workspace):
+    """Every row, where the sequences stand, the readers, and every file that the tables rest on."""
+    sequences = "select schemaname, sequencename, last_value from pg_sequences order by 1, 2"
+    with workspace.database.engine.begin() as connection:
         found = dump.digests(connection, EVERYTHING), readers.verifiers(connection)
-    database.engine.dispose()
-    return found
+        found += (connection.exec_driver_sql(sequences).all(),)
+    workspace.database.engine.dispose()
+    return *found, {name: contents(workspace.home.root / name) for name in FOLDERS}
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def opened(home):
+    return open_workspace(configuration.load(home=home.root))
 
 
 def check(home, wanted):
-    workspace = open_workspace(configuration.load(home=home.root))
-    assert state(workspace.database) == wanted
+    """All that was there is there, it verifies, and its readers see what is theirs."""
+    workspace = opened(home)
+    assert held(workspace) == wanted
+    assert all(wanted[-1].values()), "every folder holds something to compare"
+    assert backups.findings(workspace) == []
     with psycopg.connect(workspace.database.libpq()) as connection:
         assert connection.info.server_version // 10_000 == int(embedded.VERSION)
         connection.execute(f"set role {ROLE}")
-        query = "select count(*), count(distinct tenant) from desk.accounts"
-        assert connection.execute(query).fetchone() == (500, 1)
+        assert connection.execute("select distinct tenant from desk.tickets").fetchall() == [("acme",)]
+
+
+def check_going_on(home):
+    """Nothing is asked for again; what is run again loads nothing, audits nothing and takes no id twice."""
+    workspace = opened(home)
+    assert backups.due(workspace, *DAYS) == []
+    before, audited = digests(workspace), [contents(folder) for folder in (home.audit, home.heads)]
+    newest = rows(workspace, "select max(id) as id from bridge.batches")[0]["id"]
+    for name in (*NAMES, *NAMES):
+        for batch, update, files in process(workspace, day(*DAYS), name=name).values():
+            assert batch.id > newest
+            assert not any(load.loaded for load in update.loads)
+            assert not any(file.added for file in files)
+            newest = batch.id
+    assert digests(workspace) == before
+    assert [contents(folder) for folder in (home.audit, home.heads)] == audited
+    assert backups.findings(workspace) == []
+    workspace.database.engine.dispose()
+
+
+def digests(workspace):
+    return [digest(workspace, name) for name in NAMES]
 
 
 def test_everything_comes_over_and_the_old_data_is_kept_until_told(old, home):
@@ -109,6 +181,7 @@ def test_everything_comes_over_and_the_old_data_is_kept_until_told(old, home):
     assert upgrade.discard_old(home) == done.kept
     check(home, wanted)
     assert upgrade.discard_old(home) == []
+    check_going_on(home)
 
 
 def test_one_that_fails_leaves_the_old_data_in_its_place(old, home, monkeypatch):
@@ -121,6 +194,7 @@ def test_one_that_fails_leaves_the_old_data_in_its_place(old, home, monkeypatch)
     assert sorted(path.name for path in home.postgres.iterdir() if path.is_dir()) == ["data", "socket"]
     upgrade.upgrade(home)
     check(home, wanted)
+    check_going_on(home)
 
 
 def test_one_that_was_killed_is_never_taken_for_an_empty_home(old, home):

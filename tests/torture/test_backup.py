@@ -7,15 +7,14 @@ import os
 import random
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
+from sqlalchemy.exc import SQLAlchemyError
 
 from bridge_pipeline.database import dump, embedded, upgrade
 from bridge_pipeline.database.workspace import Workspace, open_workspace
@@ -214,14 +213,14 @@ OLD = "15"
 @pytest.mark.long
 @pytest.mark.skipif(embedded.programs(OLD) is None, reason=f"Postgres {OLD} is not on this machine")
 def test_a_killed_upgrade_is_begun_anew_and_brought_to_the_end() -> None:
-    programs = embedded.programs(OLD)
-    assert programs is not None
-    with figures_of("backup", "upgrade") as figures, _old_home(programs) as (kept, wanted):
+    with figures_of("backup", "upgrade") as figures, test_upgrade.old_home(OLD) as found:
+        assert found is not None
+        kept, wanted = found
         figures.facts = {"killed_upgrades": 0}
         seconds = 0.0
         for number in range(1 + max(3, RUNS // 3)):
             draw = random.Random(f"killed upgrade {SEED} {number}")
-            with _copy(kept) as home:
+            with test_upgrade.copy(kept) as home:
                 # The first one tells how long it takes.
                 for _ in range(draw.randint(1, 3) if seconds else 0):
                     figures.facts["killed_upgrades"] += killed(draw, seconds, upgrade_home, str(home.root))
@@ -236,37 +235,9 @@ def upgraded_wrongly(home: Home, wanted: object) -> list[str]:
     """What is wrong with a home that was upgraded."""
     try:
         test_upgrade.check(home, wanted)
-    except AssertionError as error:
-        return [f"what came over is not what was there: {error}"]
+        test_upgrade.check_going_on(home)
+    except (AssertionError, SQLAlchemyError) as error:
+        return [f"what came over is not what was there, or does not go on: {error}"]
     folders = sorted(path.name for path in home.postgres.iterdir() if path.is_dir())
     expected = ["data", f"old-{OLD}", "socket"]
     return [] if folders == expected else [f"the folder of the database holds {folders}"]
-
-
-@contextmanager
-def _old_home(programs: Path) -> Iterator[tuple[Home, object]]:
-    """A home whose data an older Postgres wrote, which nobody serves."""
-    # Not below pytest's folder: started by root, the server runs as another user.
-    with tempfile.TemporaryDirectory(prefix="bridge-upgrade-") as folder:
-        Path(folder).chmod(0o755)
-        home = Home(Path(folder) / "home")
-        test_upgrade.make_data(home, programs)
-        with embedded.served_by(home, programs) as server:
-            wanted = test_upgrade.fill(server)
-        yield home, wanted
-
-
-@contextmanager
-def _copy(kept: Home) -> Iterator[Home]:
-    """A copy of a home, with its owners; its servers end with the block."""
-    home = Home(kept.root.with_name(f"copy-{uuid4().hex[:8]}"))
-    shutil.copytree(kept.root, home.root, symlinks=True)
-    for path in kept.root.rglob("*"):
-        owner = path.lstat()
-        os.chown(home.root / path.relative_to(kept.root), owner.st_uid, owner.st_gid, follow_symlinks=False)
-    try:
-        yield home
-    finally:
-        for place in home.root.rglob("postmaster.pid"):
-            embedded.stop(Home(place.parents[2]))
-        shutil.rmtree(home.root)
