@@ -203,9 +203,9 @@ def begin_extraction(folder: Path, finished: int, signature: str) -> tuple[int, 
     _remove_drafts(folder)
     number = _newest(folder, finished) + 1
     extraction = folder / f"{number:04d}"
-    extraction.mkdir(parents=True)
+    make_folder(folder)
+    extraction.mkdir()
     sync_folder(folder)
-    sync_folder(folder.parent)
     reach("journal.begun")
     state = {"signature": signature, "started_at": datetime.now(UTC)}
     write_durably(extraction / _STATE, orjson.dumps(state))
@@ -289,6 +289,21 @@ def written_durably(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it that are missing, so that it survives a power cut.
+
+    Where it is there already its name is made durable all the same: whoever made it may have been killed
+    before that, or may not have come so far yet.
+
+    Raises:
+        OSError: it could not be made.
+    """
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

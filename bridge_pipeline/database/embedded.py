@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from bridge_pipeline.connector_kit.journal import sync_folder
 from bridge_pipeline.database.locks import file_lock
 from bridge_pipeline.naming import Home
 
@@ -293,6 +294,9 @@ def _initdb(home: Home, account: _Account | None) -> None:
     if done.returncode:
         raise DatabaseUnavailable(f"the embedded Postgres could not be created in {draft}:\n{done.stderr}")
     draft.rename(_data(home))
+    # Under its former name it would be taken for one that is not whole.
+    sync_folder(home.postgres)
+    sync_folder(home.root)
 
 
 def _check_version(data: Path) -> None:

@@ -64,6 +64,7 @@ def upgrade(home: Home, old_programs: Path | None = None) -> Upgraded:
         except BaseException:
             if not data.exists():
                 (old.postgres / "data").rename(data)
+                sync_folder(home.postgres)
                 shutil.rmtree(old.root)
             raise
         return Upgraded(VERSION, before, rows, _kept(home))
@@ -108,6 +109,8 @@ def _put_aside(home: Home, version: str) -> Home:
     # It is there already where an upgrade was killed before the data was in it.
     old.postgres.mkdir(mode=0o700, parents=True, exist_ok=True)
     (home.postgres / "data").rename(old.postgres / "data")
+    sync_folder(old.postgres)
+    sync_folder(old.root)
     sync_folder(home.postgres)
     return old
 

@@ -33,7 +33,7 @@ import structlog
 
 from bridge_pipeline import naming, progress
 from bridge_pipeline.ahead import ahead
-from bridge_pipeline.connector_kit.journal import sync_folder
+from bridge_pipeline.connector_kit.journal import make_folder, sync_folder
 from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.copying import stage
@@ -265,6 +265,8 @@ class _Writing:
             ):
                 files[picked.day] = self._file(current)
             else:
+                if not added:
+                    make_folder(self._folders[picked.day].parent)
                 added.append(self._version(picked, current))
         reach("audit.filled")
         if added:
@@ -289,7 +291,7 @@ class _Writing:
 
     def _version(self, picked: Picked, current: sa.Row | None) -> _Version:
         folder = self._folders[picked.day]
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         number = current.version + 1 if current is not None else 1
         return _Version(picked, current, folder / f"{naming.audit_name(number)}.csv")
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import distinct_on
 
 from bridge_pipeline import naming
-from bridge_pipeline.connector_kit.journal import write_durably
+from bridge_pipeline.connector_kit.journal import make_folder, write_durably
 from bridge_pipeline.database import certificates
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.certificates import Certificate
@@ -126,7 +126,7 @@ def write(
 ) -> Certificate:
     """Writes both files, durably; they count for nothing until the ledger lists them."""
     folder = workspace.home.certificates_of(document["tenant"], document["connection"])
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / f"{naming.certificate_name(document['number'])}.json"
     data = orjson.dumps(document, option=_DUMP) + b"\n"
     page = redact(render(orjson.loads(data), hashlib.sha256(data).hexdigest())).encode()

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import sqlalchemy as sa
 import structlog
 
-from bridge_pipeline.connector_kit.journal import sync_folder, write_durably
+from bridge_pipeline.connector_kit.journal import make_folder, sync_folder, write_durably
 from bridge_pipeline.database import signing
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.engine import advisory_lock, transaction
@@ -207,7 +207,7 @@ def export_chain(workspace: Workspace, tenant: str) -> None:
         last = _last(connection, tenant)
         if last is None:
             return
-        path.parent.mkdir(mode=0o700, exist_ok=True)
+        make_folder(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         reach("chain.opened")
         with open(descriptor, "r+b") as file:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from bridge_pipeline.connector_kit.journal import make_folder
 from bridge_pipeline.failpoints import reach
 from bridge_pipeline.imports import hollow
 
@@ -88,7 +89,8 @@ def write_parquet(entity: str, tables: Tables, folder: Path, work: Path) -> None
         # dlt wraps what the tables raised; the caller is to see that itself.
         raised = _raised_within(failure)
         raise raised from raised.__cause__
-    folder.mkdir(parents=True)
+    make_folder(folder.parent)
+    folder.mkdir()
     for package in extracted.load_packages:
         for job in package.jobs["new_jobs"]:
             if job.job_file_info.table_name == entity:

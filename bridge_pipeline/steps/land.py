@@ -39,7 +39,9 @@ def land(entity: str, tables: Tables, folder: Path, work: Path) -> list[dict[str
     try:
         write_parquet(entity, tables, folder, work)
         reach("land.written")
-        return [_described(path, folder) for path in sorted(folder.glob(f"{entity}.*.parquet"))]
+        files = [_described(path, folder) for path in sorted(folder.glob(f"{entity}.*.parquet"))]
+        sync_folder(folder.parent)
+        return files
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

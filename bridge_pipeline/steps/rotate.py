@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.database import tokens
 from bridge_pipeline.database.engine import advisory_lock, transaction
+from bridge_pipeline.database.keyfile import sync
 from bridge_pipeline.database.locks import file_lock
 from bridge_pipeline.database.sealing import (
     KEY_FILE,
@@ -65,8 +66,11 @@ def rotate(workspace: Workspace) -> Rotation:
         current = home.keys / KEY_FILE
         (home.keys / f"former-{number:04d}.key").hardlink_to(current)
         reach("secrets.key_kept")
+        # First the name that the former key keeps, then the one that it gives up.
+        sync(home.keys)
         upcoming.replace(current)
         reach("secrets.key_placed")
+        sync(home.keys)
     return rotation
 
 
