@@ -1,4 +1,6 @@
-"""Worker, code servers, daemon and webserver are killed together, as when a machine loses its power.
+"""Worker, code servers, daemon and webserver are killed together, and the database server stays.
+
+What was written stays, too: what a power cut would take is the business of `test_durability`.
 
 After `bridge up` again every run leaves STARTED by itself, and its place in the queue is free.
 """
