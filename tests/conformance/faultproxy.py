@@ -60,7 +60,8 @@ class Answer:
 class Exchange:
     """One request that is to be spoilt: the true answer, the one before it, and where else one could go.
 
-    `elsewhere` is the address of another origin, which counts whoever comes.
+    `elsewhere` is the address of another origin, which counts whoever comes; `number` says how many
+    answers were spoilt before this one.
     """
 
     target: str
@@ -68,6 +69,7 @@ class Exchange:
     before: Answer | None
     origin: str
     elsewhere: str
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class FaultProxy:
     Attributes:
         url: where it listens.
         targets: path and query of all requests since `arm`.
+        asked, all_spoilt: how many requests came, and how many answers were spoilt, ever.
         strangers: how many connections the other origin got, ever.
     """
 
@@ -114,6 +117,8 @@ class FaultProxy:
     elsewhere: str
     upstream: str
     targets: list[str] = field(default_factory=list)
+    asked: int = 0
+    all_spoilt: int = 0
     strangers: int = 0
     rewrite: Callable[[Answer], Answer] | None = None
     _plan: _Plan = field(default_factory=_Plan)
@@ -134,12 +139,14 @@ class FaultProxy:
         """What is sent for a true answer."""
         with self._lock:
             self.targets.append(target)
+            self.asked += 1
             answer = self.rewrite(answer) if self.rewrite else answer
-            spoil, before = self._plan.take(), self._before
+            number, spoil, before = self._plan.spoilt, self._plan.take(), self._before
             self._before = answer if before is None or spoil is None else before
+            self.all_spoilt += spoil is not None
         if spoil is None:
             return Spoilt((answer.whole(),))
-        return spoil(Exchange(target, answer, before, self.url, self.elsewhere))
+        return spoil(Exchange(target, answer, before, self.url, self.elsewhere, number))
 
 
 @contextmanager

@@ -5,10 +5,12 @@
 - `harmless`: the records arrive although every answer is so;
 - `passing`: once, it is asked again and the records arrive; lasting, the reading fails;
 - `fatal`: the reading fails at the first one, without asking again;
-- `either`: the records arrive or the reading fails, whatever the vendor means by it.
+- `either`: the records arrive or the reading fails, whatever the vendor means by it;
+- `endless`: lasting, the reading fails, and never passes for complete.
 """
 
 import gzip
+import itertools
 import re
 import zlib
 from collections.abc import Callable
@@ -21,7 +23,12 @@ from tests.conformance.faultproxy import Answer, Exchange, Spoil, Spoilt
 
 # The requests of a reading that are struck.
 PLACES = ("first", "middle", "last")
-Verdict = Literal["harmless", "passing", "fatal", "either"]
+Verdict = Literal["harmless", "passing", "fatal", "either", "endless"]
+# Seconds in which an answer must be there, where a fault is about its time; and for which nothing comes,
+# unless the reader hangs up.
+DEADLINE, SILENCE = 0.4, 3.0
+# So many pages are served to one who never sees an end.
+_ENDLESS = 40
 _JSON = (("Content-Type", "application/json"),)
 _HTML = b"<!DOCTYPE html><html><head><title>One moment</title></head><body>Maintenance</body></html>"
 _LINK = re.compile(rb"https?://[^\s\"\\<>]+")
@@ -32,13 +39,16 @@ class Fault:
     """One way in which an answer goes wrong.
 
     `lasts` are the places of a reading from which on it may last: there a lasting one can be told from an
-    honest API, such as one whose lists are empty or which has one page only.
+    honest API, such as one whose lists are empty or which has one page only. `held` is what the source's
+    quota must then be held for (seconds, at least); `deadline` is how long an answer may take.
     """
 
     name: str
     verdict: Verdict
     spoil: Spoil
     lasts: tuple[str, ...] = PLACES
+    held: float = 0.0
+    deadline: float | None = None
 
 
 # --- Answers in place of the true one -----------------------------------------------------------
@@ -137,6 +147,43 @@ def _pieces(answer: Answer) -> tuple[bytes, ...]:
     return tuple(data[start : start + step] for start in range(0, len(data), step))
 
 
+def paced(seconds: float, pieces: int = 20) -> Spoil:
+    """The true answer at an even rate, which brings it within so many seconds."""
+
+    def spoil(exchange: Exchange) -> Spoilt:
+        data = exchange.answer.whole()
+        step = -(-len(data) // pieces)
+        parts = tuple(data[start : start + step] for start in range(0, len(data), step))
+        return Spoilt(parts, pause=seconds / pieces)
+
+    return spoil
+
+
+def _byte_by_byte(answer: Answer) -> tuple[bytes, ...]:
+    """Single bytes for as long as nobody waits for one for long, and the rest at the end."""
+    data, single = answer.whole(), 100
+    return (*(data[number : number + 1] for number in range(single)), data[single:])
+
+
+def _with_new_ids(exchange: Exchange) -> Spoilt:
+    """The page before, which was not the last one, with records that nobody has seen."""
+    if exchange.number >= _ENDLESS:
+        return Spoilt((Answer(500, b"", _JSON).whole(),))
+    answer = exchange.before or exchange.answer
+    return Spoilt((replace(answer, body=_ID.sub(_renewed, answer.body)).whole(),))
+
+
+def _renewed(found: re.Match[bytes]) -> bytes:
+    """Another number, or 32 other hexadecimal digits, and another place to go on from."""
+    text = b"%d" % next(_NEW)
+    return found[1] + (text.rjust(32, b"f") if len(found[2]) == 32 else text)
+
+
+# What a record is named by, and a page of a list that is read by cursor.
+_ID = re.compile(rb'("(?:id|sys_id|after_cursor)"\s*:\s*"?|[?&]cursor=)([^",&}]+)')
+_NEW = itertools.count(10**9)
+
+
 def _foreign_links(exchange: Exchange) -> Spoilt:
     """All addresses of the API in the answer lead to another origin, and one more header does."""
     elsewhere = exchange.elsewhere.encode()
@@ -166,21 +213,22 @@ _STATUSES: dict[Verdict, tuple[int, ...]] = {
     "either": (400, 405, 406, 409, 413, 414, 422, 431),
     "passing": (408, 425, 500, 502, 503, 504, 507, 520, 522, 524, 529, 599),
 }
-_RETRY_AFTER: dict[str, tuple[Verdict, Callable[[], tuple[str, ...]]]] = {
-    "missing": ("passing", lambda: ()),
-    "empty": ("passing", lambda: ("",)),
-    "seconds": ("passing", lambda: ("1",)),
-    "fraction": ("passing", lambda: ("1.5",)),
-    "zero": ("passing", lambda: ("0",)),
-    "negative": ("passing", lambda: ("-30",)),
-    "huge": ("fatal", lambda: ("99999999999999999999",)),
-    "infinite": ("fatal", lambda: ("inf",)),
-    "not a number": ("passing", lambda: ("nan",)),
-    "date": ("passing", lambda: (later(2),)),
-    "date long past": ("passing", lambda: (later(-86_400),)),
-    "date far away": ("fatal", lambda: (later(86_400_000),)),
-    "garbage": ("passing", lambda: ("soon, promised",)),
-    "twice": ("passing", lambda: ("1", "2")),
+# Each with the seconds for which it must be obeyed; none where it says nothing.
+_RETRY_AFTER: dict[str, tuple[Verdict, Callable[[], tuple[str, ...]], float]] = {
+    "missing": ("passing", lambda: (), 0),
+    "empty": ("passing", lambda: ("",), 0),
+    "seconds": ("passing", lambda: ("1",), 1),
+    "fraction": ("passing", lambda: ("1.5",), 1.5),
+    "zero": ("passing", lambda: ("0",), 1),
+    "negative": ("passing", lambda: ("-30",), 1),
+    "huge": ("fatal", lambda: ("99999999999999999999",), 86_400),
+    "infinite": ("fatal", lambda: ("inf",), 86_400),
+    "not a number": ("passing", lambda: ("nan",), 0),
+    "date": ("passing", lambda: (later(2),), 1),
+    "date long past": ("passing", lambda: (later(-86_400),), 1),
+    "date far away": ("fatal", lambda: (later(86_400_000),), 86_400),
+    "garbage": ("passing", lambda: ("soon, promised",), 0),
+    "twice": ("passing", lambda: ("1", "2"), 0),
 }
 _WITHOUT_LIST = (
     b"null",
@@ -294,6 +342,21 @@ _WIRES = (
         changed(lambda a: a.carrying(("Content-Length", str(len(a.body))), *a.headers[:1])),
     ),
 )
+_TIMES = tuple(
+    replace(fault, deadline=DEADLINE)
+    for fault in (
+        Fault("silent", "passing", raw(lambda a: (b"", a.whole()), "keep", SILENCE)),
+        Fault("silent after the headers", "passing", raw(lambda a: (a.head(), a.body), "keep", SILENCE)),
+        Fault(
+            "silent in the body",
+            "passing",
+            raw(lambda a: (a.head() + half(a.body), a.body[len(a.body) // 2 :]), "keep", SILENCE),
+        ),
+        Fault("dripping past the deadline", "passing", raw(_byte_by_byte, "keep", SILENCE / 100)),
+        Fault("slower than the deadline allows", "passing", paced(SILENCE)),
+        Fault("slow within the deadline", "harmless", paced(DEADLINE / 4)),
+    )
+)
 _MEANINGS = (
     Fault("an error beside the records", "passing", beside(b'"error":"backend timeout, incomplete"')),
     Fault(
@@ -312,6 +375,7 @@ _MEANINGS = (
     Fault("300 Multiple Choices", "fatal", instead(300)),
     Fault("the page before again", "either", before, lasts=()),
     Fault("the same page for ever", "either", before, lasts=("middle", "last")),
+    Fault("new records for ever", "endless", _with_new_ids, lasts=("first", "middle")),
     Fault("links elsewhere", "either", _foreign_links),
     Fault("a Link header elsewhere", "either", _foreign_header),
 )
@@ -322,14 +386,15 @@ FAULTS: tuple[Fault, ...] = (
         for code in codes
     ),
     *(
-        Fault(f"429, Retry-After {form}", verdict, lambda x, values=values: throttled(*values())(x))
-        for form, (verdict, values) in _RETRY_AFTER.items()
+        Fault(f"429, Retry-After {form}", verdict, lambda x, said=said: throttled(*said())(x), held=held)
+        for form, (verdict, said, held) in _RETRY_AFTER.items()
     ),
     *(Fault(f"200 {text.decode()}", "passing", body(lambda _, text=text: text)) for text in _WITHOUT_LIST),
     *(Fault(f"redirect {where}", "fatal", redirected(*how)) for where, how in _REDIRECTS.items()),
     *_BODIES,
     *_CODINGS,
     *_WIRES,
+    *_TIMES,
     *_MEANINGS,
 )
 
@@ -347,6 +412,7 @@ EVERY_RUN = frozenset(
         *("with a byte order mark", "in UTF-16", "called Latin-1", "gzip", "gzip that is none", "gzip cut"),
         *("gzip bomb", "reset before the answer", "reset after the headers", "closed in the body"),
         *("length too long", "length too short", "chunked and cut", "dripping", "100 Continue before it"),
+        *("dripping past the deadline", "slow within the deadline", "new records for ever"),
         *("headers twice", "bomb of headers", "redirect to the same origin", "redirect to another origin"),
         *("redirect to a private address", "links elsewhere", "the page before again"),
         *("the same page for ever", "an error beside the records", "no error beside the records"),

@@ -143,11 +143,13 @@ def opened(
     url: str,
     quota: CountedQuota | None = None,
     exclude: tuple[str, ...] = (),
+    read_timeout: float | None = None,
     **changes: Any,
 ) -> Iterator[Client]:
     """A client of the desk at `url` that does not wait between attempts."""
     config = subject.connector.config.model_validate(config_of(subject, url, **changes))
-    context = SourceContext(CONNECTION, _settings(), quota or CountedQuota(), exclude)
+    settings = _settings().model_copy(update={"read_timeout": read_timeout} if read_timeout else {})
+    context = SourceContext(CONNECTION, settings, quota or CountedQuota(), exclude)
     client = subject.connector.open(config, context)
     try:
         yield client
