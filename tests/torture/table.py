@@ -31,6 +31,7 @@ CAMPAIGNS = {
     "concurrency": ("L3 L5", "test_concurrency.py"),
     "host-crash": ("L4", "test_host_crash.py"),
     "backup": ("L2 L4", "test_backup.py"),
+    "http": ("L1 L6", "test_http.py"),
 }
 
 
