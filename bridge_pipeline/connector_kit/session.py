@@ -626,7 +626,7 @@ def _seconds_until(said: str) -> float | None:
     except ValueError:
         try:
             moment = parsedate_to_datetime(said)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
         # One that names no zone, as `asctime` writes it, is in UTC.
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -220,11 +220,9 @@ class SharedQuota:
             told = self._observed(path, costs, headers)
             self._settle(use, told)
             if "retry-after" in headers:
-                # To hold others would hold nobody: without a limit a bucket is not paid from.
-                paid, empty = (
-                    self._costs(path, params),
-                    [each["bucket"] for each in told if each["left"] == 0],
-                )
+                # To hold a bucket that no request takes from would hold nobody.
+                paid = self._costs(path, params)
+                empty = [each["bucket"] for each in told if each["left"] == 0]
                 self._emptied.buckets = [bucket for bucket in empty if bucket in paid]
             answered = True
 

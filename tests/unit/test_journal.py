@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge_pipeline import redaction
+from bridge_pipeline.connector_kit import journal as pages
 from bridge_pipeline.connector_kit.journal import Journal, open_extraction, read_file, write_durably
 from bridge_pipeline.redaction import MASK
 
@@ -35,6 +36,16 @@ def write(journal, key="s1-p1", body=BODY, records=2):
 
 def files(journal):
     return sorted(path.name for path in journal.folder.iterdir())
+
+
+def test_a_folder_is_made_below_one_that_may_not_be_read(tmp_path, monkeypatch):
+    def sync(folder):
+        if folder == tmp_path:
+            raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(pages, "sync_folder", sync)
+    pages.make_folder(tmp_path / "home" / "journal")
+    assert (tmp_path / "home" / "journal").is_dir()
 
 
 def test_an_answer_is_found_again_as_it_was_written(journal):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
+import httpx
 import pytest
 import structlog
 import zstandard
@@ -30,6 +31,7 @@ from bridge_pipeline.connector_kit.session import (
     SourceError,
     journalled,
     journalled_together,
+    retry_after,
 )
 from bridge_pipeline.settings import Settings
 from tests.threads import ended_while_locked
@@ -419,6 +421,11 @@ def test_a_retry_after_beyond_the_budget_fails_at_once(value, open_session, quot
 
 
 FAR = timedelta(seconds=120)
+
+
+def test_a_retry_after_that_names_no_moment_is_none():
+    said = httpx.Response(429, headers={"Retry-After": "Wed, 21 Oct 99999999999 07:28:00 GMT"})
+    assert retry_after(said) is None
 
 
 @pytest.mark.parametrize(

@@ -74,10 +74,12 @@ class _Told:
     Attributes:
         tickets: their keys in the journal, by id.
         long: those whose conversations took several answers, or may have.
+        fresh: those that brought what no reading before had.
         origins: whether the answers of a ticket were asked of the source now, each way that occurred.
     """
 
     tickets: dict[str, str]
+    fresh: set[str] = field(default_factory=set)
     long: set[str] = field(default_factory=set)
     origins: dict[str, set[bool]] = field(default_factory=dict)
 
@@ -336,20 +338,20 @@ class FreshserviceClient:
             for record in page.content.records
             if (record_id := _id(_TICKETS, record)) and self._may_speak(reading, record)
         }
-        unseen, live_readings = None, 0
+        live_readings = 0
         for number in count(1):
             told = _Told({record_id: _nth(key, number) for record_id, key in tickets.items()})
             yield from self._told(reading, sweep, told)
             if not told.long:
                 return
-            before, unseen = unseen, reading.census.unseen
             tickets = {
                 record_id: key
                 for record_id, key in tickets.items()
-                # What a killed extraction began to read once more had its reason.
+                # Each is confirmed once; what a killed extraction began to read once more had its reason.
                 if record_id in told.long
                 and (
-                    unseen != before
+                    number == 1
+                    or record_id in told.fresh
                     or told.is_torn(record_id)
                     or f"{_nth(key, number + 1)}-p1" in reading.journal
                 )
@@ -376,7 +378,10 @@ class FreshserviceClient:
                         told.long.discard(record_id)
                         continue
                     entry, content, fetched_at, live = answer
+                    before = reading.census.unseen
                     yield Page(entry, content, fetched_at)
+                    if reading.census.unseen != before:
+                        told.fresh.add(record_id)
                     told.origins.setdefault(record_id, set()).add(live)
                     seen[record_id] += len(content.records)
                     repeats[record_id].see(content.records)

@@ -549,6 +549,24 @@ def test_conversations_that_never_rest_are_an_error(tmp_path):
         extract(simulator, "comments", tmp_path / "j", settings={"max_sweeps": 3})
 
 
+def test_what_is_said_in_other_tickets_lets_no_ticket_be_read_again(tmp_path):
+    account, _ = talkative(8, 130)
+    busy = [row for row in account.world.rows["tickets"] if row.state == LIVE]
+    for row in busy:
+        row.said = [Said(number, row.updated) for number in range(130)]
+    turns = iter(busy)
+
+    def before(request):
+        # In each reading somebody says something, each time in another ticket.
+        if request.path.endswith(f"/{busy[-1].id}/conversations") and (row := next(turns, None)):
+            row.said.append(Said(500, row.updated))
+
+    account.before = before
+    with serving(account) as simulator:
+        found = extract(simulator, "comments", tmp_path / "j", settings={"max_sweeps": 3})
+        assert found.proof["sweeps"] == 2
+
+
 @pytest.mark.parametrize("period", [1, 2, 7])
 @pytest.mark.parametrize(("entity", "address"), [("comments", "/conversations"), ("groups", "/groups")])
 def test_pages_that_are_served_for_ever_in_turns_are_an_error(tmp_path, entity, address, period):
