@@ -526,6 +526,13 @@ def replayed_since(connection: sa.Connection, batch_ids: Sequence[int]) -> int:
     return connection.scalar(query) or 0
 
 
+def refused_before(connection: sa.Connection, batch_id: int) -> int:
+    """How many of the records that a batch set aside an earlier one had set aside with the same bytes."""
+    q = t.quarantine
+    query = sa.select(sa.func.count()).where(seen_by([batch_id]), q.c.first_batch < batch_id)
+    return connection.scalar(query) or 0
+
+
 def seen_by(batch_ids: Sequence[int]) -> sa.ColumnElement[bool]:
     """Whether a record of the quarantine was set aside by any of the batches."""
     q, s = t.quarantine, t.quarantine_sightings

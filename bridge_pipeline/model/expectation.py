@@ -175,7 +175,7 @@ FACTS = (
         "equation", "block", "Every record fetched is outside the window, a duplicate, quarantined or landed."
     ),
     fact("landing_intact", "block", "The landing files are those the ledger lists, to the byte."),
-    fact("versions_unique", "block", "No version of a record is landed twice of one page."),
+    fact("versions_unique", "block", "No version of a record is landed twice."),
     fact(
         "quarantined_share",
         "block",

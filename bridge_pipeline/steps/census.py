@@ -165,9 +165,6 @@ class DiskCensus:
     def enter(self, page: list[Sighting], digest: bytes | None = None) -> list[bool]:
         """Enters the records of a page, in order; says of each whether this version is new.
 
-        So is an accepted one of which another version was seen on a page since: which was fetched last
-        decides (rule 7).
-
         Args:
             digest: SHA-256 of the page's bytes, for `enter_again`.
         """
@@ -268,18 +265,20 @@ class DiskCensus:
                 if not rejected:
                     self._in_window += not counted
                     self._swept += not swept
-            # None of those that are rejected is loaded: which came last decides nothing.
-            fresh.append(version not in versions or (not rejected and _outdated(versions, version)))
-            versions[version] = (inside, self._sweep, self._page + 1)
+            fresh.append(version not in versions)
+            versions[version] = (inside, self._sweep, 0)
         self._repeats = self._repeats + 1 if again == len(page) else 0
         return fresh
 
     def _disown(self, page: list[Sighting], known: _Versions) -> None:
-        """Forgets the bytes of pages with records of the one that is entered: what they have is old, or not
-        theirs any more."""
+        """Forgets the bytes of pages that lose a version to the one that is entered."""
         if not known:
             return
-        pages = {place for sighting in page for _, _, place in known.get(sighting.id, {}).values()}
+        pages = {
+            known[sighting.id][sighting.version][2]
+            for sighting in page
+            if sighting.version in known.get(sighting.id, ())
+        }
         forget = "update pages set digest = null where page = ?"
         self._db.executemany(forget, [(each,) for each in pages])
 
@@ -327,11 +326,6 @@ class DiskCensus:
 
     def _transaction(self) -> "_Transaction":
         return _Transaction(self._db)
-
-
-def _outdated(versions: dict[str, tuple[bool, int, int]], version: str) -> bool:
-    """Whether a later page has another version of the record."""
-    return versions[version][2] < max(page for _, _, page in versions.values())
 
 
 class _Transaction:

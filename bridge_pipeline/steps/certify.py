@@ -7,6 +7,7 @@ until then nothing has changed but what was loaded.
 
 import hashlib
 import shutil
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -47,8 +48,6 @@ from bridge_pipeline.steps.sightings import sightings
 log = structlog.get_logger(__name__)
 # Ids that are asked for as one batch.
 _AT_ONCE = 1_000
-# The same of records that were refused before: so few that no share of rejected ones is held against them.
-_REFUSED_AT_ONCE = 20
 # Up to so many records are always asked for one by one; beyond, reading all of them may be cheaper.
 _FEW = 100
 # Records that the source lists, asked for to see whether its "not found" can be believed.
@@ -235,20 +234,22 @@ class _Certification:
             comparison = self._compare(connection, stock)
             counts = comparison.counts()
             missing = comparison.ids(DOUBTED, most)
-            controls = comparison.ids(["current"], _CONTROLS) if missing else []
+            # What was refused before will mostly be so again, and makes no whole reading worth its cost.
+            waiting = comparison.count(PENDING, refused=False)
             pending = comparison.ids(PENDING, most, refused=False)
-            set_aside = comparison.ids(PENDING, most - len(pending), refused=True)
+            pending += comparison.ids(PENDING, most - len(pending), refused=True)
+            controls = comparison.ids(["current"], _CONTROLS) if missing or pending else []
             lost = comparison.nameless()[1]
-        waiting = sum(counts.get(finding, 0) for finding in PENDING)
-        self._look_up(stock, controls + missing)
-        self._weigh(stock, controls, missing, sum(counts.get(finding, 0) for finding in DOUBTED))
+        first = controls if missing else []
+        self._look_up(stock, first + missing)
+        told = self._weigh(stock, first, missing, sum(counts.get(finding, 0) for finding in DOUBTED))
         blocked = counts.get("blocked", 0)
         dear = waiting > max(_FEW, stock.book.requests) or waiting > most
-        if blocked or not dear:
+        if told and (blocked or not dear):
             self._look_up(stock, pending)
-            self._look_up(stock, set_aside, _REFUSED_AT_ONCE)
-        asked = [stock.outcomes[each] for each in (*pending, *set_aside) if each in stock.outcomes]
-        refused = any(outcome.state == "failed" for outcome in asked)
+            self._doubt_denials(stock, pending, controls)
+        asked = [stock.outcomes[each] for each in pending if each in stock.outcomes]
+        refused = (pending and not told) or any(outcome.state == "failed" for outcome in asked)
         if blocked:
             # Reading all would bring them past the check that holds them back (rule 15).
             stock.remarks.append(
@@ -258,10 +259,10 @@ class _Certification:
         elif dear or refused or lost:
             self._fetch_all(stock)
 
-    def _look_up(self, stock: _Stock, ids: list[str], at_once: int = _AT_ONCE) -> None:
+    def _look_up(self, stock: _Stock, ids: list[str]) -> None:
         """Asks for records one by one; those that come take the way of every batch."""
-        for start in range(0, len(ids), at_once):
-            chunk, outcomes = ids[start : start + at_once], dict[str, Outcome]()
+        for start in range(0, len(ids), _AT_ONCE):
+            chunk, outcomes = ids[start : start + _AT_ONCE], dict[str, Outcome]()
             batch = extract_ids(
                 self._workspace,
                 self._record.name,
@@ -279,8 +280,12 @@ class _Certification:
             if len(outcomes) < len(chunk):
                 return
 
-    def _weigh(self, stock: _Stock, controls: list[str], missing: list[str], all_missing: int) -> None:
-        """Decides whether the lookups can be believed, and whether the listing may speak for the rest."""
+    def _weigh(self, stock: _Stock, controls: list[str], missing: list[str], all_missing: int) -> bool:
+        """Decides whether the lookups can be believed, and whether the listing may speak for the rest.
+
+        Returns:
+            Whether lookups tell anything.
+        """
         asked = {key: stock.outcomes[key] for key in missing if key in stock.outcomes}
         denied = [key for key in controls if key in stock.outcomes and _denied(stock.outcomes[key])]
         if controls and len(denied) == len([key for key in controls if key in stock.outcomes]):
@@ -288,16 +293,30 @@ class _Certification:
             if statuses and statuses <= set(NOT_OFFERED):
                 stock.unlisted_believed = (*DOUBTED, "silent")
                 stock.remarks.append("The source gives no single records; its whole listing decides alone.")
-                return
-            for key in asked:
-                stock.outcomes[key] = replace(asked[key], state="failed", evidence=_DISTRUSTED)
+                return False
+            self._distrust(stock, asked)
             stock.remarks.append(f"No deletion is believed: {_DISTRUSTED}.")
-        elif len(missing) < all_missing and all(outcome.state == "deleted" for outcome in asked.values()):
+            return False
+        if len(missing) < all_missing and all(outcome.state == "deleted" for outcome in asked.values()):
             stock.unlisted_believed = DOUBTED
             stock.remarks.append(
                 f"{len(asked):,} of {all_missing:,} records that seem to be gone were asked for by id, "
                 "and all are gone; the whole listing decides about the others."
             )
+        return True
+
+    def _doubt_denials(self, stock: _Stock, listed: list[str], controls: list[str]) -> None:
+        """Believes that listed records are gone only if others that are listed are found."""
+        gone = [each for each in listed if each in stock.outcomes and stock.outcomes[each].state == "deleted"]
+        if not gone:
+            return
+        self._look_up(stock, [each for each in controls if each not in stock.outcomes])
+        if all(_denied(stock.outcomes[each]) for each in controls if each in stock.outcomes):
+            self._distrust(stock, gone)
+
+    def _distrust(self, stock: _Stock, ids: Iterable[str]) -> None:
+        for each in ids:
+            stock.outcomes[each] = replace(stock.outcomes[each], state="failed", evidence=_DISTRUSTED)
 
     def _fetch_all(self, stock: _Stock) -> None:
         """Reads the entity whole: cheaper than many lookups, and the only way to records without an id."""

@@ -279,7 +279,21 @@ class Collector:
         self.counts.quarantined += len(found)
         self.counts.elsewhere += sum(within is False for _, within in found)
         self.counts.undated += sum(within is None for _, within in found)
-        self._census.reject([_rejected(item, page, position) for (position, item), _ in found])
+        self._census.reject([self._set_aside(item, page, position) for (position, item), _ in found])
+
+    def _set_aside(self, item: Rejected, page: Page, position: int) -> RejectedRecord:
+        return RejectedRecord(
+            sha256=hashlib.sha256(item.raw).hexdigest(),
+            reason=item.reason,
+            pointer=item.pointer,
+            detail=item.detail,
+            # What is no proper id is shown as it stands there.
+            record_id=self._stream.id_in(item.raw) or item.record_id,
+            raw=item.raw,
+            page=page.number,
+            position=position,
+            fetched_at=page.fetched_at,
+        )
 
     def _parsed(self, page: Page, latest: int) -> "tuple[_Accepted, list[tuple[int, Rejected]]]":
         """The records of a page that can be accepted, and the others with their positions."""
@@ -452,17 +466,3 @@ def _micros(moment: datetime) -> int:
     result = microseconds(moment.isoformat(), "")
     assert result is not None
     return result
-
-
-def _rejected(item: Rejected, page: Page, position: int) -> RejectedRecord:
-    return RejectedRecord(
-        sha256=hashlib.sha256(item.raw).hexdigest(),
-        reason=item.reason,
-        pointer=item.pointer,
-        detail=item.detail,
-        record_id=item.record_id,
-        raw=item.raw,
-        page=page.number,
-        position=position,
-        fetched_at=page.fetched_at,
-    )

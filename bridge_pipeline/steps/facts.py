@@ -31,11 +31,13 @@ class Evidence:
 
     `damaged` are landing files that are not what the ledger lists. `days` are the rows per day of the
     window, `usual` what earlier batches held, `fields` and `before` the payload's fields now and then.
+    `refused_before` are quarantined records of a certificate's batch that an earlier one brought.
     """
 
     batch: Batch
     folder: Path
     damaged: list[str]
+    refused_before: int
     rows: int
     versions: int
     days: dict[date, int]
@@ -58,10 +60,12 @@ def gather(workspace: Workspace, batch: Batch, stream: Stream) -> Evidence:
     rows, versions = (0, 0) if damaged else _versions(batch, folder)
     days = {} if damaged or batch.kind in ledger.SINGLE else _days(batch, folder)
     with workspace.database.engine.connect() as connection:
+        again = ledger.refused_before(connection, batch.id) if batch.proof.get("for") == "certificate" else 0
         return Evidence(
             batch=batch,
             folder=folder,
             damaged=damaged,
+            refused_before=again,
             rows=rows,
             versions=versions,
             days=days,
@@ -79,7 +83,7 @@ def facts(evidence: Evidence, rejected: int, expected: list[Expectation]) -> lis
         "equation": lambda e: _equation(e, evidence),
         "landing_intact": lambda e: _landing_intact(e, evidence),
         "versions_unique": lambda e: _versions_unique(e, evidence),
-        "quarantined_share": lambda e: _quarantined_share(e, evidence.batch, rejected),
+        "quarantined_share": lambda e: _quarantined_share(e, evidence, rejected),
         "declared_fields": lambda e: _compared(e, evidence, drift.declared(evidence.stream)),
         "other_fields": lambda e: _compared(e, evidence, drift.others(evidence.stream)),
         "day_volume": lambda e: _day_volume(e, evidence),
@@ -154,14 +158,19 @@ def _versions_unique(expectation: Expectation, evidence: Evidence) -> CheckResul
     return _fact(expectation, not repeated, evidence.rows, repeated, repeated=repeated)
 
 
-def _quarantined_share(expectation: Expectation, batch: Batch, rejected: int) -> CheckResult:
-    """Records of the window against the window, and those without a readable time against all read."""
+def _quarantined_share(expectation: Expectation, evidence: Evidence, rejected: int) -> CheckResult:
+    """Records of the window against the window, and those without a readable time against all read.
+
+    What a certificate asks for again because it was refused was counted when it was read first.
+    """
+    batch = evidence.batch
     most, minimum = expectation.arguments["max_share"], expectation.arguments["minimum"]
     undated, elsewhere = (batch.proof.get(f"quarantined_{name}", 0) for name in ("undated", "elsewhere"))
     bad = batch.quarantined - undated - elsewhere + rejected
     of_window = batch.landed + batch.quarantined - undated - elsewhere
     of_all = batch.fetched - batch.duplicate
-    found = [(bad, of_window), (bad + undated, of_all)]
+    again = evidence.refused_before
+    found = [(max(0, bad - again), of_window), (max(0, bad + undated - again), of_all)]
     # What a replay refuses was counted when it was read.
     judged = [pair for pair in found if pair[1] >= minimum and batch.kind != "replay"]
     share, (bad, distinct) = max(((pair[0] / pair[1] if pair[1] else 0.0), pair) for pair in judged or found)
@@ -224,15 +233,14 @@ def _digest(path: Path) -> str | None:
 
 
 def _versions(batch: Batch, folder: Path) -> tuple[int, int]:
-    """How many rows the landing files hold, and how many different versions of records, by the time of their
-    page: one that was another meanwhile is landed again."""
+    """How many rows the landing files hold, and how many different versions of records."""
     paths = [str(folder / file["path"]) for file in batch.files]
     if not paths:
         return 0, 0
     # Grouping spills to disk where it must; counting distinct values does not.
     query = """
         select coalesce(sum(n), 0)::bigint, count(*) from (
-            select count(*) as n from read_parquet($paths) group by id, content_hash, fetched_at
+            select count(*) as n from read_parquet($paths) group by id, content_hash
         )"""
     with duck.opened(batch.landed, folder) as db:
         found = db.execute(query, {"paths": paths}).fetchone()

@@ -162,7 +162,7 @@ class _Reader:
 
     def _name(self, record: Any) -> str | None:
         if isinstance(record, Rejected):
-            return record.record_id
+            return self._stream.id_in(record.raw) or record.record_id
         try:
             return str(self._id(record)) if isinstance(record, dict) else None
         except Refused:

@@ -271,6 +271,12 @@ class Comparison:
         values = {"findings": list(findings), "most": most, "refused": refused}
         return list(self._connection.execute(sa.text(query), values).scalars())
 
+    def count(self, findings: Iterable[str], refused: bool) -> int:
+        """How many ids have one of these findings; `refused` as for `ids`."""
+        query = "select count(*) from judged where finding = any(:findings) and refused = :refused"
+        values = {"findings": list(findings), "refused": refused}
+        return int(self._connection.scalar(sa.text(query), values) or 0)
+
     def deleted_since(self, since: datetime) -> int:
         """How many of the ids judged were deleted since then, and since somebody accepted deletions."""
         return int(self._connection.scalar(sa.text(_DELETED_SINCE), self._names | {"since": since}) or 0)

@@ -27,6 +27,7 @@ from bridge_pipeline.steps import reckon
 from bridge_pipeline.steps.accept import accept_batch
 from bridge_pipeline.steps.certify import Acceptance, CannotCertify, certify
 from bridge_pipeline.steps.listed import list_source
+from bridge_pipeline.steps.load import load_window
 from bridge_pipeline.steps.verify import verify_folder
 from tests.integration import flow
 from tests.integration.desk import Answer, Desk, Request, account, serving, ticket, user
@@ -284,16 +285,36 @@ def test_what_was_refused_before_and_cannot_be_read_now_is_not_called_quarantine
 
 
 @pytest.mark.slow
-def test_many_that_were_refused_before_are_asked_for_without_a_block(workspace, loaded):
-    settings = workspace.settings.model_copy(update={"quarantine_minimum": 21})
+def test_what_was_refused_before_is_asked_for_again_and_blocks_nothing(workspace, loaded):
     wrong = {"updated_at": "2024-03-02T12:00:00Z", "created_at": "long ago"}
-    loaded.records["tickets"] += [ticket(n, None) | wrong for n in range(50, 80)]
+    loaded.records["tickets"] += [ticket(n, None) | wrong for n in range(50, 180)]
     extracted = land(workspace, "tickets", day(FIRST, LAST))
-    assert (extracted.verdict, extracted.quarantined) == ("passed", 30)
-    certificate = certify(replace(workspace, settings=settings), NAME, entities=("tickets",))
+    assert (extracted.verdict, extracted.quarantined) == ("blocked", 130)
+    accept_batch(workspace, extracted.id, "Ann Lee", "known")
+    load_window(workspace, NAME, "tickets", day(FIRST, LAST))
+    for _ in range(2):
+        certificate = certify(workspace, NAME, entities=("tickets",))
+        assert certificate.verdict == "complete"
+        assert explained(certificate) == {"loaded": 40, "quarantined": 130}
+        assert section(certificate)["remarks"] == []
+    # What is extracted later is not held back either.
+    load_window(workspace, NAME, "tickets", day(LAST))
+    assert rows(workspace, "select distinct kind from bridge.batches where id > 4") == [{"kind": "lookup"}]
+
+
+@pytest.mark.parametrize("refused", [{}, {"subject": 17}])
+def test_a_source_that_denies_what_it_lists_does_not_say_that_it_is_gone(workspace, loaded, refused):
+    if refused:
+        loaded.records["tickets"].append(ticket(50, "2024-03-02T12:00:00Z") | refused)
+        process(workspace, day(FIRST, LAST), ["tickets"])
+    else:
+        loaded.records["tickets"].append(ticket(50, "2024-03-02T12:00:00Z"))
+    loaded.before = lambda request: Answer(404, b"{}") if request.id else None
+    certificate = certify(workspace, NAME, entities=("tickets",))
     assert certificate.verdict == "complete"
-    assert explained(certificate) == {"loaded": 40, "quarantined": 30}
-    assert section(certificate)["remarks"] == []
+    # It is read whole instead.
+    assert explained(certificate) == {"loaded": 40, "quarantined": 1} if refused else {"loaded": 41}
+    assert rows(workspace, "select id from bridge.batches where kind = 'whole' and entity = 'tickets'")
 
 
 def test_an_older_version_than_the_table_has_is_told_and_not_called_the_same(workspace, loaded):
@@ -441,6 +462,7 @@ def test_a_hidden_record_is_loaded_only_if_its_newest_version_is(workspace, load
     loaded.find("tickets", 29).update(updated_at="2024-03-03T23:00:00Z", subject=17)
     certificate = certify(workspace, NAME, entities=("tickets",))
     assert named(certificate, "quarantined") == {"29": "quarantined"}
+    loaded.find("tickets", 29).update(updated_at="2024-03-03T23:30:00Z", subject=18)
     certificate = certify(without_tolerance(workspace), NAME, entities=("tickets",))
     assert certificate.verdict == "incomplete"
     assert named(certificate, "unexplained") == {"29": "blocked"}

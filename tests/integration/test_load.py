@@ -15,7 +15,7 @@ from bridge_pipeline.steps.extract import landing_of
 from bridge_pipeline.steps.land import read_landed
 from bridge_pipeline.steps.load import LoadResult, load
 from bridge_pipeline.steps.tables import bring_up_to_date
-from tests.integration.desk import Desk, Request, account, ticket, user
+from tests.integration.desk import Desk, account, ticket, user
 from tests.integration.flow import NAME, arrived, connect, day, execute, land, process, rows, table
 
 DAY = "2024-03-01"
@@ -148,24 +148,6 @@ def test_a_version_that_was_seen_again_later_stays(workspace, desk, monkeypatch,
     assert (found.loaded, found.unchanged, found.superseded) == (0, 1, 1)
     subjects = {key: row["subject"] for key, row in table(workspace, "tickets").items()}
     assert subjects == {"1": "Printer 1 is on fire", "2": "other"}
-
-
-def test_of_versions_with_one_change_mark_the_one_seen_last_in_an_extraction_is_loaded(workspace, desk):
-    desk.records["tickets"] = [ticket(1, NOON)]
-    shown, lists = ["first", "second", "first"], []
-
-    def flipping(request: Request) -> None:
-        if request.entity == "tickets" and request.page == 1:
-            desk.find("tickets", 1)["subject"] = shown[min(len(lists), 2)]
-            lists.append(request)
-
-    desk.before = flipping
-    batch, update, (file,) = process(workspace, day(DAY), ["tickets"])["tickets"]
-    assert len(lists) >= 3
-    assert (batch.verdict, batch.landed) == ("passed", 3)
-    assert (update.total("loaded"), update.total("superseded")) == (1, 2)
-    assert table(workspace, "tickets")["1"]["subject"] == "first"
-    assert '"first"' in file.path.read_text()
 
 
 TEXTS = [

@@ -21,7 +21,7 @@ class Counted:
     """The same by plain sets."""
 
     def __init__(self):
-        self.versions, self.inside, self.ever, self.pages = {}, set(), {}, 0
+        self.versions, self.inside, self.ever = set(), set(), {}
         self.sweep, self.repeats, self.unseen = 0, 0, 0
         self.swept, self.swept_inside = set(), set()
 
@@ -31,12 +31,9 @@ class Counted:
 
     def enter(self, page):
         fresh, again = [], 0
-        self.pages += 1
         for sighting in page:
-            seen = self.versions.setdefault(sighting.id, {})
-            # What was another version since is landed again, with the time of its page.
-            fresh.append(seen.get(sighting.version, -1) < max(seen.values(), default=0))
-            seen[sighting.version] = self.pages
+            fresh.append((sighting.id, sighting.version) not in self.versions)
+            self.versions.add((sighting.id, sighting.version))
             again += sighting.id in self.swept
             self.swept.add(sighting.id)
             self.ever[sighting.id] = self.sweep
@@ -127,15 +124,6 @@ def test_of_a_record_twice_on_a_page_only_the_first_is_new(census):
         True,
     ]
     assert numbers(census) == (1, 0, 1, 1, 0)
-
-
-def test_a_version_is_new_again_after_another_one_also_on_a_page_with_the_same_bytes(census):
-    first, second = [Sighting("1", "a", True)], [Sighting("1", "b", True)]
-    for page, digest in ((first, b"1"), (second, b"2"), (first, b"1"), (second, b"2")):
-        census.begin_sweep()
-        assert census.enter_again(digest) == 0
-        assert census.enter(page, digest) == [True]
-        assert census.enter_again(digest) == 1
 
 
 def test_a_page_with_more_records_than_a_statement_may_have_variables(census):

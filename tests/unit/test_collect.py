@@ -115,7 +115,7 @@ def test_the_equation_holds_for_any_pages(tmp_path_factory, bodies, chunk):
     assert counts.fetched == extraction.journal.records == sum(places(counts))
     assert (counts.landed, counts.quarantined, counts.pages) == (len(rows), len(rejected), len(bodies))
     assert [row["seq"] for row in rows] == list(range(len(rows)))
-    assert len({(row["id"], row["content_hash"], row["page"]) for row in rows}) == len(rows)
+    assert len({(row["id"], row["content_hash"]) for row in rows}) == len(rows)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +258,15 @@ def test_a_bad_record_with_a_value_that_is_new_each_time_is_the_same_by_its_id(
     # Whatever was sent of it is kept.
     assert [item.raw for item in census.rejected()] == [(bad % number).encode() for number in (1, 2)]
     assert (counts.fetched, places(counts)) == (4, (0, 1, 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [(b'{"id":7,"s":1,"s":2}', "7"), (b'{"id":7,"n":NaN}', "7"), (b'{"id":"seven"}', "seven"), (b"{}", None)],
+)
+def test_what_is_set_aside_is_named_by_its_id_however_unsound_the_rest_is(extraction, record, name):
+    _, rejected = extraction.read(body(record))
+    assert [item.record_id for item in rejected] == [name]
 
 
 def test_a_record_that_becomes_acceptable_is_unseen_once(extraction):
