@@ -91,7 +91,8 @@ class IdBook:
 
     def marks(self, ids: Sequence[str]) -> dict[str, int]:
         """The change marks in µs of those of these ids, at most 30,000, that were listed with one."""
-        query = f"select id, changed from listed where changed is not null and id in ({_places(ids)})"
+        places = ",".join("?" * len(ids))
+        query = f"select id, changed from listed where changed is not null and id in ({places})"
         return dict(self._db.execute(query, ids))
 
     def nameless(self) -> Iterator[tuple[str, int, int]]:
@@ -183,10 +184,6 @@ class _Reader:
         if page.content.exact is not None:
             return page.content.exact[position]
         return self._stream.exact_records(self._journal.body(page.number))[position]
-
-
-def _places(values: Sequence[str]) -> str:
-    return ",".join("?" * len(values))
 
 
 def micros(moment: datetime) -> int:
