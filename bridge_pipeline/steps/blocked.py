@@ -11,7 +11,7 @@ from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.steps.extract import landing_of
-from bridge_pipeline.steps.land import read_landed
+from bridge_pipeline.steps.land import is_intact, read_landed
 
 # Id, change mark (None for whatever version), and the batch.
 Blocked = tuple[str, datetime | None, int]
@@ -29,8 +29,18 @@ def blocked_records(
     wanted = sa.or_(b.c.kind.not_in(ledger.SINGLE), b.c.id.in_(lookups))
     mine = sa.and_(b.c.connection == name, b.c.entity == entity, b.c.verdict == "blocked", wanted)
     batches = ledger.list_batches(connection, mine)
+    batches = [batch for batch in batches if _tells(workspace, connection, batch)]
     single = [batch.id for batch in batches if batch.kind in ledger.SINGLE]
     return chain(_refused(connection, single), _landed(workspace, batches))
+
+
+def _tells(workspace: Workspace, connection: sa.Connection, batch: Batch) -> bool:
+    """Whether it counts what a batch holds back: not of one whose files are damaged and whose days were read
+    better since."""
+    folder = landing_of(workspace, batch)
+    if batch.kind in ledger.SINGLE or all(is_intact(folder / f["path"], f["sha256"]) for f in batch.files):
+        return True
+    return ledger.unreadable_batch(connection, batch.connection, batch.entity, batch.window) is not None
 
 
 def _refused(connection: sa.Connection, batches: Sequence[int]) -> list[Blocked]:

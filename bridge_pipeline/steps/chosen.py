@@ -45,8 +45,7 @@ class Landed:
         """The chosen rows with these columns, a row group at a time.
 
         Raises:
-            FileNotFoundError: a file that the ledger lists is not there.
-            ValueError: a file does not have the size that the ledger lists.
+            LandingDamaged: a file is missing, or not the one that the ledger lists.
         """
         if chosen is not None and not chosen.any():
             return

@@ -4,7 +4,6 @@ The rows themselves are the business of the expectations in `rows`. How volumes 
 compared with those of earlier batches is in `volume` and `drift`.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from bridge_pipeline.model.expectation import Expectation
 from bridge_pipeline.model.inventory import Inventory
 from bridge_pipeline.steps import drift, duck, volume
 from bridge_pipeline.steps.extract import landing_of
-from bridge_pipeline.steps.land import read_landed
+from bridge_pipeline.steps.land import is_intact, read_landed
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Evidence:
 def gather(workspace: Workspace, batch: Batch, stream: Stream) -> Evidence:
     """Reads what the facts of a batch are judged by; judges nothing."""
     folder = landing_of(workspace, batch)
-    damaged = [file["path"] for file in batch.files if _digest(folder / file["path"]) != file["sha256"]]
+    damaged = [file["path"] for file in batch.files if not is_intact(folder / file["path"], file["sha256"])]
     rows, versions = (0, 0) if damaged else _versions(batch, folder)
     days = {} if damaged or batch.kind in ledger.SINGLE else _days(batch, folder)
     with workspace.database.engine.connect() as connection:
@@ -223,13 +222,6 @@ def _newest_day_filled(expectation: Expectation, evidence: Evidence) -> CheckRes
         severity=expectation.severity if first else "warn",
         note=expectation.reason if first else "not the schedule's first read of the day: warns at most",
     )
-
-
-def _digest(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _versions(batch: Batch, folder: Path) -> tuple[int, int]:

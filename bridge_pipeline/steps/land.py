@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ from bridge_pipeline.imports import made_to_stay
 from bridge_pipeline.model import ENTITIES
 
 Tables = Callable[[], Iterator[pa.Table]]
+
+
+class LandingDamaged(RuntimeError):
+    """A file of a landing is missing, or is not the one that the ledger lists; `finding` says which."""
+
+    def __init__(self, path: Path) -> None:
+        self.finding = f"{path} is missing or not the file that the ledger lists"
+        super().__init__(f"{self.finding}; put it back from a backup, or extract its days again")
 
 
 def land(entity: str, tables: Tables, folder: Path, work: Path) -> list[dict[str, Any]]:
@@ -62,21 +71,47 @@ def _described(path: Path, folder: Path) -> dict[str, Any]:
     }
 
 
+def is_intact(path: Path, sha256: str) -> bool:
+    """Whether a landing file is there and has the SHA-256 that the ledger lists.
+
+    A file is read through once by a process, as long as it is not written again.
+    """
+    try:
+        told = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return _digest(path, told.st_ino, told.st_size, told.st_mtime_ns) == sha256
+
+
+@lru_cache(maxsize=4096)
+def _digest(path: Path, *identity: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_damaged(folder: Path, files: list[dict[str, Any]]) -> None:
+    """Looks at the files of a landing before anything is read from it.
+
+    Raises:
+        LandingDamaged: one is missing, or not the one that the ledger lists.
+    """
+    for file in files:
+        if not is_intact(folder / file["path"], file["sha256"]):
+            raise LandingDamaged(folder / file["path"])
+
+
 def read_landed(
     folder: Path, files: list[dict[str, Any]], entity: str, columns: tuple[str, ...] | None = None
 ) -> Iterator[pa.Table]:
     """The landed rows of a batch, one row group at a time.
 
     Raises:
-        FileNotFoundError: a file that the ledger lists is not there.
-        ValueError: a file does not have the size or rows the ledger lists.
+        LandingDamaged: a file is missing, or not the one that the ledger lists.
     """
+    refuse_damaged(folder, files)
     schema = ENTITIES[entity].landing_schema
     for file in files:
-        path = folder / file["path"]
-        if path.stat().st_size != file["bytes"]:
-            raise ValueError(f"{path} is not the file that the ledger lists: its size differs")
-        with pq.ParquetFile(path) as parquet:
+        with pq.ParquetFile(folder / file["path"]) as parquet:
             for group in range(parquet.num_row_groups):
                 table = parquet.read_row_group(group, columns=list(columns) if columns else None)
                 yield table.select(columns or schema.names)

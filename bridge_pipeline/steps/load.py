@@ -29,6 +29,7 @@ from bridge_pipeline.steps import facts
 from bridge_pipeline.steps.announce import tell_verdict
 from bridge_pipeline.steps.chosen import Choice, Landed, Referred, held_among, in_portions
 from bridge_pipeline.steps.extract import landing_of
+from bridge_pipeline.steps.land import LandingDamaged
 from bridge_pipeline.steps.sightings import SIGHTED, seen_in
 
 log = structlog.get_logger(__name__)
@@ -153,7 +154,10 @@ def _load(workspace: Workspace, batch: Batch, run_id: str | None) -> LoadResult:
         scratch = workspace.home.loading_of(batch.connection, batch.entity)
         shutil.rmtree(scratch, ignore_errors=True)
         landed = Landed(listed, landing_of(workspace, batch), scratch)
-        counts = _Load(connection, entity, landed, _seen_later(workspace, connection, listed)).apply()
+        try:
+            counts = _Load(connection, entity, landed, _seen_later(workspace, connection, listed)).apply()
+        except LandingDamaged as damaged:
+            raise EquationBroken(listed, _unread(listed, damaged)) from damaged
         reach("load.counted")
         check = _equation(listed, counts)
         if not check.passed and not _accepted(listed, counts):
@@ -175,6 +179,11 @@ def _seen_later(workspace: Workspace, connection: sa.Connection, batch: Batch) -
     """What loaded batches saw since this one was fetched, with the columns of `SIGHTED`; None for none."""
     later = ledger.loaded_since(connection, batch.connection, batch.entity, batch.fetched_from)
     return seen_in(workspace, later, batch.fetched_from) if later else None
+
+
+def _unread(batch: Batch, damaged: LandingDamaged) -> CheckResult:
+    """The equation of a load whose rows, or those that were seen later, cannot be read any more."""
+    return facts.result(LOADED, False, batch.fetched, batch.landed, [], note=damaged.finding)
 
 
 def _equation(batch: Batch, counts: _Counts) -> CheckResult:

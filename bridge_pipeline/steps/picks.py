@@ -24,7 +24,7 @@ from bridge_pipeline.model import ENTITIES
 from bridge_pipeline.model.entity import TIMESTAMP
 from bridge_pipeline.steps import duck
 from bridge_pipeline.steps.extract import landing_of
-from bridge_pipeline.steps.land import read_landed
+from bridge_pipeline.steps.land import read_landed, refuse_damaged
 from bridge_pipeline.steps.places import Places
 
 _DECIDING = ("seq", "id", "updated_at", "fetched_at", "content_hash")
@@ -104,12 +104,18 @@ def parts_of(
 
     Those of the batch, of replays that were read when it was or later, and what only a certificate
     brought: no reading of the days shows that (rule 3).
+
+    Raises:
+        LandingDamaged: a file of theirs is missing, or not the one that the ledger lists.
     """
     count, parts = 0, list[Part]()
 
     def add(each: Batch, kept: Callable[[pa.Table], pa.ChunkedArray] | None) -> None:
         nonlocal count
-        parts.append(Part(each, landing_of(workspace, each), count, kept))
+        folder = landing_of(workspace, each)
+        # What DuckDB's threads meet while they read is told in its words.
+        refuse_damaged(folder, each.files)
+        parts.append(Part(each, folder, count, kept))
         count += parts[-1].rows
 
     add(batch, _accepted(connection, batch))

@@ -1,0 +1,105 @@
+"""Landing files that a disk or a person has changed or removed: nothing is read from them, and all heals."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bridge_pipeline.database.ledger import Batch
+from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.steps.accept import accept_batch
+from bridge_pipeline.steps.audit import audit_window
+from bridge_pipeline.steps.certify import certify
+from bridge_pipeline.steps.extract import landing_of
+from bridge_pipeline.steps.land import LandingDamaged
+from bridge_pipeline.steps.load import EquationBroken, load
+from tests.integration.desk import Desk, ticket
+from tests.integration.flow import NAME, connect, day, files, land, process, rows, table
+
+DAY = day("2024-03-01")
+NOON = "2024-03-01T12:00:00Z"
+
+
+@pytest.fixture
+def desk(workspace: Workspace, desk: Desk) -> Desk:
+    """The desk, connected for tickets alone, with three of them."""
+    connect(workspace, desk, entities=("tickets",))
+    desk.records["tickets"] = [ticket(number, NOON, subject="Printer") for number in (1, 2, 3)]
+    return desk
+
+
+def altered(path: Path) -> None:
+    """Other letters in a text: the file can be read, and has the same size."""
+    before = path.read_bytes()
+    path.write_bytes(before.replace(b"Printer", b"Painter"))
+    assert path.read_bytes() != before
+
+
+DAMAGES = pytest.mark.parametrize("damage", [altered, Path.unlink])
+Damage = Callable[[Path], None]
+
+
+def file_of(workspace: Workspace, batch: Batch) -> Path:
+    (file,) = batch.files
+    return landing_of(workspace, batch) / file["path"]
+
+
+@DAMAGES
+def test_what_was_damaged_after_its_checks_is_not_loaded_and_its_days_are_read_again(
+    workspace, desk, damage: Damage
+):
+    batch = land(workspace, "tickets", DAY)
+    damage(file_of(workspace, batch))
+    for again in (lambda: load(workspace, batch), lambda: accept_batch(workspace, batch.id, "Ann Lee", "hm")):
+        with pytest.raises(EquationBroken, match=str(file_of(workspace, batch))):
+            again()
+        assert table(workspace, "tickets") == {}
+    assert rows(workspace, "select verdict from bridge.batches") == [{"verdict": "blocked"}]
+    _, update, _ = process(workspace, DAY, ["tickets"])["tickets"]
+    assert [result.loaded for result in update.loads] == [3]
+    assert {row["subject"] for row in table(workspace, "tickets").values()} == {"Printer"}
+    assert certify(workspace, NAME).complete
+
+
+def test_a_certificate_needs_to_know_what_a_damaged_batch_holds_back(workspace, desk):
+    batch = land(workspace, "tickets", DAY)
+    file_of(workspace, batch).unlink()
+    with pytest.raises(EquationBroken):
+        load(workspace, batch)
+    with pytest.raises(LandingDamaged, match="extract its days again"):
+        certify(workspace, NAME)
+
+
+@DAMAGES
+def test_a_batch_that_cannot_be_compared_with_what_came_later_is_not_loaded(workspace, desk, damage: Damage):
+    process(workspace, DAY, ["tickets"])
+    # Nothing but its content changes, and back again.
+    desk.find("tickets", 1)["subject"] = "Other"
+    waiting = land(workspace, "tickets", DAY)
+    desk.find("tickets", 1)["subject"] = "Printer"
+    later = land(workspace, "tickets", DAY)
+    load(workspace, later)
+    damage(file_of(workspace, later))
+    with pytest.raises(EquationBroken, match=str(file_of(workspace, later))):
+        load(workspace, waiting)
+    desk.find("tickets", 1)["subject"] = "Newest"
+    process(workspace, DAY, ["tickets"])
+    subjects = {key: row["subject"] for key, row in table(workspace, "tickets").items()}
+    assert subjects == {"1": "Newest", "2": "Printer", "3": "Printer"}
+
+
+@DAMAGES
+def test_no_audit_file_is_made_of_damaged_rows(workspace, desk, damage: Damage):
+    process(workspace, DAY, ["tickets"])
+    desk.records["tickets"].append(ticket(4, NOON, subject="Printer"))
+    batch = land(workspace, "tickets", DAY)
+    load(workspace, batch)
+    damage(file_of(workspace, batch))
+    audit = workspace.home.audit
+    before = files(audit)
+    with pytest.raises(LandingDamaged, match=str(file_of(workspace, batch))):
+        audit_window(workspace, NAME, "tickets", DAY)
+    assert files(audit) == before
+    _, _, (file,) = process(workspace, DAY, ["tickets"])["tickets"]
+    assert (file.rows, file.version) == (4, 2)
+    assert "Painter" not in file.path.read_text()
