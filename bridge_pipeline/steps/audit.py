@@ -46,6 +46,7 @@ from bridge_pipeline.model.entity import TIMESTAMP
 from bridge_pipeline.model.window import midnight
 from bridge_pipeline.steps import cells, ordering
 from bridge_pipeline.steps import chain as audit_chain
+from bridge_pipeline.steps.land import is_intact
 from bridge_pipeline.steps.load import refuse_unreadable
 from bridge_pipeline.steps.picks import Part, Picked, Tombstone, parts_of, pick
 from bridge_pipeline.steps.places import Places
@@ -67,6 +68,10 @@ _FILE = re.compile(r"v\d{4,}\.(csv|json)")
 _OWN_ID = "own_id"
 # Files that are made durable side by side: the disk takes them together.
 _SYNCS = 8
+
+
+class AuditFileDamaged(RuntimeError):
+    """A listed audit file is missing, or is not the one that the ledger lists."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,8 @@ def audit_window(
 
     Raises:
         BatchBlocked: the newest batch of the window may not be read.
+        LandingDamaged, AuditFileDamaged: a file that is needed is missing, or not the one that the ledger
+            lists; nothing is written.
         SigningError: the key that must sign is not in the home; nothing is written.
         ChainFileAltered: the files are written and committed, but the chain's file is not what
             it was.
@@ -330,7 +337,21 @@ class _Writing:
         parts = rows.take(version.picked.rows)
         version.sha256 = _write_hashed(_draft(version.target), self._lines(parts, kept))
         if version.current is not None and kept is not None:
-            version.left = _left(self._root / version.current.path, kept)
+            version.left = _left(self._previous(version.current), kept)
+
+    def _previous(self, row: sa.Row) -> Path:
+        """The file of a listed version, which says what was there before.
+
+        Raises:
+            AuditFileDamaged: it is missing, or not the one that the ledger lists.
+        """
+        path = self._root / row.path
+        if not is_intact(path, row.sha256):
+            raise AuditFileDamaged(
+                f"{path} is missing or not the file that the ledger lists; the next version must name what "
+                "left it: put it back from a backup; bridge audit verify says what else is wrong"
+            )
+        return path
 
     def _lines(
         self, parts: Iterable[pa.Table], kept: list[pa.ChunkedArray] | None

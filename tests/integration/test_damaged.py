@@ -8,11 +8,12 @@ import pytest
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.steps.accept import accept_batch
-from bridge_pipeline.steps.audit import audit_window
+from bridge_pipeline.steps.audit import AuditFileDamaged, audit_window
 from bridge_pipeline.steps.certify import certify
 from bridge_pipeline.steps.extract import landing_of
 from bridge_pipeline.steps.land import LandingDamaged
 from bridge_pipeline.steps.load import EquationBroken, load
+from bridge_pipeline.steps.verify import verify_folder
 from tests.integration.desk import Desk, ticket
 from tests.integration.flow import NAME, connect, day, files, land, process, rows, table
 
@@ -103,3 +104,18 @@ def test_no_audit_file_is_made_of_damaged_rows(workspace, desk, damage: Damage):
     _, _, (file,) = process(workspace, DAY, ["tickets"])["tickets"]
     assert (file.rows, file.version) == (4, 2)
     assert "Painter" not in file.path.read_text()
+
+
+@DAMAGES
+def test_no_audit_file_says_what_left_one_that_is_damaged(workspace, desk, damage: Damage):
+    _, _, (first,) = process(workspace, DAY, ["tickets"])["tickets"]
+    whole = first.path.read_bytes()
+    damage(first.path)
+    desk.records["tickets"].append(ticket(4, NOON, subject="Printer"))
+    with pytest.raises(AuditFileDamaged, match=str(first.path)):
+        process(workspace, DAY, ["tickets"])
+    assert not first.path.with_name("v0002.csv").exists()
+    first.path.write_bytes(whole)
+    (second,) = audit_window(workspace, NAME, "tickets", DAY)
+    assert (second.rows, second.version) == (4, 2)
+    assert verify_folder(workspace.home.audit / "acme").findings == []
