@@ -12,8 +12,9 @@ import hmac
 import secrets
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -39,15 +40,27 @@ class SealingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Sealer:
-    """Seals credentials with one key, and opens what it or a `former` one sealed, newest first."""
+    """Seals credentials with one key, and opens what it or a `former` one sealed, newest first.
+
+    Attributes:
+        upcoming: the key of a rotation that is not finished; it may have sealed already.
+        reopened: gives the sealer that there is now: a rotation may have ended since this one was opened.
+    """
 
     key: bytes = field(repr=False)
     former: tuple[bytes, ...] = field(default=(), repr=False)
+    upcoming: bytes | None = field(default=None, repr=False)
+    reopened: Callable[[], "Sealer"] | None = field(default=None, repr=False, compare=False)
 
     @property
     def key_id(self) -> str:
         """Names the key without telling it."""
         return _key_id(self.key)
+
+    def find(self, key_id: object) -> bytes | None:
+        """The key of that name, if it is one of these."""
+        known = (self.key, *self.former, *filter(None, (self.upcoming,)))
+        return next((key for key in known if _key_id(key) == key_id), None)
 
     def seal(self, secret: str, tenant: str, connection: str, name: str) -> Box:
         """The box of the credential `name` of a connection, as JSON."""
@@ -64,7 +77,9 @@ class Sealer:
         place = f"the {name} of connection {connection}"
         if box.get("v") != 1:
             raise SealingError(f"{place} was sealed by a newer Project Bridge: install that one")
-        key = next((key for key in (self.key, *self.former) if _key_id(key) == box.get("key")), None)
+        key = self.find(box.get("key"))
+        if key is None and self.reopened is not None:
+            key = self.reopened().find(box.get("key"))
         if key is None:
             raise SealingError(
                 f"{place} was sealed with the key {box.get('key')}, and this installation has {self.key_id}: "
@@ -103,19 +118,25 @@ def open_sealer(settings: Settings, home: Home) -> Sealer:
     Raises:
         SealingError: what is there is not a key, or the command gives none.
     """
+    reopened = partial(open_sealer, settings, home)
     if settings.secret_key is not None:
-        return _given(settings, settings.secret_key.get_secret_value(), "BRIDGE_SECRET_KEY")
+        return Sealer(*_given(settings, settings.secret_key.get_secret_value(), "BRIDGE_SECRET_KEY"))
     if settings.secret_key_command is not None:
-        return _given(
-            settings, _printed(settings.secret_key_command), "what BRIDGE_SECRET_KEY_COMMAND prints"
-        )
+        printed = _printed(settings.secret_key_command)
+        keys = _given(settings, printed, "what BRIDGE_SECRET_KEY_COMMAND prints")
+        return Sealer(*keys, reopened=reopened)
     path = home.keys / KEY_FILE
     if not path.exists():
         with file_lock(home.keys / "lock"):
             if not path.exists():
                 make_key(path)
-    former = [path for path in (home.keys / NEXT_KEY_FILE, *former_keys(home)) if path.exists()]
-    return Sealer(_read(path), tuple(_read(path) for path in former))
+    # In this order no key is missed while a rotation gives them other names.
+    upcoming = _read(home.keys / NEXT_KEY_FILE)
+    key = _read(path)
+    former = tuple(filter(None, map(_read, former_keys(home))))
+    if key is None:
+        raise SealingError(f"{path} was removed while it was read")
+    return Sealer(key, former, upcoming, reopened)
 
 
 def former_keys(home: Home) -> list[Path]:
@@ -123,10 +144,11 @@ def former_keys(home: Home) -> list[Path]:
     return sorted(home.keys.glob("former-*.key"), reverse=True)
 
 
-def _given(settings: Settings, text: str, place: str) -> Sealer:
+def _given(settings: Settings, text: str, place: str) -> tuple[bytes, tuple[bytes, ...]]:
+    """A key of the environment, and the former ones that it gives."""
     former = settings.former_secret_keys
     keys = former.get_secret_value().split(",") if former else ()
-    return Sealer(_decoded(text, place), tuple(_decoded(key, "BRIDGE_FORMER_SECRET_KEYS") for key in keys))
+    return _decoded(text, place), tuple(_decoded(key, "BRIDGE_FORMER_SECRET_KEYS") for key in keys)
 
 
 def _printed(command: str) -> str:
@@ -140,8 +162,11 @@ def _printed(command: str) -> str:
     return done.stdout
 
 
-def _read(path: Path) -> bytes:
-    return _decoded(path.read_text(), str(path))
+def _read(path: Path) -> bytes | None:
+    try:
+        return _decoded(path.read_text(), str(path))
+    except FileNotFoundError:
+        return None
 
 
 def make_key(path: Path) -> None:

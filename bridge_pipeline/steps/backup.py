@@ -28,6 +28,7 @@ from bridge_pipeline.database.engine import Database, advisory_lock
 from bridge_pipeline.database.exclusive import exclusively
 from bridge_pipeline.database.locks import file_lock
 from bridge_pipeline.database.migrate import head
+from bridge_pipeline.database.sealing import open_sealer
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.failpoints import reach
 from bridge_pipeline.naming import BACKUP_LOCK, BRIDGE_SCHEMA, Home
@@ -197,9 +198,10 @@ class _Copy:
             # A build of the models drops what the dump is about to read.
             models = stack.enter_context(ExitStack())
             models.enter_context(exclusively(workspace, "dbt"))
-            keys, taken = self._instant(stack)
+            keys, sealing_key, taken = self._instant(stack)
             reach("backup.instant")
-            writer = stack.enter_context(archive.written(file, self._header(taken.connection)))
+            header = self._header(taken.connection, sealing_key)
+            writer = stack.enter_context(archive.written(file, header))
             for name, data in keys.items():
                 writer.add_bytes(f"keys/{name}", data)
             facts = self._databases(writer, taken)
@@ -210,23 +212,27 @@ class _Copy:
             writer.add_bytes(FACTS, orjson.dumps(facts | {"problems": self.problems}))
             return writer.finish()
 
-    def _instant(self, stack: ExitStack) -> tuple[dict[str, bytes], dump.Snapshot]:
-        """The keys and the snapshot, of the same instant: no key is changed between the two."""
+    def _instant(self, stack: ExitStack) -> tuple[dict[str, bytes], str, dump.Snapshot]:
+        """The keys, the name of the one that seals, and the snapshot, of the same instant.
+
+        No key is changed between them, but one may have been since the workspace was opened.
+        """
         workspace = self._workspace
         with workspace.database.engine.connect() as connection:
             advisory_lock(connection, "signing-key", long=True)
             with file_lock(workspace.home.keys / "lock"):
                 keys = dict(_keys(workspace.home)) if self._with_keys else {}
+                sealing_key = open_sealer(workspace.settings, workspace.home).key_id
                 taken = stack.enter_context(dump.snapshot(workspace.database))
-        return keys, taken
+        return keys, sealing_key, taken
 
-    def _header(self, connection: sa.Connection) -> dict[str, Any]:
+    def _header(self, connection: sa.Connection, sealing_key: str) -> dict[str, Any]:
         return {
             "made_at": self._at,
             "schema": head(),
             "postgres": connection.scalar(sa.text("show server_version")),
             "keys": self._with_keys,
-            "sealing_key": self._workspace.sealer.key_id,
+            "sealing_key": sealing_key,
         }
 
     def _databases(self, writer: archive.Writer, taken: dump.Snapshot) -> dict[str, Any]:

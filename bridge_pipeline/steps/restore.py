@@ -310,7 +310,7 @@ class _Restore:
     def _sealer(self, without_keys: bool) -> Sealer:
         sealer = open_sealer(self._settings, self._staged)
         wanted = self._header["sealing_key"]
-        if wanted != sealer.key_id and not without_keys:
+        if sealer.find(wanted) is None and not without_keys:
             raise WrongKey(
                 f"the credentials in {self._backup} are sealed with the key {wanted}, and here is "
                 f"{sealer.key_id}: give the right one with --keys or BRIDGE_SECRET_KEY, or restore "

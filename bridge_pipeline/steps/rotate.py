@@ -5,6 +5,7 @@ deletes their files.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -23,6 +24,7 @@ from bridge_pipeline.database.sealing import (
 )
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.failpoints import reach
+from bridge_pipeline.naming import Home
 from bridge_pipeline.steps.tenants import ADDRESS
 
 
@@ -61,10 +63,10 @@ def rotate(workspace: Workspace) -> Rotation:
             make_key(upcoming)
         reach("secrets.key_made")
         known = open_sealer(settings, home)
-        rotation = _resealed(workspace, Sealer(known.former[0], (known.key, *known.former[1:])))
-        number = len(former_keys(home)) + 1
+        assert known.upcoming is not None
+        rotation = _resealed(workspace, Sealer(known.upcoming, (known.key, *known.former)))
         current = home.keys / KEY_FILE
-        (home.keys / f"former-{number:04d}.key").hardlink_to(current)
+        _next_former(home).hardlink_to(current)
         reach("secrets.key_kept")
         # First the name that the former key keeps, then the one that it gives up.
         sync(home.keys)
@@ -72,6 +74,13 @@ def rotate(workspace: Workspace) -> Rotation:
         reach("secrets.key_placed")
         sync(home.keys)
     return rotation
+
+
+def _next_former(home: Home) -> Path:
+    """The name for one more former key, behind those that are still there."""
+    newest = next(iter(former_keys(home)), None)
+    number = int(newest.stem.removeprefix("former-")) + 1 if newest else 1
+    return home.keys / f"former-{number:04d}.key"
 
 
 def _resealed(workspace: Workspace, sealer: Sealer) -> Rotation:

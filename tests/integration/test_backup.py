@@ -1,5 +1,6 @@
 """A backup gives the installation back, whole or not at all, and nobody is fooled by another file."""
 
+import base64
 import fcntl
 import json
 import os
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 
 from bridge_pipeline import failpoints
+from bridge_pipeline import settings as configuration
 from bridge_pipeline.database import readers, registry
 from bridge_pipeline.database.embedded import DatabaseUnavailable
 from bridge_pipeline.database.sealing import open_sealer
@@ -19,10 +21,11 @@ from bridge_pipeline.naming import Home
 from bridge_pipeline.steps import archive
 from bridge_pipeline.steps.backup import BackupRefused, backup, last_backup
 from bridge_pipeline.steps.restore import NotEmpty, WrongKey, restore
+from bridge_pipeline.steps.rotate import rotate
 from tests.integration import backups
 from tests.integration.backups import DAYS, restored
 from tests.integration.desk import TOKEN
-from tests.integration.flow import NAME, day, digest, ended, process, rows, start
+from tests.integration.flow import NAME, connect, day, digest, ended, process, rows, start
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +139,32 @@ def test_a_backup_without_keys_wants_them_back(filled, tmp_path, target):
         restore(target, made.path, backups.nothing_to_settle)
     assert list(target.home.iterdir()) == []
     done, copied = restored(target, made.path, keys=filled.home.keys)
+    assert done.problems == []
+    assert token(copied) == TOKEN
+
+
+@pytest.mark.parametrize("with_keys", [True, False])
+def test_a_backup_names_the_key_of_its_instant_and_not_the_one_of_its_beginning(
+    workspace, tmp_path, target, with_keys
+):
+    begun = open_workspace(workspace.settings)
+    connect(begun, "http://127.0.0.1:1")
+    done = rotate(begun)
+    made = backup(begun, tmp_path / "made.backup", with_keys=with_keys)
+    assert archive.header_of(made.path)["sealing_key"] == done.key
+    _, copied = restored(target, made.path, keys=None if with_keys else begun.home.keys)
+    assert token(copied) == TOKEN
+    begun.database.engine.dispose()
+
+
+def test_a_backup_of_before_a_rotation_opens_with_the_former_key(filled, tmp_path, target, monkeypatch):
+    made = backup(filled, tmp_path / "made.backup", with_keys=False)
+    monkeypatch.setenv("BRIDGE_SECRET_KEY", base64.b64encode(os.urandom(32)).decode())
+    monkeypatch.setenv("BRIDGE_FORMER_SECRET_KEYS", base64.b64encode(filled.sealer.key).decode())
+    settings = configuration.load(
+        home=target.home, database_url=target.database_url, dagster_database=target.dagster_database
+    )
+    done, copied = restored(settings, made.path, keys=filled.home.keys)
     assert done.problems == []
     assert token(copied) == TOKEN
 

@@ -67,6 +67,47 @@ def test_a_rotation_that_is_cut_off_loses_nothing_and_is_done_by_the_next(
     assert not (workspace.home.keys / "next.key").exists()
 
 
+def test_a_former_key_that_was_deleted_leaves_the_next_rotation_its_name(workspace):
+    connect(workspace, "http://127.0.0.1:1")
+    for _ in range(2):
+        rotate.rotate(workspace)
+    (workspace.home.keys / "former-0001.key").unlink()
+    rotate.rotate(workspace)
+    assert sorted(path.name for path in workspace.home.keys.glob("*.key")) == [
+        "former-0002.key",
+        "former-0003.key",
+        "secret.key",
+    ]
+    assert used_keys(workspace) == {open_sealer(workspace.settings, workspace.home).key_id}
+    assert token(workspace) == TOKEN
+
+
+def test_what_was_opened_before_a_rotation_reads_what_it_sealed(workspace):
+    connect(workspace, "http://127.0.0.1:1")
+    shared = SharedTokens(workspace.database.engine, workspace.sealer)
+    shared.renewed("of acme", None, lambda kept: Token("access", "refresh", 600))
+    for _ in range(2):
+        rotate.rotate(workspace)
+    assert registry.secrets(workspace.database.engine, workspace.sealer, NAME)["api_token"] == TOKEN
+    assert shared.find("of acme").access == "access"
+
+
+def test_a_fingerprint_outlives_a_first_rotation_that_is_cut_off(workspace, monkeypatch):
+    connect(workspace, "http://127.0.0.1:1")
+    before = workspace.sealer.fingerprint("secret")
+
+    def cut(*_arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rotate, "former_keys", cut)
+        with pytest.raises(KeyboardInterrupt):
+            rotate.rotate(workspace)
+    assert open_sealer(workspace.settings, workspace.home).fingerprint("secret") == before
+    rotate.rotate(workspace)
+    assert open_sealer(workspace.settings, workspace.home).fingerprint("secret") == before
+
+
 def test_a_credential_that_does_not_open_stops_the_rotation_and_nothing_changes(workspace):
     record = connect(workspace, "http://127.0.0.1:1")
     registry.put(
