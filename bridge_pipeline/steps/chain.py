@@ -162,8 +162,8 @@ def heads(connection: sa.Connection) -> list[Head]:
 def rotate_key(workspace: Workspace) -> Rotation:
     """Makes a new key; an entry of every chain, signed by the old one, names it.
 
-    Killed at any point, each chain has a key that the home holds. The replaced private keys are
-    removed.
+    Killed at any point, each chain has a key that the home holds. All other private keys are removed,
+    those of a rotation that was killed among them.
 
     Raises:
         SigningError: the key that must sign is not in the home.
@@ -171,24 +171,25 @@ def rotate_key(workspace: Workspace) -> Rotation:
     """
     with transaction(workspace.database.engine, "chain.rotate") as connection:
         advisory_lock(connection, "signing-key")
+        replaced = signing.key_ids(workspace.home)
         made = signing.make_signing_key(workspace.home)
         tenants = [each.tenant for each in heads(connection)]
-        replaced = set()
         for tenant in tenants:
-            advisory_lock(connection, f"chain:{tenant}")
-            last = _last(connection, tenant)
-            replaced.add(last.next_key if last else made.key_id)
             draft = Draft(ROTATE, facts={"public_key": made.public_key, "fingerprint": made.key_id})
             append(workspace, connection, tenant, [draft])
             reach("chain.rotated")
-    if not tenants:
-        # No chain names a key yet: the home's only key is the one the first will begin with.
-        replaced = set(signing.key_ids(workspace.home))
-    for key_id in replaced - {made.key_id}:
-        signing.forget(workspace.home, key_id)
+        if not tenants:
+            # Behind the lock, a chain that begins takes any key that is there.
+            _forget(workspace, replaced)
+    _forget(workspace, replaced)
     for tenant in tenants:
         export_chain(workspace, tenant)
     return Rotation(made.key_id, tenants)
+
+
+def _forget(workspace: Workspace, key_ids: Sequence[str]) -> None:
+    for key_id in key_ids:
+        signing.forget(workspace.home, key_id)
 
 
 # --- The file -----------------------------------------------------------------------------------

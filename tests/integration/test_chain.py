@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from bridge_pipeline import cli
+from bridge_pipeline import cli, failpoints
 from bridge_pipeline.connector_kit import journal
-from bridge_pipeline.database import signing
+from bridge_pipeline.database import registry, signing
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.signing import BadSignature, SigningError, ensure_signing_key, key_ids
 from bridge_pipeline.naming import Home
@@ -252,6 +252,43 @@ def test_a_new_key_is_named_by_the_old_one_and_the_chain_goes_on(workspace, desk
     assert_whole(workspace, 5)
     assert cli.execute(["audit", "verify", "--key", old]) == 0
     assert verify_folder(workspace.home.audit, key=rotation["key"]).findings == []
+
+
+def test_a_rotation_removes_the_keys_that_killed_ones_left(workspace, desk, monkeypatch):
+    tickets_of(workspace)
+
+    def cut(*_arguments):
+        raise KeyboardInterrupt
+
+    for point in ("signer", "forget"):
+        with monkeypatch.context() as patched:
+            patched.setattr(signing, point, cut)
+            with pytest.raises(KeyboardInterrupt):
+                rotate_key(workspace)
+    assert len(key_ids(workspace.home)) == 3
+    made = rotate_key(workspace)
+    assert key_ids(workspace.home) == [made.key]
+    assert_whole(workspace, 5)
+
+
+def test_a_chain_that_begins_beside_a_rotation_has_a_key_that_stays(workspace):
+    ensure_signing_key(workspace.home)
+    registry.add_tenant(workspace.database.engine, "acme")
+    former, begun = key_ids(workspace.home), []
+
+    def begin(point):
+        found = key_ids(workspace.home)
+        # Of two keys it takes the first, which only chance makes the former one.
+        if point == "chain.rotate.committed" and (len(found) == 1 or found[0] in former):
+            with workspace.database.engine.begin() as connection:
+                append(workspace, connection, "acme", [Draft("note")])
+                begun.append(head(connection, "acme"))
+
+    with failpoints.listening(begin):
+        while not begun:
+            former = key_ids(workspace.home)
+            rotate_key(workspace)
+    assert key_ids(workspace.home) == [begun[0].key]
 
 
 def test_a_key_changed_before_the_first_entry_signs_it(workspace, desk):
