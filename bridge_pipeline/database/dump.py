@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 import sqlalchemy as sa
+from sqlalchemy.engine import URL
 
 from bridge_pipeline.database.embedded import binary
 from bridge_pipeline.database.engine import Database
@@ -162,7 +163,9 @@ def _tables(connection: sa.Connection, scope: Scope) -> list[str]:
 
 def _address(database: Database) -> str:
     """The address without its password, which everybody on the machine would see in the list of processes."""
-    return Database(database.url.set(password=None)).libpq()
+    u = database.url
+    # `URL.set` takes a password that is None for one that is to stay.
+    return Database(URL.create(u.drivername, u.username, None, u.host, u.port, u.database, u.query)).libpq()
 
 
 def _started(command: list[str], database: Database, **pipes: int) -> subprocess.Popen[bytes]:

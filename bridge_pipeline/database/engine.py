@@ -93,6 +93,8 @@ class Database:
 
     def _rendered(self, driver: str, show_secrets: bool) -> str:
         base = self.url.set(drivername=driver, query={}).render_as_string(hide_password=not show_secrets)
+        # SQLAlchemy leaves blanks as they are, which libpq refuses, quoting the password.
+        base = base.replace(" ", "%20")
         # Slashes stay readable: the folder of a socket is written as a path.
         query = urlencode(dict(self.url.query), doseq=True, safe="/", quote_via=quote)
         return f"{base}?{query}" if query else base

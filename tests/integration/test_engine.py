@@ -42,6 +42,7 @@ from bridge_pipeline.naming import Home
             "postgresql://ann:p%40ss%2Fword@h/x?sslmode=require",
             "postgresql://ann:p%40ss%2Fword@h/x?sslmode=require",
         ),
+        ("postgresql://an%20n:pass%20word@h/a%20b", "postgresql://an%20n:pass%20word@h/a%20b"),
     ],
 )
 def test_an_address_keeps_its_meaning(address, libpq):

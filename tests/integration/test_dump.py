@@ -1,0 +1,42 @@
+"""The programs that dump and load a database: what they are told, and what they tell."""
+
+import subprocess
+from uuid import uuid4
+
+import pytest
+
+from bridge_pipeline.database import dump
+from bridge_pipeline.database.engine import Database
+
+PASSWORD = "hunter2 and %more/of:it@once"
+
+
+@pytest.fixture
+def signed_in(database):
+    """The database, by way of a login whose password is no plain word."""
+    role = f"dumping_{uuid4().hex[:12]}"
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql(f"create role {role} superuser login")
+    yield Database(database.url.set(username=role, password=PASSWORD))
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql(f"drop role {role}")
+
+
+def test_no_password_stands_in_the_list_of_processes(signed_in, empty_database, monkeypatch):
+    begun, begin = [], subprocess.Popen
+
+    def recorded(command, **options):
+        begun.append((command, options["env"]["PGPASSWORD"]))
+        return begin(command, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", recorded)
+    empty = Database(signed_in.url.set(database=empty_database.name))
+    with dump.snapshot(signed_in) as taken:
+        dump.load(empty, dump.dump(signed_in, dump.DATA, taken))
+        wanted = dump.digests(taken.connection, dump.DATA)
+    with empty.engine.connect() as connection:
+        assert dump.digests(connection, dump.DATA) == wanted != {}
+    assert [password for _, password in begun] == [PASSWORD] * 2
+    assert "hunter2" not in str([command for command, _ in begun])
+    for each in (signed_in, empty):
+        each.engine.dispose()
