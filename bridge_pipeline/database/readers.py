@@ -12,23 +12,32 @@ from dataclasses import dataclass, field
 
 import psycopg
 import sqlalchemy as sa
+import structlog
 from psycopg import sql
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from bridge_pipeline.database.engine import Database
 from bridge_pipeline.naming import BRIDGE_SCHEMA, DESK_SCHEMA, MARTS_SCHEMA, checked_key
 from bridge_pipeline.redaction import remember
+
+log = structlog.get_logger(__name__)
 
 ANALYST = "bridge_analyst"
 _TENANT = "bridge_tenant_"
 # The login can read and nothing else, whatever the defaults of the server are.
 _ATTRIBUTES = "login nosuperuser nocreatedb nocreaterole noreplication nobypassrls"
 _CREATE = sql.SQL("create role {} " + _ATTRIBUTES + " password {}")
-_ALTER = sql.SQL("alter role {} " + _ATTRIBUTES + " password {}")
+# Only a superuser may say again what a role that exists may not.
+_ALTER = sql.SQL("alter role {} login password {}")
+_ALTER_MIGHTY = sql.SQL("alter role {} " + _ATTRIBUTES + " password {}")
+_MIGHTY = """
+select rolsuper or rolcreatedb or rolcreaterole or rolreplication or rolbypassrls
+from pg_roles where rolname = :role
+"""
 # What was only read stays locked against a rebuild of the marts until the reader's transaction ends.
 _PATIENCE = sql.SQL("alter role {} set idle_in_transaction_session_timeout = '5min'")
 _PASSWORD_BYTES = 24
-_NOT_ALLOWED = "42501"
+_NOT_ALLOWED, _IN_USE = "42501", "2BP01"
 _GRANT = """
 do $$
 declare
@@ -47,7 +56,7 @@ $$
 
 
 class RolesNotAllowed(RuntimeError):
-    """The database user of this installation may not make roles; the message says what to do."""
+    """The database user of this installation may not make or change a role; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +97,9 @@ def make_login(database: Database, role: str) -> Login:
     """
     password = secrets.token_urlsafe(_PASSWORD_BYTES)
     remember(password)
-    with _making(database, role), database.engine.begin() as connection:
-        statement = _ALTER if exists(connection, role) else _CREATE
+    with _allowed(database.url.username, role), database.engine.begin() as connection:
+        mighty = connection.scalar(sa.text(_MIGHTY), {"role": role})
+        statement = _CREATE if mighty is None else _ALTER_MIGHTY if mighty else _ALTER
         connection.exec_driver_sql(_filled(connection, statement, role, password))
         _bound(connection, role)
         grant_readers(connection)
@@ -97,16 +107,16 @@ def make_login(database: Database, role: str) -> Login:
 
 
 @contextmanager
-def _making(database: Database, role: str) -> Iterator[None]:
-    """Says what to do where the database user may not make a role."""
+def _allowed(user: str | None, role: str) -> Iterator[None]:
+    """Says what to do where the database user may not make or change a role."""
     try:
         yield
     except ProgrammingError as error:
         if getattr(error.orig, "sqlstate", None) != _NOT_ALLOWED:
             raise
         raise RolesNotAllowed(
-            f"{database.url.username} may not make the role {role}: give it CREATEROLE, or have an "
-            f'administrator run: create role "{role}" {_ATTRIBUTES}'
+            f"{user} may not make or change the role {role}: give it CREATEROLE, and where somebody else "
+            f'made the role, let an administrator run: grant "{role}" to "{user}" with admin option'
         ) from None
 
 
@@ -139,7 +149,7 @@ def bring_back(database: Database, role: str, verifier: str | None) -> bool:
     with database.engine.connect() as connection:
         if exists(connection, role):
             return False
-    with _making(database, role), database.engine.begin() as connection:
+    with _allowed(database.url.username, role), database.engine.begin() as connection:
         statement = _CREATE.format(sql.Identifier(role), sql.Literal(verifier))
         connection.exec_driver_sql(statement.as_string(_driver(connection)))
         _bound(connection, role)
@@ -147,10 +157,28 @@ def bring_back(database: Database, role: str, verifier: str | None) -> bool:
 
 
 def drop_login(connection: sa.Connection, role: str) -> None:
-    """Removes a role and what it was granted here; a role that is not there is left alone."""
-    if exists(connection, role):
-        name = sql.Identifier(role).as_string(_driver(connection))
-        connection.exec_driver_sql(f"drop owned by {name}; drop role {name}")
+    """Removes a role and what it was granted here.
+
+    One that is not there is left alone, and so is one that was granted something in other databases of
+    the server, which it may still read.
+
+    Raises:
+        RolesNotAllowed: the database user may not remove it.
+    """
+    if not exists(connection, role):
+        return
+    name = sql.Identifier(role).as_string(_driver(connection))
+    with _allowed(connection.engine.url.username, role):
+        # Who made a role may change it, and takes part in it only where that is said.
+        connection.exec_driver_sql(f"grant {name} to current_user; drop owned by {name}")
+        try:
+            with connection.begin_nested():
+                connection.exec_driver_sql(f"drop role {name}")
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != _IN_USE:
+                raise
+            connection.exec_driver_sql(f"revoke {name} from current_user")
+            log.warning("a login is kept: it reads other databases of the server", login=role)
 
 
 def _bound(connection: sa.Connection, role: str) -> None:

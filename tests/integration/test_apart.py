@@ -4,13 +4,16 @@ import itertools
 import os
 import subprocess
 import sys
+from uuid import uuid4
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 
 from bridge_pipeline.database import readers
+from bridge_pipeline.database.engine import Database
 from bridge_pipeline.database.tables import metadata
+from bridge_pipeline.naming import DESK_SCHEMA, MARTS_SCHEMA
 from bridge_pipeline.settings import PROJECT_ROOT
 from resources.dbt import connection_variables
 from tests.integration.desk import account, serving, ticket, user
@@ -265,3 +268,66 @@ def test_every_table_that_carries_a_tenant_is_protected(database):
     """
     with database.engine.connect() as connection:
         assert set(connection.scalars(sa.text(query))) == set(WITH_TENANT)
+
+
+# --- A database user that is no superuser ---------------------------------------------------------
+
+
+@pytest.fixture
+def modest(empty_database):
+    """A database as its user sees it who may make roles, and is no superuser."""
+    name = f"modest_{uuid4().hex[:12]}"
+    with empty_database.engine.begin() as connection:
+        connection.exec_driver_sql(f"create role {name} login createrole")
+        for schema in (DESK_SCHEMA, MARTS_SCHEMA):
+            connection.exec_driver_sql(f"create schema {schema} authorization {name}")
+    found = Database(empty_database.url.set(username=name))
+    yield found
+    found.engine.dispose()
+    with empty_database.engine.begin() as connection:
+        connection.exec_driver_sql(f"drop owned by {name} cascade; drop role {name}")
+
+
+def test_who_is_no_superuser_gives_a_login_another_password_and_takes_it_away(modest):
+    role = readers.role_of(f"modest-{uuid4().hex[:12]}")
+    first, second = (readers.make_login(modest, role).password for _ in range(2))
+    assert first != second
+    with modest.engine.begin() as connection:
+        readers.drop_login(connection, role)
+        assert not readers.exists(connection, role)
+
+
+def test_a_role_that_others_made_is_left_to_them_and_it_is_said_what_to_do(empty_database, modest):
+    role = readers.role_of(f"modest-{uuid4().hex[:12]}")
+    with empty_database.engine.begin() as connection:
+        connection.exec_driver_sql(f'create role "{role}" superuser login')
+    for act in (lambda: readers.make_login(modest, role), lambda: dropped(modest, role)):
+        with pytest.raises(readers.RolesNotAllowed, match="with admin option"):
+            act()
+    readers.make_login(empty_database, role)
+    with empty_database.engine.connect() as connection:
+        query = sa.text("select rolsuper from pg_roles where rolname = :role")
+        assert connection.scalar(query, {"role": role}) is False
+    dropped(empty_database, role)
+
+
+def test_a_login_that_reads_another_database_loses_this_one_alone(database, empty_database):
+    role = readers.role_of(f"shared-{uuid4().hex[:12]}")
+    readers.make_login(database, role)
+    with empty_database.engine.begin() as connection:
+        connection.exec_driver_sql(f'create table kept (id int); grant select on kept to "{role}"')
+    dropped(database, role)
+    with database.engine.connect() as connection:
+        allowed = sa.text("select has_schema_privilege(:role, 'desk', 'usage')")
+        assert connection.scalar(allowed, {"role": role}) is False
+    with empty_database.engine.connect() as connection:
+        allowed = sa.text("select has_table_privilege(:role, 'kept', 'select')")
+        assert connection.scalar(allowed, {"role": role}) is True
+    dropped(empty_database, role)
+    with database.engine.connect() as connection:
+        assert not readers.exists(connection, role)
+
+
+def dropped(database, role):
+    with database.engine.begin() as connection:
+        readers.drop_login(connection, role)
