@@ -96,6 +96,12 @@ def reviewers_of(connection: sa.Connection, tenant: str) -> list[Reviewer]:
     ]
 
 
+def addresses_of(connection: sa.Connection, tenant: str) -> dict[str, Box]:
+    """The sealed addresses of a tenant's reviewers, by their ids."""
+    query = sa.select(_r.c.id, _r.c.address).where(_r.c.tenant == tenant, _r.c.removed_at.is_(None))
+    return {row.id: row.address for row in connection.execute(query)}
+
+
 def wanting(
     connection: sa.Connection, tenant: str, event: Event, listed_by: datetime | None = None
 ) -> list[str]:

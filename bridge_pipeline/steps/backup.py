@@ -7,6 +7,7 @@ journal is copied whole: what it holds besides is what a killed extraction leave
 or kept as evidence like that. See docs/decisions/0022; the file itself is `archive`'s.
 """
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -42,6 +43,8 @@ DATA_FOLDER, DAGSTER_FOLDER = "database/data", "database/dagster"
 _STAGE = "back up"
 _ROWS_AT_A_TIME = 500
 _PROBLEMS_KEPT = 1_000
+# What stands in place of a file, or of a folder above it: a link, a folder, a file.
+_NO_FILE = {errno.ELOOP, errno.EISDIR, errno.ENOTDIR}
 # The newest entry that names a file, unless a later one removed it.
 _AUDITED = f"""
     with removed as materialized (
@@ -329,11 +332,15 @@ class _Copy:
                 self._problem(f"{self._name(path)} does not have the SHA-256 that the ledger lists")
         except FileNotFoundError:
             self._problem(f"{self._name(path)} is missing, and the ledger lists it")
+        except OSError as error:
+            if error.errno not in _NO_FILE:
+                raise
+            self._problem(f"{self._name(path)} is no file, and the ledger lists it")
 
     def _add(self, writer: archive.Writer, path: Path) -> str:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+            found = os.fstat(file.fileno())
             return writer.add(self._name(path), found.st_size, file, found.st_mtime)
 
     def _name(self, path: Path) -> str:

@@ -5,6 +5,7 @@ and shown only masked.
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from bridge_pipeline.database import outbox, readers, registry
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.engine import transaction
 from bridge_pipeline.database.outbox import MAIL, Reviewer
+from bridge_pipeline.database.sealing import SealingError
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.redaction import remember
 from bridge_pipeline.steps.connect import (
@@ -131,7 +133,8 @@ def _apply(workspace: Workspace, connection: sa.Connection, draft: TenantDraft) 
     changed = _put_setting(connection, draft)
     known = outbox.reviewers_of(connection, draft.name)
     if draft.reviewers is not None:
-        listed = {_reviewer(workspace, draft.name, each): each for each in draft.reviewers}
+        names = _names(workspace, connection, draft.name)
+        listed = {_reviewer(workspace, draft.name, each, names): each for each in draft.reviewers}
         changed = changed or set(listed) != set(known)
         # Also where nothing differs: a lost key is healed by applying again.
         boxes = {
@@ -155,9 +158,19 @@ def _put_setting(connection: sa.Connection, draft: TenantDraft) -> bool:
     return connection.execute(update).rowcount > 0
 
 
-def _reviewer(workspace: Workspace, tenant: str, draft: ReviewerDraft) -> Reviewer:
+def _names(workspace: Workspace, connection: sa.Connection, tenant: str) -> dict[str, str]:
+    """The ids of a tenant's reviewers, by address; some may come from a key that is gone."""
+    names = {}
+    for number, box in outbox.addresses_of(connection, tenant).items():
+        with suppress(SealingError):
+            names[workspace.sealer.unseal(box, tenant, number, ADDRESS)] = number
+    return names
+
+
+def _reviewer(workspace: Workspace, tenant: str, draft: ReviewerDraft, names: Mapping[str, str]) -> Reviewer:
     # A name for the address that tells nothing of it, and differs from tenant to tenant.
     number = workspace.sealer.fingerprint(f"{tenant}/{draft.address}")[:16]
+    number = names.get(draft.address, number)
     return Reviewer(number, draft.channel, draft.shown, draft.events, draft.variables)
 
 

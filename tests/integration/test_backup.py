@@ -191,6 +191,25 @@ def test_what_is_damaged_in_the_original_is_told_and_copied(spoilable, tmp_path,
     assert sum("audit: altered" in each for each in done.problems) == 1
 
 
+@pytest.mark.parametrize("put", ["link", "folder", "file above"])
+def test_what_is_no_file_any_more_is_told_and_the_rest_is_copied(spoilable, tmp_path, target, put):
+    home = spoilable.home
+    audited = next((home.audit / "acme" / NAME / "users").rglob("*.csv"))
+    elsewhere = audited.rename(tmp_path / "elsewhere.csv")
+    if put == "link":
+        audited.symlink_to(elsewhere)
+    elif put == "folder":
+        audited.mkdir()
+    else:
+        shutil.rmtree(audited.parent)
+        audited.parent.write_bytes(b"")
+    made = backup(spoilable, tmp_path / "made.backup")
+    assert f"{audited.relative_to(home.root)} is no file, and the ledger lists it" in made.problems
+    done, copied = restored(target, made.path)
+    assert digest(copied)["tables"] == digest(spoilable)["tables"]
+    assert [each for each in done.problems if "audit: removed" in each]
+
+
 def test_no_backup_is_overwritten_and_a_killed_one_is_begun_anew(spoilable, tmp_path):
     path = tmp_path / "twice.backup"
     (tmp_path / ".twice.backup.part").write_bytes(b"of a killed process" * 1_000_000)

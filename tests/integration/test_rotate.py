@@ -149,6 +149,18 @@ def test_the_addresses_of_reviewers_are_sealed_anew(workspace, tmp_path):
     assert sealer.unseal(row["address"], "acme", row["id"], ADDRESS) == "ann@acme.example"
 
 
+def test_reviewers_stay_who_they_are_when_the_former_key_is_deleted(workspace, tmp_path):
+    declared = tmp_path / "tenants.yaml"
+    declared.write_text("tenants: [{name: acme, reviewers: [{to: 'mailto:ann@acme.example', on: [daily]}]}]")
+    apply_tenants(workspace, parse_tenants(declared, {}))
+    before = rows(workspace, "select id, created_at, removed_at from bridge.reviewers")
+    rotate.rotate(workspace)
+    (workspace.home.keys / "former-0001.key").unlink()
+    later = dataclasses.replace(workspace, sealer=open_sealer(workspace.settings, workspace.home))
+    assert [each.action for each in apply_tenants(later, parse_tenants(declared, {}))] == ["unchanged"]
+    assert rows(workspace, "select id, created_at, removed_at from bridge.reviewers") == before
+
+
 def test_access_tokens_are_sealed_anew_and_one_that_does_not_open_is_forgotten(workspace):
     def shared():
         return SharedTokens(workspace.database.engine, open_sealer(workspace.settings, workspace.home))
