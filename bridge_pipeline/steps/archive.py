@@ -34,6 +34,8 @@ _SEAL = (0x184D2A5B).to_bytes(4, "little") + (64).to_bytes(4, "little")
 _CHUNK = 2**20
 # Far above any line of a manifest and any header: what claims more is none of ours.
 _SMALL = 2**24
+# What JSON can say, and every system can set.
+_LARGEST, _LATEST = 2**63, 2**38
 _DAMAGE = (zstandard.ZstdError, tarfile.TarError, EOFError, UnicodeError)
 
 
@@ -237,6 +239,7 @@ def _header(path: Path, member: Member | None) -> dict[str, Any]:
 def _check_name(path: Path, name: str) -> None:
     """No member may ever be written elsewhere than below the folder it is meant for."""
     pure = PurePosixPath(name)
+    name.encode()
     if pure.is_absolute() or ".." in pure.parts or str(pure) != name or "\0" in name:
         raise BackupDamaged(f"{path} holds a file with the name {name!r}, which none of ours has")
 
@@ -258,10 +261,10 @@ def _members(path: Path) -> Iterator[Iterator[Member]]:
 
 def _listed(stream: IO[bytes]) -> Iterator[Member]:
     with tarfile.open(fileobj=stream, mode="r|") as tar:
-        while (info := tar.next()) is not None:
-            content = tar.extractfile(info) if info.isfile() else None
+        while (info := _next(tar)) is not None:
+            content = tar.extractfile(info) if _is_ours(info) else None
             if content is None:
-                raise tarfile.ReadError(f"{info.name!r} is no file")
+                raise tarfile.ReadError(f"{info.name!r} is no file that a backup holds")
             if info.name == HEADER and info.size < _SMALL:
                 # The one that is read twice.
                 content = io.BytesIO(content.read())
@@ -270,6 +273,19 @@ def _listed(stream: IO[bytes]) -> Iterator[Member]:
     # At its end zstd compares the checksum of everything.
     while stream.read(_CHUNK):
         pass
+
+
+def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    try:
+        return tar.next()
+    except ValueError as error:
+        # tarfile's own for a number in a header that is none.
+        raise tarfile.ReadError(str(error)) from error
+
+
+def _is_ours(info: tarfile.TarInfo) -> bool:
+    """Whether a member is a plain file, of a size and time that can be."""
+    return info.isfile() and not info.issparse() and 0 <= info.size < _LARGEST and abs(info.mtime) < _LATEST
 
 
 def _forget(tar: tarfile.TarFile) -> None:

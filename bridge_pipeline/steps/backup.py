@@ -318,7 +318,9 @@ class _Copy:
             return
         for entry in entries:
             path = Path(entry.path)
-            if entry.is_dir(follow_symlinks=False):
+            if not _is_text(entry.name):
+                self._problem(f"{self._name(path)!r} has a name that is no text: it was not copied")
+            elif entry.is_dir(follow_symlinks=False):
                 yield from self._files(path)
             elif entry.is_symlink():
                 # It may lead out of the home, or in a circle.
@@ -349,6 +351,11 @@ class _Copy:
     def _problem(self, text: str) -> None:
         if len(self.problems) < _PROBLEMS_KEPT:
             self.problems.append(text)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is written in UTF-8, as all of ours are."""
+    return os.fsencode(name).decode(errors="replace") == name
 
 
 @contextmanager

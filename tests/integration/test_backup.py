@@ -366,6 +366,18 @@ def test_a_journal_that_is_gone_is_told(spoilable, tmp_path):
     assert ["the journal of batch" in each for each in made.problems] == [True]
 
 
+def test_a_name_that_is_no_text_ends_no_backup_and_is_told(spoilable, tmp_path):
+    odd = os.fsencode(spoilable.home.reports) + b"/\xff.html"
+    try:
+        with open(odd, "wb"):
+            pass
+    except OSError:
+        pytest.skip("this file system holds no such name")
+    made = backup(spoilable, tmp_path)
+    assert made.problems == ["'reports/\\udcff.html' has a name that is no text: it was not copied"]
+    assert archive.read(made.path).sha256 == made.sha256
+
+
 def test_a_link_is_not_left_out_in_silence(spoilable, tmp_path):
     moved = spoilable.home.journal / "acme" / NAME / "accounts"
     moved.rename(tmp_path / "moved")

@@ -128,6 +128,33 @@ def test_a_link_is_no_member(made, tmp_path):
         archive.read(pack(tmp_path / "link.backup", [members[0], link, *members[1:]], seal))
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"mtime": "nan"},
+        {"mtime": "inf"},
+        {"mtime": "1e300"},
+        {"mtime": "-1e300"},
+        {"size": "99999999999999999999"},
+        {"GNU.sparse.map": "0,x"},
+        {"GNU.sparse.map": "0,1", "GNU.sparse.size": "1000000000000"},
+    ],
+)
+def test_a_member_whose_header_says_what_cannot_be_is_damage(made, tmp_path, header):
+    members, seal = unpacked(made)
+    odd = tarfile.TarInfo("landing/odd")
+    odd.pax_headers = header
+    with pytest.raises(archive.BackupDamaged, match=r"odd|altered"):
+        archive.read(pack(tmp_path / "odd.backup", [members[0], odd, *members[1:]], seal))
+
+
+def test_a_member_whose_name_is_no_text_is_damage(made, tmp_path):
+    members, seal = unpacked(made)
+    odd = tarfile.TarInfo("landing/\udcff")
+    with pytest.raises(archive.BackupDamaged, match="altered"):
+        archive.read(pack(tmp_path / "odd.backup", [members[0], odd, *members[1:]], seal))
+
+
 def unpacked(path):
     """The members of a backup, and its seal."""
     data = path.read_bytes()
