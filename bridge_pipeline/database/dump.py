@@ -117,7 +117,9 @@ def load(database: Database, parts: Iterable[bytes]) -> None:
     """
     # Without the last line psql's transaction ends in nothing, wherever it is cut.
     script = chain([b"begin;\n"], _portable(parts), [b"\ncommit;\n"])
-    options = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--output=/dev/null"]
+    # Details of errors quote rows.
+    settings = ["--set=ON_ERROR_STOP=1", "--set=VERBOSITY=terse"]
+    options = ["--no-psqlrc", "--quiet", *settings, "--output=/dev/null"]
     command = [str(binary("psql")), *options, f"--dbname={_address(database)}"]
     process = _started(command, database, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     # A psql that gave up has closed its end; why, it says itself.

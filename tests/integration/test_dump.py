@@ -40,3 +40,18 @@ def test_no_password_stands_in_the_list_of_processes(signed_in, empty_database, 
     assert "hunter2" not in str([command for command, _ in begun])
     for each in (signed_in, empty):
         each.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("table", "lines", "told"),
+    [
+        ("n int, m text", "1\tMaria Muster\tand more", "extra data"),
+        ("n int check (n < 1), m text", "1\tMaria Muster", "check constraint"),
+        ("n int, m text unique", "1\tMaria Muster\n2\tMaria Muster", "duplicate key"),
+    ],
+)
+def test_an_error_quotes_no_row(empty_database, table, lines, told):
+    script = f"create table t ({table});\ncopy t from stdin;\n{lines}\n\\.\n"
+    with pytest.raises(dump.DumpFailed, match=told) as caught:
+        dump.load(empty_database, [script.encode()])
+    assert "Maria" not in str(caught.value)
