@@ -51,7 +51,8 @@ def _kept(home: Home) -> list[tuple[str, KnownHead]]:
     for path in sorted(home.heads.glob("*.json")):
         line = path.read_bytes().removesuffix(b"\n")
         try:
-            sequence = int(orjson.loads(line)["sequence"])
+            # No entry has a lower number, and one that no chain can hold would not be looked for.
+            sequence = max(1, int(orjson.loads(line)["sequence"]))
         except (ValueError, KeyError, TypeError):
             # A head that nothing can match: that it is damaged must not pass for "not known".
             sequence = 1

@@ -347,6 +347,18 @@ def test_a_cut_end_is_found_by_the_database_and_by_the_kept_head(workspace, desk
     assert "FIRST cut: chain.jsonl: it ends with entry 2" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("text", [b"", b"[]", b'{"sequence":0}', b'{"sequence":-1}', b'{"sequence":1}'])
+def test_a_kept_head_that_was_altered_is_found(workspace, text):
+    with workspace.database.engine.begin() as connection:
+        registry.ensure_tenant(connection, "acme")
+        append(workspace, connection, "acme", [Draft("note")])
+    export_chain(workspace, "acme")
+    assert verified(workspace).findings == []
+    workspace.home.head_of("acme").write_bytes(text)
+    (found,) = verified(workspace).findings
+    assert (found.what, "heads/acme.json" in found.why) == ("altered", True)
+
+
 def test_a_folder_that_vanished_is_missed(workspace, desk, monkeypatch, capsys):
     tickets_of(workspace)
     shutil.rmtree(workspace.home.audit)
