@@ -340,8 +340,7 @@ class _Copy:
             self._problem(f"{self._name(path)} is no file, and the ledger lists it")
 
     def _add(self, writer: archive.Writer, path: Path) -> str:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+        with open(path, "rb", opener=_plain_file) as file:
             found = os.fstat(file.fileno())
             return writer.add(self._name(path), found.st_size, file, found.st_mtime)
 
@@ -351,6 +350,11 @@ class _Copy:
     def _problem(self, text: str) -> None:
         if len(self.problems) < _PROBLEMS_KEPT:
             self.problems.append(text)
+
+
+def _plain_file(name: str, _flags: int) -> int:
+    """Opens no link, and waits for no pipe."""
+    return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _is_text(name: str) -> bool:
