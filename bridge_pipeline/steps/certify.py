@@ -358,6 +358,7 @@ class _Certification:
             stock.outcomes,
             blocked_records(*place, stock.batches),
             sightings(*place, stock.book.began) if stock.book.began else (),
+            marked=stock.stream.listed_mark is None,
         )
 
     # --- Concluding -----------------------------------------------------------------------------

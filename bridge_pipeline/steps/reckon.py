@@ -73,12 +73,16 @@ _EXPLAINED = tuple(each for each in NAMED if each not in _LOST)
 _NAMED_AT_MOST = 10_000
 
 # An old entry of quarantine says nothing of what the source has now: what it was asked for does. A row that
-# was found unchanged keeps the time of its first page; `sighted` has those of the others.
+# was found unchanged keeps the time of its first page; `sighted` has those of the others. Where another
+# version was seen later than the table's own, it was an older one.
 _FINDING = """
 case
 when l.id is not null then case
     when l.state = 'deleted' and h.live then case
         when o.state = 'deleted' and h.seen <= o.asked_at then 'gone'
+        when o.state in ('found', 'archived') and b.id is not null then 'blocked'
+        when o.state in ('found', 'archived') and q.fetched >= o.asked_at then 'quarantined'
+        when o.state in ('found', 'archived') and h.seen > h.shown then 'ahead'
         when o.state in ('found', 'archived') then 'kept'
         when o.state = 'forbidden' then 'forbidden'
         when h.seen > l.seen then 'fresh'
@@ -104,6 +108,7 @@ when l.id is not null then case
 when h.deleted_at is not null then 'deleted'
 when b.id is not null then 'blocked'
 when o.state = 'found' and q.fetched >= o.asked_at then 'quarantined'
+when o.state = 'found' and h.seen > h.shown and :marked then 'ahead'
 when o.state = 'found' then 'hidden'
 when o.state in ('archived', 'forbidden') then o.state
 when o.state = 'deleted' and h.seen <= o.asked_at then 'gone'
@@ -200,6 +205,7 @@ class Comparison:
         outcomes: what was said of single records.
         blocked: what blocked batches hold back.
         sighted: what loaded batches saw since the listing began, with the columns of `SIGHTED`.
+        marked: whether a record that only its id brings shows the change mark that listings show.
     """
 
     def __init__(
@@ -213,6 +219,7 @@ class Comparison:
         outcomes: dict[str, Outcome],
         blocked: Iterable[Blocked],
         sighted: Iterable[pa.Table] = (),
+        marked: bool = True,
     ) -> None:
         self._connection = connection
         self._names: dict[str, Any] = {"connection": name, "entity": entity}
@@ -244,6 +251,7 @@ class Comparison:
             "covered_from": str(coverage.start) if coverage else never,
             "covered_to": str(coverage.end) if coverage else never,
             "began": book.began,
+            "marked": marked,
         }
         spans = {"first": scope.start, "end": scope.end} if scope else {}
         self._run(_judge(entity, _SCOPE if scope else ""), **times, **spans)

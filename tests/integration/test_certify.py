@@ -468,6 +468,51 @@ def test_a_hidden_record_is_loaded_only_if_its_newest_version_is(workspace, load
     assert named(certificate, "unexplained") == {"29": "blocked"}
 
 
+@pytest.mark.parametrize("listed", ["not at all", "as deleted"])
+@pytest.mark.usefixtures("telling")
+def test_an_older_version_than_the_table_has_is_not_accounted_for_where_only_its_id_brings_it(
+    workspace, loaded, listed
+):
+    loaded.find("tickets", 29).update(updated_at="2024-03-02T01:00:00Z", subject="restored from a backup")
+    alive = json.dumps({"data": loaded.find("tickets", 29)}).encode()
+    if listed == "as deleted":
+        loaded.find("tickets", 29)["cf_state"] = "deleted"
+        loaded.before = lambda request: Answer(200, alive) if request.id == "29" else None
+    else:
+        loaded.unlisted = {29}
+    for _ in range(2):
+        certificate = certify(workspace, NAME, entities=("tickets",))
+        assert certificate.verdict == "incomplete"
+        assert named(certificate, "unexplained") == {"29": "ahead"}
+        assert table(workspace, "tickets")["29"]["subject"] != "restored from a backup"
+
+
+def test_a_change_mark_that_lookups_leave_out_makes_no_older_version(workspace, loaded, monkeypatch):
+    helpdesk = connectors.get("helpdesk")
+    streams = tuple(replace(stream, listed_mark=lambda record, mark: {}) for stream in helpdesk.streams)
+    monkeypatch.setattr(connectors, "get", lambda name: replace(helpdesk, streams=streams))
+    loaded.find("tickets", 29)["updated_at"] = "2024-03-02T01:00:00Z"
+    loaded.unlisted = {29}
+    certificate = certify(workspace, NAME, entities=("tickets",))
+    assert named(certificate, "loaded") == {"29": "hidden"}
+
+
+@pytest.mark.usefixtures("telling")
+def test_what_is_listed_as_deleted_and_given_by_its_id_is_loaded_only_if_its_newest_version_is(
+    workspace, loaded
+):
+    changed = loaded.find("tickets", 29) | {"updated_at": "2024-03-03T23:00:00Z", "subject": 17}
+    loaded.find("tickets", 29)["cf_state"] = "deleted"
+    alive = json.dumps({"data": changed}).encode()
+    loaded.before = lambda request: Answer(200, alive) if request.id == "29" else None
+    certificate = certify(workspace, NAME, entities=("tickets",))
+    assert named(certificate, "quarantined") == {"29": "quarantined"}
+    again = json.dumps({"data": changed | {"subject": 18}}).encode()
+    loaded.before = lambda request: Answer(200, again) if request.id == "29" else None
+    certificate = certify(without_tolerance(workspace), NAME, entities=("tickets",))
+    assert named(certificate, "unexplained") == {"29": "blocked"}
+
+
 def test_an_accepted_lookup_reaches_the_files_of_its_records(workspace, loaded):
     strict = without_tolerance(workspace)
     loaded.records["tickets"] += [
