@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import psutil
+
 from bridge_pipeline.connector_kit.journal import sync_folder
 from bridge_pipeline.database.locks import file_lock
 from bridge_pipeline.naming import Home
@@ -38,6 +40,10 @@ _SOCKET = ".s.PGSQL.5432"
 # 104 bytes on macOS, 108 on Linux, with the closing zero and room for the server's `.lock`.
 _LONGEST_SOCKET = 100
 _START_SECONDS = 60.0
+# A server that lives and is ready, and whose socket somebody removed: nobody can reach it.
+_CUT_OFF = "cut off"
+# Seconds between the start of a process and the time that its server notes as that of its start.
+_NOTED_WITHIN = 30.0
 _STOP_SECONDS = 60.0
 _INITDB_SECONDS = 120.0
 # Where distributions put the programs of a version.
@@ -193,15 +199,14 @@ def stop(home: Home) -> bool:
 
 def _stop(home: Home) -> bool:
     with file_lock(home.postgres / "server.lock"):
-        server = _settled(home, ("ready", "starting", "stopping"))
+        server = _settled(home, ("ready", "starting", "stopping", _CUT_OFF))
         if server is None:
             return False
         # First the fast shutdown, then the immediate one, after which the next start recovers.
         for number, seconds in ((signal.SIGINT, _STOP_SECONDS), (signal.SIGQUIT, 10.0)):
             os.kill(server.pid, number)
             if _ended(home, seconds):
-                if server.socket_dir.parent != home.postgres:
-                    shutil.rmtree(server.socket_dir, ignore_errors=True)
+                shutil.rmtree(server.socket_dir, ignore_errors=True)
                 return True
     raise DatabaseUnavailable(f"the embedded Postgres (process {server.pid}) does not stop.{_log_tail(home)}")
 
@@ -340,6 +345,11 @@ def _settled(home: Home, states: tuple[str, ...] = ("ready",)) -> Server | None:
         found = _found(home)
         if found and found[1] in states:
             return found[0]
+        if found and found[1] == _CUT_OFF:
+            raise DatabaseUnavailable(
+                f"the embedded Postgres (process {found[0].pid}) lives, and its socket "
+                f"in {found[0].socket_dir} was removed: `bridge down` ends it, and the next command starts it"
+            )
         if time.monotonic() > deadline:
             raise DatabaseUnavailable(
                 f"the embedded Postgres did not become ready in {_START_SECONDS:.0f} s.{_log_tail(home)}"
@@ -372,7 +382,7 @@ def _alive(home: Home) -> bool:
 
 
 def _found(home: Home) -> tuple[Server, str] | None:
-    """The server that postmaster.pid speaks of and its state, if somebody listens there."""
+    """The server that postmaster.pid speaks of and its state, if somebody listens there or did."""
     try:
         lines = _pid_file(home).read_text().splitlines()
         # Line 2 is the data folder: the file of a copied home still speaks of the original.
@@ -383,7 +393,19 @@ def _found(home: Home) -> tuple[Server, str] | None:
         return None
     except PermissionError as error:
         raise _forbidden(home, error) from error
-    return (server, lines[7].strip()) if _accepts(server.socket_dir) else None
+    state = lines[7].strip()
+    if _accepts(server.socket_dir):
+        return server, state
+    removed = state == "ready" and not (server.socket_dir / _SOCKET).exists()
+    return (server, _CUT_OFF) if removed and _began(server.pid, int(lines[2])) else None
+
+
+def _began(pid: int, noted: int) -> bool:
+    """Whether a process is the server that noted this time of its start: numbers are given again."""
+    try:
+        return abs(psutil.Process(pid).create_time() - noted) < _NOTED_WITHIN
+    except psutil.Error:
+        return False
 
 
 def _accepts(socket_dir: Path) -> bool:
@@ -412,10 +434,16 @@ def _life_lock(home: Home) -> Path:
 
 
 def _socket_dir(home: Home) -> Path:
-    """The home's own folder, or where that does not do as one, a short one that is always the same."""
-    digest = hashlib.sha256(os.fsencode(home.root.resolve())).hexdigest()[:12]
+    """A folder in the home, or where that does not do as one, a short one; always the same for the same data.
+
+    A server whose data was removed notices that within a minute, and removes its socket by its path: that
+    must not be the socket of the home that was made there since. While it lives nothing else gets the
+    number of its data folder.
+    """
+    number = _data(home).stat().st_ino
+    digest = hashlib.sha256(os.fsencode(home.root.resolve()) + b"%d" % number).hexdigest()[:12]
     short = f"bridge-{os.geteuid()}-{digest}"
-    places = (home.postgres / "socket", Path(tempfile.gettempdir()) / short, Path("/tmp") / short)  # noqa: S108
+    places = (home.postgres / f"socket-{number:x}", Path(tempfile.gettempdir()) / short, Path("/tmp") / short)  # noqa: S108
     return next(place for place in places if _fits(place))
 
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -200,6 +201,30 @@ def test_a_stale_pid_file_heals(home, pid):
     (server.socket_dir / ".s.PGSQL.5432").touch()
     assert embedded.running(home) is None
     assert embedded.stop(home) is False
+    assert query(embedded.ensure_running(home), "select 1") == (1,)
+
+
+@pytest.mark.parametrize("name", ["home", "x" * 120])
+def test_the_server_of_a_removed_home_takes_nothing_from_the_next_one_there(folder, name):
+    home = Home(folder / name)
+    former = embedded.ensure_running(home)
+    shutil.rmtree(home.root)
+    server = embedded.ensure_running(home)
+    # What it does by itself within a minute, when it looks after its data.
+    process = psutil.Process(former.pid)
+    process.send_signal(signal.SIGQUIT)
+    psutil.wait_procs([process], timeout=60)
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    assert query(server, "select 1") == (1,)
+
+
+def test_a_server_whose_socket_was_removed_is_named_and_can_be_ended(home):
+    server = embedded.ensure_running(home)
+    (server.socket_dir / ".s.PGSQL.5432").unlink()
+    assert embedded.running(home) is None
+    with pytest.raises(DatabaseUnavailable, match=rf"process {server.pid}.*removed: `bridge down`"):
+        embedded.ensure_running(home)
+    assert embedded.stop(home) is True
     assert query(embedded.ensure_running(home), "select 1") == (1,)
 
 

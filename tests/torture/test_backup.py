@@ -239,5 +239,5 @@ def upgraded_wrongly(home: Home, wanted: object) -> list[str]:
     except (AssertionError, SQLAlchemyError) as error:
         return [f"what came over is not what was there, or does not go on: {error}"]
     folders = sorted(path.name for path in home.postgres.iterdir() if path.is_dir())
-    expected = ["data", f"old-{OLD}", "socket"]
+    expected = ["data", f"old-{OLD}", embedded.ensure_running(home).socket_dir.name]
     return [] if folders == expected else [f"the folder of the database holds {folders}"]
