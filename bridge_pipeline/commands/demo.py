@@ -1,6 +1,8 @@
 """`bridge demo`: a simulated helpdesk, a month of it extracted, and what came of that."""
 
+import os
 import secrets
+import signal
 import subprocess
 import sys
 import threading
@@ -117,15 +119,15 @@ def _simulator(workspace: "Workspace") -> Iterator[str]:
     """A simulated helpdesk in a process of its own; gives its address."""
     from bridge_pipeline import processes
 
-    # One that a killed demo left would hold the port.
+    # That of a killed demo may still be about to end, and holds the port until then.
     processes.stop_recorded(workspace.home, "simulator")
     folder = workspace.home.demo
     log = folder / "simulator.log"
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            _command(folder, _port(workspace)),
+            [sys.executable, "-m", __spec__.name, str(_port(workspace)), str(folder)],
             env=processes.child_environment(workspace),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
@@ -140,21 +142,34 @@ def _simulator(workspace: "Workspace") -> Iterator[str]:
         process.wait()
 
 
-def _command(folder: Path, port: int) -> list[str]:
-    options = {
-        "port": port,
-        "seed": _SEED,
-        "tickets": _TICKETS,
-        "accounts": _ACCOUNTS,
-        "users": _USERS,
-        "from": "2025-01-01",
-        "to": LAST_DAY,
-        "faults": "typical",
-        "truth": folder / "truth.json",
-        "request-log": folder / "requests.jsonl",
-    }
-    arguments = [f"--{name}={value}" for name, value in options.items()]
-    return [sys.executable, "-m", "bridge_pipeline.cli", "simulate", CONNECTOR, *arguments]
+def _serve(port: int, folder: Path) -> None:
+    """The program of the simulator's process."""
+    # First of all: whoever started it may be gone by now.
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    from bridge_pipeline import connectors, logs, settings
+    from bridge_pipeline.connector_kit.simulator import SimulatorOptions
+
+    logs.configure(settings.load(), None)
+    options = SimulatorOptions(
+        port=port,
+        seed=_SEED,
+        tickets=_TICKETS,
+        accounts=_ACCOUNTS,
+        users=_USERS,
+        first_day=date(2025, 1, 1),
+        last_day=LAST_DAY,
+        faults="typical",
+        truth=folder / "truth.json",
+        request_log=folder / "requests.jsonl",
+    )
+    connectors.get(CONNECTOR).simulate(options)
+
+
+def _end_with_input() -> None:
+    """Ends this process once its input ends, which it does with the demo's process, however that ends."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _address(process: subprocess.Popen[str], log: Path) -> str:
@@ -182,3 +197,7 @@ def _port(workspace: "Workspace") -> int:
     except registry.UnknownConnection:
         return 0
     return known if processes.is_free(known) else 0
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]), Path(sys.argv[2]))
