@@ -16,6 +16,8 @@ from dagster._serdes import deserialize_value
 PROCESS_TAG = "bridge/process"
 # Seconds that a code server may take to say whether it executes a run.
 _PATIENCE = 10
+# Among the first so many events of a run's engine its worker tells its number.
+_FIRST_EVENTS = 10
 
 
 class HealthCheckedRunLauncher(DefaultRunLauncher):
@@ -53,12 +55,25 @@ class HealthCheckedRunLauncher(DefaultRunLauncher):
         try:
             answer = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run_id), timeout=_PATIENCE)
             if deserialize_value(answer, CanCancelExecutionResult).can_cancel:
-                return True
+                return self._has_worker(run_id)
         except DagsterUserCodeUnreachableError as error:
             # One that is too busy to answer is there: a machine under load must not lose its runs.
             return _too_slow(error)
         run = self._instance.get_run_by_id(run_id)
         return run is None or run.is_finished
+
+    def _has_worker(self, run_id: str) -> bool:
+        """Whether the process that a code server gave a run to is there, as far as it is known yet.
+
+        The server looks after it itself, but never again once it could not reach the database for that.
+        """
+        told = self._instance.get_records_for_run(
+            run_id, of_type=dg.DagsterEventType.ENGINE_EVENT, limit=_FIRST_EVENTS
+        )
+        found = (entry.event_log_entry.get_dagster_event() for entry in told.records)
+        numbers = (event.engine_event_data.metadata.get("pid") for event in found)
+        number = next((each.value for each in numbers if isinstance(each, dg.TextMetadataValue)), None)
+        return number is None or not number.isdecimal() or _runs(int(number))
 
 
 def process_tag(pid: int) -> str:
@@ -76,6 +91,13 @@ def alive(process: str) -> bool:
     try:
         return process_tag(int(process.split(":")[1])) == process
     except (psutil.Error, ValueError):
+        return False
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 

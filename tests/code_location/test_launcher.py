@@ -5,11 +5,18 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
+import grpc
 import pytest
+from dagster._core.events import EngineEventData
 from dagster._core.launcher import WorkerStatus
 from dagster._core.test_utils import create_run_for_test
+from dagster._grpc.__generated__ import dagster_api_pb2, dagster_api_pb2_grpc
+from dagster._grpc.types import CanCancelExecutionResult
+from dagster._serdes import serialize_value
 
 from bridge_pipeline.automation import launcher as module
 from bridge_pipeline.automation.launcher import PROCESS_TAG, HealthCheckedRunLauncher, process_tag
@@ -71,6 +78,39 @@ def test_a_code_server_that_is_too_busy_to_answer_is_not_gone(instance, monkeypa
     with socket.create_server(("127.0.0.1", 0)) as busy:
         tags = {".dagster/grpc_info": json.dumps({"host": "127.0.0.1", "port": busy.getsockname()[1]})}
         assert health(instance, tags) == WorkerStatus.RUNNING
+
+
+class Stubborn(dagster_api_pb2_grpc.DagsterApiServicer):
+    """A code server that no longer looks after its runs: it has every one that it is asked for."""
+
+    def CanCancelExecution(self, request, context):
+        answer = serialize_value(CanCancelExecutionResult(can_cancel=True))
+        return dagster_api_pb2.CanCancelExecutionReply(serialized_can_cancel_execution_result=answer)
+
+
+@pytest.fixture
+def stubborn() -> Iterator[dict[str, str]]:
+    """The tags of a run that such a server was given."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    dagster_api_pb2_grpc.add_DagsterApiServicer_to_server(Stubborn(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield {".dagster/grpc_info": json.dumps({"host": "127.0.0.1", "port": port})}
+    server.stop(None).wait()
+
+
+WORKERS = [("dead", WorkerStatus.FAILED), ("own", WorkerStatus.RUNNING), (None, WorkerStatus.RUNNING)]
+
+
+@pytest.mark.parametrize(("worker", "status"), WORKERS)
+def test_a_code_server_is_not_believed_that_has_a_run_whose_worker_ended(
+    instance, stubborn, dead, worker, status
+):
+    run = create_run_for_test(instance, job_name="daily", status=dg.DagsterRunStatus.STARTED, tags=stubborn)
+    if worker is not None:
+        pid = os.getpid() if worker == "own" else int(dead.split(":")[1])
+        instance.report_engine_event("Started process for run.", run, EngineEventData.in_process(pid))
+    assert instance.run_launcher.check_run_worker_health(run).status == status
 
 
 GONE = {".dagster/grpc_info": '{"host": "127.0.0.1", "port": 1}'}
