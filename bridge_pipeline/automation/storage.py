@@ -16,7 +16,7 @@ from dagster._config.config_schema import UserConfigSchema
 from dagster._core.events import DagsterEventType
 from dagster._core.storage.event_log import SqlEventLogStorageTable
 from dagster._serdes import ConfigurableClassData
-from dagster_postgres import DagsterPostgresStorage, PostgresRunStorage
+from dagster_postgres import DagsterPostgresStorage, PostgresRunStorage, PostgresScheduleStorage
 
 from bridge_pipeline.automation.dimensions import by_dimension
 from bridge_pipeline.automation.storing import TransactionalEventLog
@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 
 
 class BridgeStorage(DagsterPostgresStorage):
-    """Dagster's storage in Postgres, with Bridge's storages of runs and events."""
+    """Dagster's storage in Postgres, with Bridge's storages of runs, events and schedules."""
 
     def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(postgres_url, inst_data=inst_data)
         # The other ones have made the tables.
         self._run_storage = RunStorage(postgres_url, should_autocreate_tables=False)
         self._event_log_storage = EventLog(postgres_url, should_autocreate_tables=False)
+        self._schedule_storage = ScheduleStorage(postgres_url, should_autocreate_tables=False)
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
@@ -47,14 +48,27 @@ class BridgeStorage(DagsterPostgresStorage):
         return cls(config_value["postgres_url"], inst_data)
 
 
-class Kept:
+class Replacing:
+    """Of a storage in Postgres: the webserver's open connections are replaced once the server closed them.
+
+    By itself each of them would fail once, and leave a run that was asked for in no queue.
+    """
+
+    _engine: sa.Engine
+
+    def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
+        """Keeps connections open."""
+        super().optimize_for_webserver(statement_timeout, pool_recycle, max_overflow)  # type: ignore[misc]
+        replace_lost_connections(self._engine)
+
+
+class Kept(Replacing):
     """Of a storage in Postgres: for a while its connections stay open, and what was there is there.
 
     A connection that the server closed meanwhile is replaced.
     """
 
     postgres_url: str
-    _engine: sa.Engine
     # The questions to which the answer was yes, while they are kept.
     _affirmed: set[tuple[str, ...]] | None = None
 
@@ -90,6 +104,10 @@ class RunStorage(Kept, PostgresRunStorage):
     def has_run_stats_index_cols(self) -> bool:
         """Asked once."""
         return self._is_there(super().has_run_stats_index_cols, "statistics")
+
+
+class ScheduleStorage(Replacing, PostgresScheduleStorage):
+    """Dagster's storage of schedules and sensors in Postgres."""
 
 
 class EventLog(Kept, TransactionalEventLog):

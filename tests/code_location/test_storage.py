@@ -467,3 +467,19 @@ def test_a_partition_that_is_there_is_not_asked_for_again_and_one_that_is_not_is
         assert asked == ["a", "a", "a"]
     instance.delete_dynamic_partition("connection", "a")
     assert not instance.has_dynamic_partition("connection", "a")
+
+
+def test_a_webserver_goes_on_when_the_server_closed_its_connections(instance):
+    instance.optimize_for_webserver(5_000, 3_600, 20)
+
+    def ask() -> None:
+        instance.get_runs_count()
+        instance.get_dynamic_partitions("connection")
+        instance.all_instigator_state()
+
+    ask()
+    with instance.run_storage.connect() as connection:
+        others = "datname = current_database() and pid <> pg_backend_pid()"
+        ended = sa.text(f"select pg_terminate_backend(pid, 10000) from pg_stat_activity where {others}")
+        assert len(connection.execute(ended).all()) >= 2
+    ask()
