@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _ROLES = ("webserver", "daemon")
 _START_SECONDS = 120.0
+# Between two looks at the embedded database.
+_LOOK_SECONDS = 5.0
 
 
 def register(app: typer.Typer) -> None:
@@ -52,19 +54,31 @@ def up(
     from bridge_pipeline import processes
 
     workspace = opened()
-    if running := processes.facts_of(workspace.home, "up"):
-        raise processes.AlreadyRunning(
-            f"it runs already: {_address(running['port'])}; `bridge down` stops it"
-        )
-    processes.refuse_taken_port(port)
-    # Dagster takes a second to import.
-    from bridge_pipeline.automation.runs import prepare_instance, settle_lost_runs
-
-    settle_lost_runs(workspace, prepare_instance(workspace))
     with ExitStack() as stack:
+        _refuse_second(stack, workspace.home)
+        # Those of one that was killed: two daemons would share out the same work.
+        for role in _ROLES:
+            processes.stop_recorded(workspace.home, role)
+        processes.refuse_taken_port(port)
+        # Dagster takes a second to import.
+        from bridge_pipeline.automation.runs import prepare_instance, settle_lost_runs
+
+        settle_lost_runs(workspace, prepare_instance(workspace))
         stack.enter_context(processes.recorded(workspace.home, "up", os.getpid(), port=port))
         code = _serve(stack, workspace, port, read_only)
     raise typer.Exit(code)
+
+
+def _refuse_second(stack: ExitStack, home: "Home") -> None:
+    from bridge_pipeline import processes
+    from bridge_pipeline.database.locks import file_lock
+
+    try:
+        stack.enter_context(file_lock(home.work / "up.lock", wait=False))
+    except BlockingIOError:
+        running = processes.facts_of(home, "up")
+        where = _address(running["port"]) if running else "it is about to serve"
+        raise processes.AlreadyRunning(f"it runs already: {where}; `bridge down` stops it") from None
 
 
 def down(json_output: Json = False) -> None:
@@ -102,7 +116,7 @@ def _serve(stack: ExitStack, workspace: "Workspace", port: int, read_only: bool)
         signal.signal(number, _raise_stopped)
     try:
         children = [_start(stack, workspace, role, port, read_only) for role in _ROLES]
-        return _watch(children, port)
+        return _watch(workspace, children, port)
     except _Stopped:
         note("stopping …")
         return 0
@@ -167,9 +181,10 @@ def _keep_lines(workspace: "Workspace", child: _Child) -> None:
         append(path, f"{child.role}: {text}\n".encode(), settings.log_max_bytes, settings.log_backups)
 
 
-def _watch(children: list[_Child], port: int) -> int:
+def _watch(workspace: "Workspace", children: list[_Child], port: int) -> int:
     deadline = time.monotonic() + _START_SECONDS
     answering = False
+    database = _Revived(workspace.home) if workspace.settings.database_url is None else None
     while True:
         for child in children:
             if child.process.poll() is not None:
@@ -182,7 +197,35 @@ def _watch(children: list[_Child], port: int) -> int:
         if not answering and time.monotonic() > deadline:
             note(f"the webserver does not answer after {_START_SECONDS:.0f} s; see logs/dagster.log")
             return 1
+        if database is not None:
+            database.look()
         time.sleep(0.2)
+
+
+@dataclass
+class _Revived:
+    """The embedded server of a home, started again when it went: the daemon would wait for it for ever."""
+
+    home: "Home"
+    told: bool = False
+    looked: float = field(default_factory=time.monotonic)
+
+    def look(self) -> None:
+        """Starts it where it does not run; what hinders is told once, and tried again."""
+        from bridge_pipeline.database import embedded
+
+        if time.monotonic() - self.looked < _LOOK_SECONDS:
+            return
+        try:
+            if embedded.running(self.home) is None:
+                embedded.ensure_running(self.home)
+                note("the embedded database had ended and was started again; see logs/postgres.log")
+            self.told = False
+        except (embedded.DatabaseUnavailable, OSError) as error:
+            if not self.told:
+                note(f"the embedded database is away, and is tried again: {printable(str(error))}")
+            self.told = True
+        self.looked = time.monotonic()
 
 
 def _answers(port: int) -> bool:

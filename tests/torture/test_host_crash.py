@@ -58,10 +58,14 @@ class Installed:
 
     def up(self) -> None:
         """Starts the stack and waits until the webserver answers."""
-        command = [PROJECT_ROOT / ".venv/bin/bridge", "up", "--port", str(self.port)]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, env=self.environment, cwd=self.home.parent, **quiet)
+        self.process = self.start(self.port)
         until(self._answers, 300)
+
+    def start(self, port: int) -> subprocess.Popen[bytes]:
+        """Starts the stack; it serves some time later."""
+        command = [PROJECT_ROOT / ".venv/bin/bridge", "up", "--port", str(port)]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(command, env=self.environment, cwd=self.home.parent, **quiet)
 
     def crash(self) -> int:
         """Kills all processes of the stack at once; how many these were. The database is not among them."""
@@ -78,6 +82,12 @@ class Installed:
     def _answers(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
 
 
 def of_home(home: Path) -> list[psutil.Process]:
@@ -104,9 +114,7 @@ def until(true: Callable[[], bool], seconds: float) -> float:
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Installed]:
     root = Path(tempfile.mkdtemp(prefix="bridge-crash-"))
     root.chmod(0o755)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    made = Installed(root / "home", port)
+    made = Installed(root / "home", free_port())
     monkeypatch.setenv("BRIDGE_HOME", str(made.home))
     for name in ("DAGSTER_HOME", "BRIDGE_DAGSTER_STORAGE_URL"):
         monkeypatch.setenv(name, "")
@@ -166,6 +174,55 @@ def test_after_a_crash_of_everything_runs_end_by_themselves_and_the_next_ones_go
             figures.add([] if fine else [f"the runs ended as {statuses}"])
         if figures.facts["longest_seconds"] > 30:
             figures.wrong.append(f"a run stayed started for {figures.facts['longest_seconds']} s")
+
+
+@pytest.mark.slow
+def test_a_database_that_ends_amid_a_run_comes_back_and_the_connection_goes_on(installed):
+    with serving() as desk:
+        workspace = open_workspace()
+        connect(workspace, desk, entities=("accounts", "tickets"))
+        add_partition(workspace, NAME)
+        instance = prepare_instance(workspace)
+        installed.up()
+        server = embedded.running(workspace.home)
+        assert server is not None
+        with holding(desk) as reached:
+            launch(installed)
+            until(reached.is_set, 300)
+            os.kill(server.pid, signal.SIGKILL)
+            until(lambda: embedded.running(workspace.home) not in (None, server), 60)
+        # Whether it was given up or went on: it ends, and the next one has its place.
+        until(lambda: instance.get_runs_count(dg.RunsFilter(statuses=list(OPEN))) == 0, 120)
+        launch(installed)
+        until(lambda: instance.get_runs_count(dg.RunsFilter(statuses=list(OPEN))) == 0, 300)
+        assert instance.get_runs(limit=1)[0].status == dg.DagsterRunStatus.SUCCESS
+
+
+@pytest.mark.slow
+def test_an_up_that_was_killed_is_taken_over_by_the_next(installed):
+    installed.up()
+    killed = installed.process
+    killed.kill()
+    killed.wait()
+    # The webserver of the killed one may answer, too.
+    installed.up()
+    until(lambda: [each.ppid() for each in daemons(installed.home)] == [installed.process.pid], 120)
+
+
+@pytest.mark.slow
+def test_of_two_that_are_started_at_once_one_serves(installed):
+    open_workspace()
+    both = installed.start(installed.port), installed.start(free_port())
+    until(lambda: any(each.poll() is not None for each in both), 120)
+    refused, installed.process = sorted(both, key=lambda each: each.poll() is None)
+    assert refused.returncode == 1
+    until(lambda: len(daemons(installed.home)) == 1, 120)
+    assert installed.process.poll() is None
+
+
+def daemons(home: Path) -> list[psutil.Process]:
+    """Dagster's daemons of a home."""
+    return [each for each in of_home(home) if each.name() == "dagster-daemon"]
 
 
 @contextmanager
