@@ -93,8 +93,15 @@ class SharedTokens:
             return Kept()
         if row.access_token is None:
             return Kept(None, row.sent_at)
-        access = _open(self._sealer, credential, "access_token", row.access_token)
-        refresh = row.refresh_token and _open(self._sealer, credential, "refresh_token", row.refresh_token)
+        try:
+            access, refresh = (
+                box and _open(self._sealer, credential, name, box)
+                for name, box in (("access_token", row.access_token), ("refresh_token", row.refresh_token))
+            )
+        except SealingError as error:
+            # A process that outlived the rotation of its key may have sealed it: nobody could give it anew.
+            log.warning("a kept token cannot be opened; another is asked for", error=str(error))
+            return Kept(None, row.sent_at)
         return Kept(Token(access, refresh, None if row.left is None else float(row.left)), row.sent_at)
 
     def _mark_sent(self, credential: str, identity: str) -> None:

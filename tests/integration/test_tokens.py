@@ -149,3 +149,14 @@ def test_a_credential_is_found_although_its_fingerprint_is_another_one_now(works
     renamed.renewed(IDENTITY, "canary-access-1", lambda kept: seen.append(kept.token) or giving(2)(kept))
     assert seen[0].refresh == "canary-refresh-1"
     assert shared().find(IDENTITY).access == "canary-access-2"
+
+
+def test_what_nobody_can_open_any_more_is_asked_for_anew(workspace, shared):
+    # A process that outlived the rotation of its key, which was deleted since, has sealed it.
+    former = Sealer(bytes(32), (workspace.sealer.key,))
+    name = former.fingerprint(IDENTITY)
+    SharedTokens(workspace.database.engine, former).renewed(IDENTITY, None, giving(1))
+    assert workspace.sealer.fingerprint(IDENTITY) == name
+    assert shared().find(IDENTITY) is None
+    assert shared().renewed(IDENTITY, None, giving(2)).access == "canary-access-2"
+    assert shared().find(IDENTITY).access == "canary-access-2"
