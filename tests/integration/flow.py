@@ -10,8 +10,10 @@ import multiprocessing
 import os
 import resource
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
 from multiprocessing.process import BaseProcess
@@ -137,6 +139,40 @@ def files(folder: Path) -> dict[str, str]:
             data = json.dumps(kept, sort_keys=True).encode()
         found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
     return found
+
+
+# --- Beside others ------------------------------------------------------------------------------
+
+_KEPT_WAITING = (
+    "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+)
+
+
+def beside(
+    threads: Executor, workspace: Workspace, work: Callable[..., Any], *arguments: object
+) -> Future[Any]:
+    """Begins work in another thread; returns once it waits for a lock of somebody else, or is done."""
+    begun = threads.submit(work, *arguments)
+    while not begun.done() and not rows(workspace, _KEPT_WAITING):
+        pass
+    return begun
+
+
+@contextmanager
+def beside_at(
+    point: str, workspace: Workspace, work: Callable[..., Any], *arguments: object
+) -> Iterator[list[Future[Any]]]:
+    """Begins work in another thread where the block first passes a point; see `beside`."""
+    passed, begun = threading.Event(), list[Future[Any]]()
+    with ThreadPoolExecutor(1) as threads:
+
+        def begin(reached: str) -> None:
+            if reached == point and not passed.is_set():
+                passed.set()
+                begun.append(beside(threads, workspace, work, *arguments))
+
+        with failpoints.listening(begin):
+            yield begun
 
 
 # --- Processes of their own ---------------------------------------------------------------------

@@ -33,6 +33,7 @@ from tests.integration import flow
 from tests.integration.desk import Answer, Desk, Request, account, serving, ticket, user
 from tests.integration.flow import (
     NAME,
+    beside_at,
     connect,
     day,
     ended,
@@ -399,6 +400,21 @@ def test_a_mass_disappearance_is_held_until_it_is_accepted(workspace, loaded):
     assert accepted.accepted_by == "Ann Lee"
     (row,) = rows(workspace, "select distinct accepted_by from bridge.deletions")
     assert row == {"accepted_by": "Ann Lee"}
+
+
+@pytest.mark.slow
+def test_days_say_nothing_of_what_changed_on_others(workspace, loaded):
+    # 1 and 4 of the day, 3 of the day before, 2 and 5 of the day after.
+    drop(loaded, 1, 2, 3)
+    for number in (4, 5):
+        loaded.find("tickets", number).update(
+            subject="changed since", updated_at=f"2024-03-0{number - 2}T23:00:00Z"
+        )
+    certificate = certify(workspace, NAME, day("2024-03-02"), ("tickets",))
+    assert certificate.verdict == "complete"
+    assert named(certificate, "deleted") == {"1": "gone"}
+    assert {"2", "3", "5"}.isdisjoint(loaded.lookups("tickets"))
+    assert deleted(workspace) == {"1"}
 
 
 @pytest.mark.slow
@@ -800,6 +816,21 @@ def test_killed_anywhere_nothing_is_half_marked_and_it_heals(workspace, loaded, 
     assert deleted(workspace) == {"7", "8"}
     # The interrupted certificate may have loaded it; its day's file has it all the same.
     assert "60" in audited(workspace, "2024-03-02")
+
+
+@pytest.mark.slow
+def test_nothing_is_loaded_between_the_last_comparison_and_the_marks(workspace, loaded):
+    loaded.records["tickets"].append(ticket(60, "2024-03-04T12:00:00Z"))
+    land(workspace, "tickets", day("2024-03-04"))
+
+    def load_and_look():
+        load_window(workspace, NAME, "tickets", day("2024-03-04"))
+        return step.newest(workspace, NAME)
+
+    with beside_at("certify.judged", workspace, load_and_look) as others:
+        certificate = certify(workspace, NAME, entities=("tickets",))
+    assert others[0].result() == certificate
+    assert (explained(certificate), len(table(workspace, "tickets"))) == ({"loaded": 40, "awaited": 1}, 41)
 
 
 @pytest.mark.slow

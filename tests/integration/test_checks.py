@@ -23,6 +23,8 @@ from tests.integration.desk import Desk, ticket, user
 from tests.integration.flow import (
     NAME,
     arrived,
+    beside,
+    beside_at,
     connect,
     day,
     execute,
@@ -242,6 +244,17 @@ def test_rows_that_an_expectation_rejects_go_to_quarantine_with_their_exact_byte
     assert rows(workspace, "select times_seen from bridge.quarantine") == [{"times_seen": 2}]
 
 
+@pytest.mark.slow
+def test_two_that_check_a_batch_at_once_take_its_rows_out_once(workspace, desk, no_fire):
+    desk.records["tickets"] = [ticket(1, NOON, subject="Printer hums"), BURNING]
+    batch = extract(workspace, NAME, "tickets", DAY)
+    with beside_at("check.rows_taken_out", workspace, check, workspace, batch.id) as others:
+        first = check(workspace, batch.id)
+    assert others[0].result().batch == first.batch
+    assert first.batch.rejected == 1
+    assert rows(workspace, "select times_seen from bridge.quarantine") == [{"times_seen": 1}]
+
+
 def test_rows_that_expectations_reject_count_towards_the_share(workspace, desk, no_fire):
     desk.page_size = 60
     desk.records["tickets"] = [
@@ -298,9 +311,6 @@ def test_accepting_a_batch_loads_and_audits_it(workspace: Workspace, desk: Desk)
     assert current.rows == 100
 
 
-_WAITING = "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-
-
 def test_results_of_a_stage_that_two_store_at_once_are_those_of_the_last(workspace, desk):
     batch = land(workspace, "tickets", DAY)
     engine = workspace.database.engine
@@ -312,10 +322,8 @@ def test_results_of_a_stage_that_two_store_at_once_are_those_of_the_last(workspa
         with engine.begin() as connection:
             ledger.record_stage(connection, batch.id, "tables", found)
 
-    with ThreadPoolExecutor(1) as other:
+    with ThreadPoolExecutor(1) as threads:
         with engine.begin() as connection:
             ledger.record_stage(connection, batch.id, "tables", found)
-            second = other.submit(store)
-            while not second.done() and not rows(workspace, _WAITING):
-                pass
+            second = beside(threads, workspace, store)
         second.result()

@@ -1,6 +1,7 @@
 """A purge leaves nothing of a connection but the record of it, and nothing of others is touched."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
@@ -9,6 +10,7 @@ from bridge_pipeline import failpoints
 from bridge_pipeline.connector_kit.tokens import Token
 from bridge_pipeline.database import readers, registry, tokens
 from bridge_pipeline.database.engine import advisory_lock, resolve
+from bridge_pipeline.database.exclusive import exclusively
 from bridge_pipeline.database.purges import rows_of
 from bridge_pipeline.database.registry import BeingPurged, TenantInUse, UnknownConnection, UnknownTenant
 from bridge_pipeline.database.tokens import SharedTokens
@@ -21,7 +23,19 @@ from bridge_pipeline.steps.report import write_report
 from bridge_pipeline.steps.tenants import remove_tenant
 from bridge_pipeline.steps.verify import verify_folder
 from tests.integration.desk import account, serving, ticket, user
-from tests.integration.flow import NAME, connect, day, ended, execute, process, purge_now, rows, start
+from tests.integration.flow import (
+    NAME,
+    beside,
+    beside_at,
+    connect,
+    day,
+    ended,
+    execute,
+    process,
+    purge_now,
+    rows,
+    start,
+)
 
 DAY = "2024-03-01"
 OTHER = "acme-other"
@@ -232,6 +246,23 @@ def test_a_name_is_not_taken_while_its_purge_is_unfinished(workspace, desk):
         connect(workspace, desk)
     carry_out(workspace, begun)
     connect(workspace, desk)
+
+
+def test_a_name_is_not_taken_while_its_purge_begins(workspace, desk):
+    with beside_at("purge.begin.committing", workspace, connect, workspace, desk) as taken:
+        begin(workspace, NAME, *WHO)
+    with pytest.raises(BeingPurged, match="--purge"):
+        taken[0].result()
+    assert registry.get(workspace.database.engine, NAME).removed_at is not None
+
+
+def test_rows_are_purged_when_no_build_of_the_models_can_bring_them_back(workspace, desk):
+    begun = begin(workspace, NAME, *WHO)
+    with ThreadPoolExecutor(1) as threads:
+        with exclusively(workspace, "dbt"):
+            purging = beside(threads, workspace, carry_out, workspace, begun)
+            assert registry.get(workspace.database.engine, NAME).name == NAME
+        assert purging.result().finished_at is not None
 
 
 @pytest.mark.long
