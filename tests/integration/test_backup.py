@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import psycopg
@@ -15,6 +16,7 @@ from bridge_pipeline import failpoints
 from bridge_pipeline import settings as configuration
 from bridge_pipeline.database import readers, registry
 from bridge_pipeline.database.embedded import DatabaseUnavailable
+from bridge_pipeline.database.engine import advisory_lock
 from bridge_pipeline.database.sealing import open_sealer
 from bridge_pipeline.database.workspace import open_workspace
 from bridge_pipeline.naming import Home
@@ -25,7 +27,7 @@ from bridge_pipeline.steps.rotate import rotate
 from tests.integration import backups
 from tests.integration.backups import DAYS, restored
 from tests.integration.desk import TOKEN
-from tests.integration.flow import NAME, connect, day, digest, ended, process, rows, start
+from tests.integration.flow import NAME, beside, connect, day, digest, ended, process, rows, start
 
 
 @pytest.fixture(scope="module")
@@ -376,6 +378,15 @@ def test_a_name_that_is_no_text_ends_no_backup_and_is_told(spoilable, tmp_path):
     made = backup(spoilable, tmp_path)
     assert made.problems == ["'reports/\\udcff.html' has a name that is no text: it was not copied"]
     assert archive.read(made.path).sha256 == made.sha256
+
+
+def test_keys_are_not_changed_between_their_copy_and_that_of_the_chains(spoilable, tmp_path):
+    with ThreadPoolExecutor(1) as threads:
+        with spoilable.database.engine.begin() as rotating:
+            advisory_lock(rotating, "signing-key")
+            making = beside(threads, spoilable, backup, spoilable, tmp_path)
+            assert not making.done()
+        assert making.result().path.is_file()
 
 
 def test_a_link_is_not_left_out_in_silence(spoilable, tmp_path):

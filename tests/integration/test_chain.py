@@ -26,7 +26,7 @@ from bridge_pipeline.steps.load import BatchBlocked, load_window
 from bridge_pipeline.steps.verify import Verification, verify_folder
 from tests.integration import flow
 from tests.integration.desk import Desk, serving, ticket
-from tests.integration.flow import NAME, connect, day, ended, execute, rows, start
+from tests.integration.flow import NAME, beside_at, connect, day, ended, execute, rows, start
 from tests.integration.test_audit import assert_true, cells, manifest
 
 NOON = "2024-03-01T12:00:00Z"
@@ -215,6 +215,19 @@ def test_connections_of_one_tenant_audited_at_once_share_one_chain(workspace, de
     assert_whole(workspace, 1 + 3 * 2)
 
 
+@pytest.mark.slow
+def test_who_brings_the_chain_file_up_to_an_older_entry_keeps_no_older_head(workspace, desk):
+    def append_another() -> None:
+        with workspace.database.engine.begin() as connection:
+            append(workspace, connection, "acme", [Draft("note")])
+        export_chain(workspace, "acme")
+
+    with beside_at("chain.head", workspace, append_another) as others:
+        tickets_of(workspace)
+    others[0].result()
+    assert_whole(workspace, 4)
+
+
 # --- Keys -----------------------------------------------------------------------------------------
 
 
@@ -297,6 +310,17 @@ def test_a_key_changed_before_the_first_entry_signs_it(workspace, desk):
     assert key_ids(workspace.home) == [made.key]
     tickets_of(workspace)
     assert entries_of(workspace)[0]["key"] == made.key
+
+
+@pytest.mark.slow
+def test_a_key_that_a_chain_is_about_to_begin_with_is_replaced_and_not_lost(workspace, desk):
+    with beside_at("chain.signed", workspace, rotate_key, workspace) as others:
+        tickets_of(workspace)
+    rotation = others[0].result()
+    assert (rotation.tenants, key_ids(workspace.home)) == (["acme"], [rotation.key])
+    desk.records["tickets"][0] = ticket(1, "2024-03-01T13:00:00Z")
+    tickets_of(workspace)
+    assert_whole(workspace, 5)
 
 
 def test_without_its_key_nothing_is_written_and_the_error_says_what_to_do(workspace, desk):

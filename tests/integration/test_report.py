@@ -1,6 +1,7 @@
 """The report: it names every fault in words, is safe and masked, and is the same for the same data."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import openpyxl
@@ -9,6 +10,7 @@ import pytest
 from bridge_pipeline import redaction
 from bridge_pipeline.database import ledger, registry
 from bridge_pipeline.database.certificates import Certificate, add_certificate
+from bridge_pipeline.database.engine import advisory_lock
 from bridge_pipeline.model import Window
 from bridge_pipeline.steps import chain
 from bridge_pipeline.steps.certificate import verdict_words
@@ -16,7 +18,7 @@ from bridge_pipeline.steps.certify import certify, newest
 from bridge_pipeline.steps.report import write_report
 from bridge_pipeline.steps.summary import summarise_connection, summarise_run
 from tests.integration.desk import TOKEN, account, ticket, user
-from tests.integration.flow import NAME, connect, day, execute, land, process, rows
+from tests.integration.flow import NAME, beside, connect, day, execute, land, process, rows
 from tests.integration.planted import (
     DAY,
     HOSTILE,
@@ -181,6 +183,15 @@ def test_a_report_says_what_is_new_and_what_was_mended_since_the_day_before(plan
     assert "Compared with the report of this day as it was before" in said
     assert "Mended · tickets: Everything has a name." in said
     assert "users: Everything" not in said.split("Scorecard")[1].split("What the checks found")[0]
+
+
+def test_two_never_write_the_reports_of_a_connection_at_once(planted):
+    with ThreadPoolExecutor(1) as threads:
+        with planted.database.engine.begin() as writing:
+            advisory_lock(writing, f"report:{NAME}")
+            second = beside(threads, planted, write_report, planted, NAME, day(FIRST).last_day)
+            assert not second.done()
+        assert second.result().html.is_file()
 
 
 def test_a_day_that_was_never_extracted_has_a_report_that_says_what_to_do(planted):
