@@ -789,6 +789,8 @@ def test_the_files_say_what_the_ledger_says(workspace, loaded):
         assert outside not in page
     assert "Printer" not in page
     assert "example.com" not in page
+    hostile = certificate.document | {"source": "<script>alert(1)</script>"}
+    assert "&lt;script&gt;" in written.render(hostile, certificate.sha256)
 
 
 def test_what_cannot_be_certified_is_said(workspace, loaded):
