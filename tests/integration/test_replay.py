@@ -25,6 +25,7 @@ from tests.integration.desk import ticket
 from tests.integration.flow import (
     NAME,
     arrived,
+    beside_at,
     connect,
     day,
     digest,
@@ -340,6 +341,17 @@ def test_two_replays_at_once_take_no_record_twice(workspace, desk):
     counts = "select sum(loaded) as loaded, sum(superseded) as superseded from bridge.loads l join bridge.batches b on b.id = l.batch_id where kind = 'replay'"  # noqa: E501
     assert rows(workspace, counts) == [{"loaded": 2, "superseded": 0}]
     assert len(list((workspace.home.audit / "acme" / NAME / "tickets" / DAY).glob("*.csv"))) == 2
+
+
+def test_an_extraction_takes_nothing_away_from_a_replay_that_is_under_way(workspace, desk, monkeypatch):
+    spoil(desk)
+    process(workspace, day(DAY, NEXT), ["tickets"])
+    mend(monkeypatch)
+    with beside_at("replay.landed", workspace, land, workspace, "tickets", day(NEXT)) as others:
+        (done,) = replay(workspace, ALL)
+    assert others[0].result().landed == 1
+    assert done.load.loaded == 2
+    assert arrived(workspace, "tickets") == {"1", "2", "3"}
 
 
 # --- The command --------------------------------------------------------------------------------
