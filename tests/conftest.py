@@ -4,6 +4,7 @@ The server is started by the first test that wants it, in whichever worker, and 
 process that ends the run. Each test gets a database of its own, copied from a migrated one.
 """
 
+import logging
 import os
 import shutil
 import tempfile
@@ -14,8 +15,9 @@ from uuid import uuid4
 import hypothesis
 import pytest
 import sqlalchemy as sa
+import structlog
 
-from bridge_pipeline import redaction
+from bridge_pipeline import logs, redaction
 from bridge_pipeline import settings as configuration
 from bridge_pipeline.database import embedded
 from bridge_pipeline.database.engine import Database
@@ -142,3 +144,21 @@ def _temporary_database(server: embedded.Server, maintenance: sa.Engine, templat
     with maintenance.connect() as connection:
         for leftover in (name, f"{name}_dagster"):
             connection.execute(sa.text(f"drop database if exists {leftover} with (force)"))
+
+
+@pytest.fixture
+def no_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Logging as in a process that nobody has set it up in; as it was afterwards."""
+    root, factory = logging.getLogger(), logging.getLogRecordFactory()
+    handlers, level = root.handlers[:], root.level
+    known = structlog.get_config() if structlog.is_configured() else None
+    monkeypatch.setattr(logs, "_installed", None)
+    structlog.reset_defaults()
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.setLogRecordFactory(factory)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+    if known is not None:
+        structlog.configure(**known)

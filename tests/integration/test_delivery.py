@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
-import structlog
 
 from bridge_pipeline import cli, logs
 from bridge_pipeline import settings as configuration
@@ -60,18 +58,9 @@ def workspace(workspace: Workspace, post: Post, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture
-def logged(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def logged(workspace: Workspace, no_logging: None) -> None:
     """Logging as commands set it up, and as it was afterwards."""
-    root, factory = logging.getLogger(), logging.getLogRecordFactory()
-    handlers, level = root.handlers[:], root.level
-    monkeypatch.setattr(logs, "_installed", None)
     logs.configure(workspace.settings, workspace.home)
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.setLogRecordFactory(factory)
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -84,7 +84,12 @@ def landed(
 
 def written(path: Path, records: list[dict[str, Any]]) -> dict[str, Any]:
     pq.write_table(pa.Table.from_pylist(records, TICKETS.landing_schema), path, row_group_size=7)
-    return {"path": path.name, "rows": len(records), "bytes": path.stat().st_size, "sha256": ""}
+    return {
+        "path": path.name,
+        "rows": len(records),
+        "bytes": path.stat().st_size,
+        "sha256": sha256(path.read_bytes()).hexdigest(),
+    }
 
 
 def world(workspace: Workspace, number: random.Random) -> dict[str, Batch]:

@@ -28,7 +28,7 @@ COMMANDS = dict(_walk(typer.main.get_command(cli.app)))
 
 
 @pytest.fixture(autouse=True)
-def _unlogged(monkeypatch):
+def _unlogged(monkeypatch, no_logging):
     """Commands set up logging for their process; these run in the tests'."""
     monkeypatch.setattr("bridge_pipeline.logs.configure", lambda *_: None)
 

@@ -14,18 +14,7 @@ from bridge_pipeline.naming import Home
 SECRET = "900913-Hunter2Hunter2"
 
 
-@pytest.fixture(autouse=True)
-def _restored(monkeypatch):
-    """Leaves logging as it was for other tests."""
-    root, factory = logging.getLogger(), logging.getLogRecordFactory()
-    handlers, level = root.handlers[:], root.level
-    monkeypatch.setattr(logs, "_installed", None)
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.setLogRecordFactory(factory)
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
+pytestmark = pytest.mark.usefixtures("no_logging")
 
 
 @pytest.fixture
