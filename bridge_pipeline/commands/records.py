@@ -76,6 +76,8 @@ def _show(found: "RecordHistory", console: "Console") -> None:
             printable(f"in quarantine: {each['reason']} at {each['pointer'] or 'the whole record'}; ")
             + f"bridge quarantine show {each['sha256'][:12]}"
         )
+    for path in found.damaged:
+        console.print(printable(f"{path} is missing or not the file that the ledger lists: it was not read"))
 
 
 def accept(

@@ -35,8 +35,7 @@ def blocked_records(
 
 
 def _tells(workspace: Workspace, connection: sa.Connection, batch: Batch) -> bool:
-    """Whether it counts what a batch holds back: not of one whose files are damaged and whose days were read
-    better since."""
+    """Whether it counts what a batch holds back: not where its files are damaged and its days read since."""
     folder = landing_of(workspace, batch)
     if batch.kind in ledger.SINGLE or all(is_intact(folder / f["path"], f["sha256"]) for f in batch.files):
         return True

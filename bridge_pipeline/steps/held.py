@@ -16,11 +16,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import sqlalchemy as sa
+import structlog
 
+from bridge_pipeline.database import ledger
 from bridge_pipeline.database import tables as t
+from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import ENTITIES
+from bridge_pipeline.steps.land import LandingDamaged, refuse_damaged
+
+log = structlog.get_logger(__name__)
 
 # Lists show records in the order in which they were landed, or nearly: these row groups serve many pages.
 _GROUPS_AT_HAND = 4
@@ -31,7 +37,7 @@ create table places (batch integer, id text, content_hash text, path text, row_g
 
 
 class LandedRecords:
-    """See `connector_kit.session.Landed`; a batch whose files are gone holds nothing any more.
+    """See `connector_kit.session.Landed`; a batch whose files are damaged or gone holds nothing any more.
 
     For one thread.
     """
@@ -40,7 +46,8 @@ class LandedRecords:
         self._workspace = workspace
         self._record = record
         self._payloads = lru_cache(_GROUPS_AT_HAND)(_payloads)
-        self._known = set[int]()
+        # The batches that are entered.
+        self._known = dict[int, Batch]()
         # On disk as soon as it grows, and gone with this object.
         self._places = sqlite3.connect("", isolation_level=None)
         self._places.execute(_PLACES)
@@ -49,8 +56,7 @@ class LandedRecords:
         """The payloads of the versions that the entity's table holds."""
         found: dict[str, bytes] = {}
         for batch, held in groupby(self._rows(entity, shown), key=lambda row: row.batch_id):
-            if files := self._files(entity, batch):
-                self._learn(batch, files)
+            if self._learn(batch):
                 found |= self._of_batch(batch, {(row.id, row.content_hash) for row in held})
         return found
 
@@ -64,22 +70,36 @@ class LandedRecords:
             if (key, digest) in wanted:
                 yield key, self._payloads(path, group)[place].as_py().encode()
 
-    def _learn(self, batch: int, files: list[Path]) -> None:
-        """Enters where each version of a batch lies; of the same one twice, either."""
-        if batch in self._known:
-            return
-        self._places.execute("begin")
-        for path in files:
-            with pq.ParquetFile(path) as parquet:
-                for group in range(parquet.num_row_groups):
-                    table = parquet.read_row_group(group, columns=["id", "content_hash"])
-                    versions = zip(*(column.to_pylist() for column in table.columns), strict=True)
-                    self._places.executemany(
-                        "insert or replace into places values (?, ?, ?, ?, ?, ?)",
-                        ((batch, *each, str(path), group, place) for place, each in enumerate(versions)),
-                    )
-        self._places.execute("commit")
-        self._known.add(batch)
+    def _learn(self, number: int) -> bool:
+        """Enters where each version of a batch lies, of the same one twice, either; False if damaged."""
+        batch = self._known.get(number) or self._batch(number)
+        folder = self._workspace.home.landing_of(batch.tenant, batch.connection, batch.entity) / str(number)
+        try:
+            refuse_damaged(folder, batch.files)
+        except LandingDamaged as damaged:
+            log.warning("nothing is taken from a damaged landing", reason=damaged.finding)
+            return False
+        if number not in self._known:
+            self._places.execute("begin")
+            for file in batch.files:
+                self._enter(number, folder / file["path"])
+            self._places.execute("commit")
+            self._known[number] = batch
+        return True
+
+    def _batch(self, number: int) -> Batch:
+        with self._workspace.database.engine.connect() as connection:
+            return ledger.batch(connection, number)
+
+    def _enter(self, batch: int, path: Path) -> None:
+        with pq.ParquetFile(path) as parquet:
+            for group in range(parquet.num_row_groups):
+                table = parquet.read_row_group(group, columns=["id", "content_hash"])
+                versions = zip(*(column.to_pylist() for column in table.columns), strict=True)
+                self._places.executemany(
+                    "insert or replace into places values (?, ?, ?, ?, ?, ?)",
+                    ((batch, *each, str(path), group, place) for place, each in enumerate(versions)),
+                )
 
     def _rows(self, entity: str, shown: Mapping[str, datetime | None]) -> list[sa.Row]:
         """Id, hash and batch, by batch, of the rows that are as old as the source shows them, and were read
@@ -95,11 +115,6 @@ class LandedRecords:
             found = connection.execute(query).all()
         exclude = list(self._record.exclude)
         return [row for row in found if row.updated_at == shown[row.id] and list(row.excluded) == exclude]
-
-    def _files(self, entity: str, batch: int) -> list[Path]:
-        record = self._record
-        folder = self._workspace.home.landing_of(record.tenant, record.name, entity) / str(batch)
-        return sorted(folder.glob(f"{entity}.*.parquet"))
 
 
 def _payloads(path: str, group: int) -> pa.ChunkedArray:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -16,6 +15,7 @@ from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import ENTITIES
 from bridge_pipeline.steps.extract import landing_of
+from bridge_pipeline.steps.land import is_intact
 
 
 class UnknownRecord(LookupError):
@@ -43,7 +43,11 @@ class Version:
 
 @dataclass(frozen=True)
 class RecordHistory:
-    """A record: the table's row (None before its first load), its payload, all landed versions."""
+    """A record: the table's row (None before its first load), its payload, all landed versions.
+
+    `damaged` are landing files of the entity that are missing or not those that the ledger lists, and were
+    not read.
+    """
 
     connection: str
     entity: str
@@ -52,6 +56,7 @@ class RecordHistory:
     payload: str | None
     versions: tuple[Version, ...]
     quarantined: tuple[dict[str, Any], ...]
+    damaged: tuple[str, ...]
 
 
 def find_record(workspace: Workspace, name: str, entity: str, record_id: str) -> RecordHistory:
@@ -67,11 +72,16 @@ def find_record(workspace: Workspace, name: str, entity: str, record_id: str) ->
         raise UnknownEntity(f"there is no entity {entity!r}; there are: {', '.join(ENTITIES)}")
     with workspace.database.engine.connect() as connection:
         row = _row(connection, name, entity, record_id)
-        versions = tuple(_versions(workspace, connection, name, entity, record_id))
+        intact, damaged = _files(workspace, connection, name, entity)
+        versions = tuple(_versions(connection, intact, record_id))
         quarantined = tuple(_quarantined(connection, name, entity, record_id))
     if row is None and not versions and not quarantined:
-        raise UnknownRecord(f"{name} has no {entity} with the id {record_id!r}, in no batch and no table")
-    return RecordHistory(name, entity, record_id, row, _payload(row, versions), versions, quarantined)
+        but = f"; {len(damaged)} landing files are damaged, {damaged[0]} among them" if damaged else ""
+        raise UnknownRecord(
+            f"{name} has no {entity} with the id {record_id!r}, in no batch and no table{but}"
+        )
+    payload = _payload(row, versions)
+    return RecordHistory(name, entity, record_id, row, payload, versions, quarantined, damaged)
 
 
 def _row(connection: sa.Connection, name: str, entity: str, record_id: str) -> dict[str, Any] | None:
@@ -89,12 +99,23 @@ def _payload(row: dict[str, Any] | None, versions: tuple[Version, ...]) -> str |
     return (shown or versions)[-1].raw
 
 
-def _versions(
-    workspace: Workspace, connection: sa.Connection, name: str, entity: str, record_id: str
-) -> Iterator[Version]:
+def _files(
+    workspace: Workspace, connection: sa.Connection, name: str, entity: str
+) -> tuple[dict[str, Batch], tuple[str, ...]]:
+    """The landing files of an entity with their batches, and those that are damaged."""
     condition = sa.and_(t.batches.c.connection == name, t.batches.c.entity == entity)
-    batches = ledger.list_batches(connection, condition)
-    paths = {str(path): batch for batch in batches for path in _files(workspace, batch)}
+    intact, damaged = dict[str, Batch](), list[str]()
+    for batch in ledger.list_batches(connection, condition):
+        for file in batch.files:
+            path = landing_of(workspace, batch) / file["path"]
+            if is_intact(path, file["sha256"]):
+                intact[str(path)] = batch
+            else:
+                damaged.append(str(path))
+    return intact, tuple(damaged)
+
+
+def _versions(connection: sa.Connection, paths: dict[str, Batch], record_id: str) -> Iterator[Version]:
     if not paths:
         return
     query = """select filename, epoch_us(updated_at), epoch_us(fetched_at), content_hash, seq, raw
@@ -115,11 +136,6 @@ def _versions(
             rejected_by=_rejected_by(connection, batch.id, seq),
             raw=raw,
         )
-
-
-def _files(workspace: Workspace, batch: Batch) -> Iterator[Path]:
-    folder = landing_of(workspace, batch)
-    return (folder / file["path"] for file in batch.files if (folder / file["path"]).is_file())
 
 
 def _rejected_by(connection: sa.Connection, batch: int, seq: int) -> str | None:

@@ -5,9 +5,11 @@ folder: dlt has no lock between processes (see docs/decisions). The files count 
 until the ledger lists their batch.
 """
 
+import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +24,8 @@ from bridge_pipeline.imports import made_to_stay
 from bridge_pipeline.model import ENTITIES
 
 Tables = Callable[[], Iterator[pa.Table]]
+# There is none, or something else in its place or that of a folder above it, or the disk has lost it.
+_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EIO}
 
 
 class LandingDamaged(RuntimeError):
@@ -72,15 +76,18 @@ def _described(path: Path, folder: Path) -> dict[str, Any]:
 
 
 def is_intact(path: Path, sha256: str) -> bool:
-    """Whether a landing file is there and has the SHA-256 that the ledger lists.
+    """Whether a file is there that can be read and has the SHA-256 that the ledger lists.
 
-    A file is read through once by a process, as long as it is not written again.
+    A process reads it through once, as long as nobody writes it again.
     """
     try:
         told = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
+        identity = told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns
+        return stat.S_ISREG(told.st_mode) and _digest(path, *identity) == sha256
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
         return False
-    return _digest(path, told.st_ino, told.st_size, told.st_mtime_ns) == sha256
 
 
 @lru_cache(maxsize=4096)

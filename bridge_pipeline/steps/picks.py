@@ -20,11 +20,10 @@ from bridge_pipeline.database import ledger
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
-from bridge_pipeline.model import ENTITIES
 from bridge_pipeline.model.entity import TIMESTAMP
 from bridge_pipeline.steps import duck
 from bridge_pipeline.steps.extract import landing_of
-from bridge_pipeline.steps.land import read_landed, refuse_damaged
+from bridge_pipeline.steps.land import LandingDamaged, read_landed, refuse_damaged
 from bridge_pipeline.steps.places import Places
 
 _DECIDING = ("seq", "id", "updated_at", "fetched_at", "content_hash")
@@ -112,10 +111,9 @@ def parts_of(
 
     def add(each: Batch, kept: Callable[[pa.Table], pa.ChunkedArray] | None) -> None:
         nonlocal count
-        folder = landing_of(workspace, each)
         # What DuckDB's threads meet while they read is told in its words.
-        refuse_damaged(folder, each.files)
-        parts.append(Part(each, folder, count, kept))
+        refuse_damaged(landing_of(workspace, each), each.files)
+        parts.append(Part(each, landing_of(workspace, each), count, kept))
         count += parts[-1].rows
 
     add(batch, _accepted(connection, batch))
@@ -123,7 +121,13 @@ def parts_of(
         add(replay, _accepted(connection, replay, batch.fetched_from))
     values = {"batch": batch.id, "connection": batch.connection, "first": first, "last": last}
     for certified in connection.scalars(sa.text(_CERTIFIED.format(entity=batch.entity)), values).all():
-        add(ledger.batch(connection, certified), _loaded(connection, batch, certified))
+        brought = _brought(connection, batch, certified, first, last)
+        try:
+            add(ledger.batch(connection, certified), _among(brought))
+        except LandingDamaged:
+            # Where the days were read since, and show all that it brought, it is not needed.
+            if brought.difference(*(_versions(part) for part in parts)):
+                raise
     return parts
 
 
@@ -147,19 +151,27 @@ def _accepted(
     return kept
 
 
-def _loaded(connection: sa.Connection, batch: Batch, certified: int) -> Callable[[pa.Table], pa.ChunkedArray]:
-    """Whether rows of a certificate's batch are what the table holds."""
-    table = t.desk_table(ENTITIES[batch.entity])
-    query = sa.select(table.c.id, table.c.content_hash).where(
-        table.c.connection == batch.connection, table.c.batch_id == certified
-    )
-    held = {tuple(row) for row in connection.execute(query)}
+def _brought(
+    connection: sa.Connection, batch: Batch, certified: int, first: date, last: date
+) -> set[tuple[str, str]]:
+    """Id and content hash of the rows of days that the table has from a certificate's batch."""
+    values = {"certified": certified, "connection": batch.connection, "first": first, "last": last}
+    rows = connection.execute(sa.text(_BROUGHT.format(entity=batch.entity)), values)
+    return {(row.id, row.content_hash) for row in rows}
 
+
+def _among(versions: set[tuple[str, str]]) -> Callable[[pa.Table], pa.ChunkedArray]:
     def kept(rows: pa.Table) -> pa.ChunkedArray:
         found = zip(rows["id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True)
-        return pa.chunked_array([pa.array([each in held for each in found], pa.bool_())])
+        return pa.chunked_array([pa.array([each in versions for each in found], pa.bool_())])
 
     return kept
+
+
+def _versions(part: Part) -> Iterator[tuple[str, str]]:
+    """Id and content hash of the rows of a part that count."""
+    for rows in part.decide():
+        yield from zip(rows["id"].to_pylist(), rows["mark"].to_pylist(), strict=True)
 
 
 def pick(
@@ -234,21 +246,26 @@ select day, id, seq, fetched_at, deleted_at, mark from (
 order by day, length(id), id, seq < 0, updated_at desc, fetched_at desc, seq desc
 """
 
-_CERTIFIED = """
-    select distinct d.batch_id from desk.{entity} d join bridge.batches b on b.id = d.batch_id
-    where d.connection = :connection and b.proof ->> 'for' = 'certificate' and b.id <> :batch
-        and d.updated_at >= cast(:first as date)::timestamp at time zone 'UTC'
-        and d.updated_at < (cast(:last as date) + 1)::timestamp at time zone 'UTC'
+_OF_DAYS = """
+    d.updated_at >= cast(:first as date)::timestamp at time zone 'UTC'
+    and d.updated_at < (cast(:last as date) + 1)::timestamp at time zone 'UTC'
+"""
+
+_CERTIFIED = f"""
+    select distinct d.batch_id from desk.{{entity}} d join bridge.batches b on b.id = d.batch_id
+    where d.connection = :connection and b.proof ->> 'for' = 'certificate' and b.id <> :batch and {_OF_DAYS}
     order by d.batch_id
 """
 
-_DELETED = """
+_BROUGHT = f"""
+    select d.id, d.content_hash from desk.{{entity}} d
+    where d.connection = :connection and d.batch_id = :certified and {_OF_DAYS}
+"""
+
+_DELETED = f"""
     select (updated_at at time zone 'UTC')::date - date '1970-01-01' as day, id,
         (extract(epoch from deleted_at) * 1000000)::bigint as deleted_at
-    from desk.{entity}
-    where connection = :connection and deleted_at is not null
-        and updated_at >= cast(:first as date)::timestamp at time zone 'UTC'
-        and updated_at < (cast(:last as date) + 1)::timestamp at time zone 'UTC'
+    from desk.{{entity}} d where connection = :connection and deleted_at is not null and {_OF_DAYS}
 """
 
 

@@ -1,17 +1,21 @@
 """Landing files that a disk or a person has changed or removed: nothing is read from them, and all heals."""
 
+import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bridge_pipeline.database import ledger
 from bridge_pipeline.database.ledger import Batch
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.steps.accept import accept_batch
 from bridge_pipeline.steps.audit import AuditFileDamaged, audit_window
 from bridge_pipeline.steps.certify import certify
 from bridge_pipeline.steps.extract import landing_of
-from bridge_pipeline.steps.land import LandingDamaged
+from bridge_pipeline.steps.history import UnknownRecord, find_record
+from bridge_pipeline.steps.land import LandingDamaged, is_intact
 from bridge_pipeline.steps.load import EquationBroken, load
 from bridge_pipeline.steps.verify import verify_folder
 from tests.integration.desk import Desk, ticket
@@ -36,7 +40,13 @@ def altered(path: Path) -> None:
     assert path.read_bytes() != before
 
 
-DAMAGES = pytest.mark.parametrize("damage", [altered, Path.unlink])
+def replaced(path: Path) -> None:
+    """A folder in its place."""
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES = pytest.mark.parametrize("damage", [altered, Path.unlink, replaced])
 Damage = Callable[[Path], None]
 
 
@@ -115,7 +125,50 @@ def test_no_audit_file_says_what_left_one_that_is_damaged(workspace, desk, damag
     with pytest.raises(AuditFileDamaged, match=str(first.path)):
         process(workspace, DAY, ["tickets"])
     assert not first.path.with_name("v0002.csv").exists()
+    if first.path.is_dir():
+        first.path.rmdir()
     first.path.write_bytes(whole)
     (second,) = audit_window(workspace, NAME, "tickets", DAY)
     assert (second.rows, second.version) == (4, 2)
     assert verify_folder(workspace.home.audit / "acme").findings == []
+
+
+@DAMAGES
+def test_a_day_is_audited_without_a_certificate_s_batch_that_it_shows_by_itself(
+    workspace, desk, damage: Damage
+):
+    process(workspace, DAY, ["tickets"])
+    desk.records["tickets"].append(ticket(4, NOON, subject="Printer"))
+    assert certify(workspace, NAME).complete
+    (found,) = rows(workspace, "select max(batch_id) as id from desk.tickets where not placeholder")
+    with workspace.database.engine.connect() as connection:
+        certified = ledger.batch(connection, found["id"])
+    assert certified.proof["for"] == "certificate"
+    damage(file_of(workspace, certified))
+    with pytest.raises(LandingDamaged, match=str(file_of(workspace, certified))):
+        audit_window(workspace, NAME, "tickets", DAY)
+    _, _, (file,) = process(workspace, DAY, ["tickets"])["tickets"]
+    assert file.rows == 4
+    assert "Painter" not in file.path.read_text()
+
+
+@DAMAGES
+def test_what_a_damaged_file_held_is_not_shown_as_what_the_source_sent(workspace, desk, damage: Damage):
+    batch, _, _ = process(workspace, DAY, ["tickets"])["tickets"]
+    damage(file_of(workspace, batch))
+    found = find_record(workspace, NAME, "tickets", "1")
+    assert (found.versions, found.payload) == ((), None)
+    assert found.damaged == (str(file_of(workspace, batch)),)
+    with pytest.raises(UnknownRecord, match="1 landing files are damaged"):
+        find_record(workspace, NAME, "tickets", "999")
+
+
+def test_a_file_that_is_written_again_is_read_again(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    known, digest = path.stat(), hashlib.sha256(b"one").hexdigest()
+    assert is_intact(path, digest)
+    with path.open("r+b") as file:
+        file.write(b"two")
+    os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
+    assert not is_intact(path, digest)

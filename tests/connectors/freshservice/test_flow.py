@@ -1,5 +1,6 @@
 """The whole flow over Freshservice: days stay whole, details are asked for once, what is gone is found."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, datetime, timedelta
@@ -13,6 +14,7 @@ from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import Window
 from bridge_pipeline.steps.certify import certify
+from bridge_pipeline.steps.extract import landing_of
 from bridge_pipeline.steps.held import LandedRecords
 from bridge_pipeline.steps.load import load
 from tests.connectors.freshservice.account import ENTITIES, KEY, Account, asked, serving, truth
@@ -96,6 +98,20 @@ def test_a_day_read_again_is_whole_and_costs_the_details_of_what_changed(workspa
     assert [path for path in paths if "/tickets/" in path] == [f"/api/v2/tickets/{changed.id}"]
 
 
+def test_details_are_asked_for_again_where_those_that_landed_are_damaged(workspace, account):
+    first, _ = take(workspace, DAY)
+    before = flow.table(workspace, "tickets", NAME)
+    (file,) = first.files
+    path = landing_of(workspace, first) / file["path"]
+    rows = pq.read_table(path)
+    place = rows.schema.get_field_index("raw")
+    spoilt = [raw.replace('"tags":[', '"tags":["DAMAGED",') for raw in rows["raw"].to_pylist()]
+    pq.write_table(rows.set_column(place, rows.schema.field(place), [spoilt]), path)
+    again, _ = take(workspace, DAY)
+    assert (again.proof["details_asked"], again.proof["details_kept"]) == (first.landed, 0)
+    assert flow.table(workspace, "tickets", NAME) == before
+
+
 def test_what_is_held_is_what_the_table_shows(workspace, account):
     take(workspace, DAY)
     record = registry.get(workspace.database.engine, NAME)
@@ -123,6 +139,10 @@ def test_looking_up_page_after_page_reads_what_is_held_once(workspace, account, 
     (path,) = workspace.home.landing_of("acme", NAME, "tickets").rglob("tickets.*.parquet")
     landed_rows = pq.read_table(path)
     pq.write_table(landed_rows, path, row_group_size=2)
+    sealed = (
+        "update bridge.batches set files = jsonb_set(files, '{0,sha256}', to_jsonb(cast(:sha256 as text)))"
+    )
+    flow.execute(workspace, sealed, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     groups, listed = -(-len(landed_rows) // 2), landed_rows.column("id").to_pylist()
     read = []
     group = pq.ParquetFile.read_row_group
