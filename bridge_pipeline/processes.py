@@ -24,6 +24,8 @@ from bridge_pipeline.naming import Home
 _INHERITED = re.compile(
     r"PATH|HOME|LANG|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|PYTHON\w*|SSL_CERT_\w+|LOG_LEVEL|BRIDGE_\w+|DAGSTER_\w+"
 )
+# Another with each start of the machine.
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class AlreadyRunning(RuntimeError):
@@ -68,7 +70,7 @@ def is_free(port: int) -> bool:
 @contextmanager
 def recorded(home: Home, role: str, process: int, **facts: Any) -> Iterator[None]:
     """Writes down that `process` plays a role in this home, for as long as the context lasts."""
-    record = {"pid": process, "started": psutil.Process(process).create_time(), **facts}
+    record = {"pid": process, "began": began(process), **facts}
     path = _record(home, role)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_durably(path, orjson.dumps(record))
@@ -82,12 +84,35 @@ def facts_of(home: Home, role: str) -> dict[str, Any] | None:
     """What is written down of the living process of a role; None if none lives."""
     try:
         record = orjson.loads(_record(home, role).read_bytes())
-        process = psutil.Process(record["pid"])
-        # A number may have been given to another process since.
-        same = abs(process.create_time() - record["started"]) < 1
-        return record if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except (OSError, ValueError, KeyError, psutil.Error):
+        return record if lives(record["pid"], record["began"]) else None
+    except (OSError, ValueError, KeyError):
         return None
+
+
+def began(pid: int) -> str:
+    """What tells a running process from any other that has its number before or after, however the clock
+    of this machine is set meanwhile.
+
+    Raises:
+        psutil.NoSuchProcess: none has that number.
+    """
+    process = psutil.Process(pid)
+    if not psutil.LINUX:
+        return f"{process.create_time():.2f}"
+    # psutil adds the time of the machine's start, which is reckoned from the clock and moves with it.
+    try:
+        ticks = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
+        return f"{_BOOT.read_text().strip()}.{ticks}"
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise psutil.NoSuchProcess(pid) from error
+
+
+def lives(pid: int, since: str) -> bool:
+    """Whether the process that had `pid`, and of which `began` said `since`, still runs."""
+    try:
+        return began(pid) == since and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def stop_recorded(home: Home, role: str, seconds: float = 20.0) -> bool:

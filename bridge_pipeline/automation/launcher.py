@@ -12,7 +12,9 @@ from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, Wor
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
 
-# Which process executes a run in itself: `host:pid:start time`.
+from bridge_pipeline.processes import began, lives
+
+# Which process executes a run in itself: `host:pid:began`, see `processes.began`.
 PROCESS_TAG = "bridge/process"
 # Seconds that a code server may take to say whether it executes a run.
 _PATIENCE = 10
@@ -78,7 +80,7 @@ class HealthCheckedRunLauncher(DefaultRunLauncher):
 
 def process_tag(pid: int) -> str:
     """The value of `PROCESS_TAG` for a running process of this machine."""
-    return f"{socket.gethostname()}:{pid}:{psutil.Process(pid).create_time():.2f}"
+    return f"{socket.gethostname()}:{pid}:{began(pid)}"
 
 
 def on_this_machine(process: str) -> bool:
@@ -89,8 +91,9 @@ def on_this_machine(process: str) -> bool:
 def alive(process: str) -> bool:
     """Whether that very process still runs."""
     try:
-        return process_tag(int(process.split(":")[1])) == process
-    except (psutil.Error, ValueError):
+        _, pid, since = process.rsplit(":", 2)
+        return lives(int(pid), since)
+    except ValueError:
         return False
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
 import grpc
+import psutil
 import pytest
 from dagster._core.events import EngineEventData
 from dagster._core.launcher import WorkerStatus
@@ -57,8 +58,20 @@ def test_a_run_whose_process_ended_is_not(instance, dead):
 
 
 def test_another_process_with_the_same_number_is_not_the_runs(instance):
-    host, pid, started = process_tag(os.getpid()).split(":")
-    assert health(instance, {PROCESS_TAG: f"{host}:{pid}:{float(started) - 60:.2f}"}) == WorkerStatus.FAILED
+    began = process_tag(os.getpid()).rpartition(":")[2]
+    before = process_tag(os.getppid()).replace(f":{os.getppid()}:", f":{os.getpid()}:")
+    assert not before.endswith(began)
+    assert health(instance, {PROCESS_TAG: before}) == WorkerStatus.FAILED
+
+
+def test_a_process_that_nobody_asked_how_it_ended_does_not_live(instance):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        tag = process_tag(process.pid)
+        assert process.stdin
+        process.stdin.close()
+        while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+            pass
+        assert health(instance, {PROCESS_TAG: tag}) == WorkerStatus.FAILED
 
 
 def test_of_a_process_on_another_machine_nothing_is_known(instance):

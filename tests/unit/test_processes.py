@@ -64,12 +64,24 @@ def test_a_recorded_process_can_be_stopped_by_another(home, running):
 
 
 def test_a_process_that_got_the_number_of_an_old_one_is_left_alone(home, running):
-    started = psutil.Process(running.pid).create_time() - 1_000
     record = home.work / "processes" / "daemon.json"
     record.parent.mkdir(parents=True)
-    record.write_bytes(orjson.dumps({"pid": running.pid, "started": started}))
+    # Our parent began before it.
+    record.write_bytes(orjson.dumps({"pid": running.pid, "began": processes.began(os.getppid())}))
     assert not processes.stop_recorded(home, "daemon")
     assert running.poll() is None
+
+
+def test_a_process_is_known_however_the_clock_is_set(home, running, monkeypatch):
+    """psutil reckons when a process began from the time of the machine's start, which is set with the clock."""
+    with processes.recorded(home, "daemon", running.pid):
+        then = psutil.Process(running.pid).create_time()
+        booted = psutil.boot_time()
+        for reckoned in ("psutil.boot_time", "psutil._psplatform.boot_time"):
+            monkeypatch.setattr(reckoned, lambda: booted + 3_600)
+        if psutil.LINUX:
+            assert psutil.Process(running.pid).create_time() == then + 3_600
+        assert processes.facts_of(home, "daemon")
 
 
 def test_a_taken_port_is_refused():
