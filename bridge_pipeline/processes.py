@@ -5,7 +5,6 @@ The embedded Postgres is not among them; see `database.embedded`.
 
 import os
 import re
-import signal
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -24,6 +23,9 @@ from bridge_pipeline.naming import Home
 _INHERITED = re.compile(
     r"PATH|HOME|LANG|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|PYTHON\w*|SSL_CERT_\w+|LOG_LEVEL|BRIDGE_\w+|DAGSTER_\w+"
 )
+# Seconds for those whose parent ended to end by themselves, and for one that is killed to be gone.
+_FAMILY_SECONDS = 5.0
+_KILLED_SECONDS = 10.0
 # Another with each start of the machine.
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -115,19 +117,29 @@ def lives(pid: int, since: str) -> bool:
         return False
 
 
-def stop_recorded(home: Home, role: str, seconds: float = 20.0) -> bool:
-    """Ends the process of a role, forcibly after `seconds`; False if none lived."""
+def stop_recorded(home: Home, role: str, seconds: float = 20.0, family: bool = False) -> bool:
+    """Ends the process of a role, as `end` does; False if none lived."""
     record = facts_of(home, role)
     if record is None:
         return False
     with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(record["pid"])
-        process.send_signal(signal.SIGTERM)
-        _, alive = psutil.wait_procs([process], timeout=seconds)
-        for each in alive:
-            each.kill()
+        end(psutil.Process(record["pid"]), seconds, family)
     _record(home, role).unlink(missing_ok=True)
     return True
+
+
+def end(process: psutil.Process, seconds: float = 20.0, family: bool = True) -> None:
+    """Ends a process, forcibly after `seconds`, and with its `family` those that it started: code servers
+    outlive a webserver that is killed, and runs their code server."""
+    started: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        started = process.children(recursive=True) if family else []
+        process.terminate()
+    for those, patience in (([process], seconds), (started, _FAMILY_SECONDS)):
+        for each in psutil.wait_procs(those, timeout=patience)[1]:
+            with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+                each.kill()
+                each.wait(_KILLED_SECONDS)
 
 
 def _record(home: Home, role: str) -> Path:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _ROLES = ("webserver", "daemon")
 _START_SECONDS = 120.0
+# For `up` to end its parts and theirs, one after the other.
+_STOP_SECONDS = 60.0
 # Between two looks at the embedded database.
 _LOOK_SECONDS = 5.0
 
@@ -89,8 +91,10 @@ def down(json_output: Json = False) -> None:
     from bridge_pipeline.naming import Home
 
     home = Home(start_logging().home)
+    stopped = ["up"] if processes.stop_recorded(home, "up", _STOP_SECONDS) else []
     # `up` stops its children itself; they are looked for in case it was killed.
-    stopped = [role for role in ("up", *_ROLES, "simulator") if processes.stop_recorded(home, role)]
+    children = (*_ROLES, "simulator")
+    stopped += [role for role in children if processes.stop_recorded(home, role, family=True)]
     if embedded.stop(home):
         stopped.append("database")
     text = f"stopped: {', '.join(stopped)}" if stopped else "nothing was running"
@@ -103,6 +107,8 @@ class _Child:
 
     role: str
     process: subprocess.Popen[str]
+    # Closing it ends the part.
+    stack: ExitStack = field(default_factory=ExitStack)
     last: deque[str] = field(default_factory=lambda: deque(maxlen=15))
 
 
@@ -115,8 +121,11 @@ def _serve(stack: ExitStack, workspace: "Workspace", port: int, read_only: bool)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _raise_stopped)
     try:
-        children = [_start(stack, workspace, role, port, read_only) for role in _ROLES]
-        return _watch(workspace, children, port)
+        parts = _Parts(workspace, port, read_only)
+        stack.callback(parts.stop)
+        for role in _ROLES:
+            parts.start(role)
+        return _watch(workspace, parts, port)
     except _Stopped:
         note("stopping …")
         return 0
@@ -129,27 +138,44 @@ def _raise_stopped(_number: int, _frame: object) -> None:
     raise _Stopped
 
 
-def _start(stack: ExitStack, workspace: "Workspace", role: str, port: int, read_only: bool) -> _Child:
-    from bridge_pipeline import processes
-    from bridge_pipeline.settings import PROJECT_ROOT
+@dataclass
+class _Parts:
+    """The running parts of `up`, by their roles."""
 
-    process = subprocess.Popen(
-        _command(role, PROJECT_ROOT / "workspace.yaml", port, read_only),
-        cwd=PROJECT_ROOT,
-        env=processes.child_environment(workspace),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        # Ctrl-C is for `up`, which then stops them in order.
-        start_new_session=True,
-    )
-    child = _Child(role, process)
-    stack.callback(_stop, child)
-    stack.enter_context(processes.recorded(workspace.home, role, process.pid))
-    threading.Thread(target=_keep_lines, args=(workspace, child), daemon=True).start()
-    return child
+    workspace: "Workspace"
+    port: int
+    read_only: bool
+    running: dict[str, _Child] = field(default_factory=dict)
+
+    def start(self, role: str) -> None:
+        """Starts a part, in place of the one that runs."""
+        from bridge_pipeline import processes
+        from bridge_pipeline.settings import PROJECT_ROOT
+
+        if role in self.running:
+            self.running[role].stack.close()
+        process = subprocess.Popen(
+            _command(role, PROJECT_ROOT / "workspace.yaml", self.port, self.read_only),
+            cwd=PROJECT_ROOT,
+            env=processes.child_environment(self.workspace),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            # Ctrl-C is for `up`, which then stops them in order.
+            start_new_session=True,
+        )
+        child = self.running[role] = _Child(role, process)
+        child.stack.callback(_stop, child)
+        child.stack.enter_context(processes.recorded(self.workspace.home, role, process.pid))
+        threading.Thread(target=_keep_lines, args=(self.workspace, child), daemon=True).start()
+
+    def stop(self) -> None:
+        """Ends all parts, the last one started first."""
+        with ExitStack() as stack:
+            for child in self.running.values():
+                stack.push(child.stack)
 
 
 def _command(role: str, location: Path, port: int, read_only: bool) -> list[str]:
@@ -181,12 +207,13 @@ def _keep_lines(workspace: "Workspace", child: _Child) -> None:
         append(path, f"{child.role}: {text}\n".encode(), settings.log_max_bytes, settings.log_backups)
 
 
-def _watch(workspace: "Workspace", children: list[_Child], port: int) -> int:
+def _watch(workspace: "Workspace", parts: _Parts, port: int) -> int:
     deadline = time.monotonic() + _START_SECONDS
     answering = False
     database = _Revived(workspace.home) if workspace.settings.database_url is None else None
+    code = _CodeServer(parts)
     while True:
-        for child in children:
+        for child in parts.running.values():
             if child.process.poll() is not None:
                 lines = "".join(f"\n  {printable(line)}" for line in child.last)
                 note(f"the {child.role} ended with code {child.process.returncode}; its last lines:{lines}")
@@ -199,7 +226,35 @@ def _watch(workspace: "Workspace", children: list[_Child], port: int) -> int:
             return 1
         if database is not None:
             database.look()
+        code.look()
         time.sleep(0.2)
+
+
+@dataclass
+class _CodeServer:
+    """The code server of the webserver, which goes on without it, starts no run and says nothing of it.
+
+    The daemon replaces its own within a minute.
+    """
+
+    parts: _Parts
+    seen: bool = False
+    looked: float = field(default_factory=time.monotonic)
+
+    def look(self) -> None:
+        """Starts the webserver again where its code server is gone."""
+        import psutil
+
+        if time.monotonic() - self.looked < _LOOK_SECONDS:
+            return
+        with suppress(psutil.NoSuchProcess):
+            started = psutil.Process(self.parts.running["webserver"].process.pid).children()
+            there = any(each.status() != psutil.STATUS_ZOMBIE for each in started)
+            if self.seen and not there:
+                note("the webserver's code server had ended, and the webserver is started again")
+                self.parts.start("webserver")
+            self.seen = there
+        self.looked = time.monotonic()
 
 
 @dataclass
@@ -237,24 +292,14 @@ def _answers(port: int) -> bool:
 
 
 def _stop(child: _Child) -> None:
-    """Ends a child and those it started: code servers outlive a webserver that is killed."""
     import psutil
 
-    try:
-        family = [
-            psutil.Process(child.process.pid),
-            *psutil.Process(child.process.pid).children(recursive=True),
-        ]
-    except psutil.NoSuchProcess:
-        family = []
-    child.process.terminate()
-    try:
-        child.process.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        child.process.kill()
+    from bridge_pipeline import processes
+
+    # One that ended by itself may have given its number away.
+    if child.process.poll() is None:
+        processes.end(psutil.Process(child.process.pid))
         child.process.wait()
-    for process in psutil.wait_procs(family, timeout=5)[1]:
-        process.kill()
 
 
 def _address(port: int) -> str:

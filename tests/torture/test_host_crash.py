@@ -24,7 +24,7 @@ import httpx
 import psutil
 import pytest
 
-from bridge_pipeline import naming
+from bridge_pipeline import naming, processes
 from bridge_pipeline.automation.jobs import DAILY_JOB, range_tags
 from bridge_pipeline.automation.runs import add_partition, prepare_instance
 from bridge_pipeline.database import embedded
@@ -66,6 +66,11 @@ class Installed:
         command = [PROJECT_ROOT / ".venv/bin/bridge", "up", "--port", str(port)]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return subprocess.Popen(command, env=self.environment, cwd=self.home.parent, **quiet)
+
+    def bridge(self, *words: str) -> None:
+        """Runs a command."""
+        command = [PROJECT_ROOT / ".venv/bin/bridge", *words]
+        subprocess.run(command, env=self.environment, cwd=self.home.parent, check=True, capture_output=True)
 
     def crash(self) -> int:
         """Kills all processes of the stack at once; how many these were. The database is not among them."""
@@ -210,6 +215,41 @@ def test_an_up_that_was_killed_is_taken_over_by_the_next(installed):
 
 
 @pytest.mark.slow
+def test_down_ends_what_a_killed_up_left_behind(installed):
+    with serving() as desk:
+        workspace = open_workspace()
+        connect(workspace, desk, entities=("accounts", "tickets"))
+        add_partition(workspace, NAME)
+        installed.up()
+        with holding(desk) as reached:
+            launch(installed)
+            until(reached.is_set, 300)
+            installed.process.kill()
+            installed.process.wait()
+            installed.bridge("down")
+            assert [each.cmdline() for each in of_home(installed.home)] == []
+
+
+@pytest.mark.slow
+def test_a_webserver_whose_code_server_ended_is_started_again(installed):
+    with serving() as desk:
+        workspace = open_workspace()
+        connect(workspace, desk, entities=("accounts", "tickets"))
+        add_partition(workspace, NAME)
+        instance = prepare_instance(workspace)
+        installed.up()
+        until(lambda: len(code_servers(installed.home)) == 1, 120)
+        for each in code_servers(installed.home):
+            each.kill()
+        until(lambda: len(code_servers(installed.home)) == 1, 120)
+        until(installed._answers, 120)
+        launch(installed)
+        until(lambda: instance.get_runs_count(dg.RunsFilter(statuses=list(OPEN))) == 0, 300)
+        assert instance.get_runs(limit=1)[0].status == dg.DagsterRunStatus.SUCCESS
+        assert installed.process.poll() is None
+
+
+@pytest.mark.slow
 def test_of_two_that_are_started_at_once_one_serves(installed):
     open_workspace()
     both = installed.start(installed.port), installed.start(free_port())
@@ -218,6 +258,13 @@ def test_of_two_that_are_started_at_once_one_serves(installed):
     assert refused.returncode == 1
     until(lambda: len(daemons(installed.home)) == 1, 120)
     assert installed.process.poll() is None
+
+
+def code_servers(home: Path) -> list[psutil.Process]:
+    """The code servers of the webserver of a home."""
+    webserver = processes.facts_of(naming.Home(home), "webserver")
+    started = psutil.Process(webserver["pid"]).children() if webserver else []
+    return [each for each in started if each.status() != psutil.STATUS_ZOMBIE]
 
 
 def daemons(home: Path) -> list[psutil.Process]:

@@ -73,7 +73,7 @@ def test_a_process_that_got_the_number_of_an_old_one_is_left_alone(home, running
 
 
 def test_a_process_is_known_however_the_clock_is_set(home, running, monkeypatch):
-    """psutil reckons when a process began from the time of the machine's start, which is set with the clock."""
+    """psutil reckons when a process began from the time of the last boot, which moves with the clock."""
     with processes.recorded(home, "daemon", running.pid):
         then = psutil.Process(running.pid).create_time()
         booted = psutil.boot_time()
