@@ -167,8 +167,10 @@ class _Parts:
             start_new_session=True,
         )
         child = self.running[role] = _Child(role, process)
+        # A signal may come before it is written down; and what is written down stays until it has ended.
         child.stack.callback(_stop, child)
         child.stack.enter_context(processes.recorded(self.workspace.home, role, process.pid))
+        child.stack.callback(_stop, child)
         threading.Thread(target=_keep_lines, args=(self.workspace, child), daemon=True).start()
 
     def stop(self) -> None:

@@ -231,18 +231,20 @@ def test_down_ends_what_a_killed_up_left_behind(installed):
 
 
 @pytest.mark.slow
-def test_a_webserver_whose_code_server_ended_is_started_again(installed):
+@pytest.mark.parametrize("role", ["webserver", "daemon"])
+def test_a_code_server_that_ended_is_replaced_and_no_run_fails_meanwhile(installed, role):
     with serving() as desk:
         workspace = open_workspace()
         connect(workspace, desk, entities=("accounts", "tickets"))
         add_partition(workspace, NAME)
         instance = prepare_instance(workspace)
         installed.up()
-        until(lambda: len(code_servers(installed.home)) == 1, 120)
-        for each in code_servers(installed.home):
-            each.kill()
-        until(lambda: len(code_servers(installed.home)) == 1, 120)
-        until(installed._answers, 120)
+        until(lambda: len(code_servers(installed.home, role)) == 1, 120)
+        ended = code_servers(installed.home, role)
+        ended[0].kill()
+        if role == "webserver":
+            until(lambda: code_servers(installed.home, role) not in ([], ended), 120)
+            until(installed._answers, 120)
         launch(installed)
         until(lambda: instance.get_runs_count(dg.RunsFilter(statuses=list(OPEN))) == 0, 300)
         assert instance.get_runs(limit=1)[0].status == dg.DagsterRunStatus.SUCCESS
@@ -260,10 +262,10 @@ def test_of_two_that_are_started_at_once_one_serves(installed):
     assert installed.process.poll() is None
 
 
-def code_servers(home: Path) -> list[psutil.Process]:
-    """The code servers of the webserver of a home."""
-    webserver = processes.facts_of(naming.Home(home), "webserver")
-    started = psutil.Process(webserver["pid"]).children() if webserver else []
+def code_servers(home: Path, role: str) -> list[psutil.Process]:
+    """The code servers that the webserver or the daemon of a home has started."""
+    parent = processes.facts_of(naming.Home(home), role)
+    started = psutil.Process(parent["pid"]).children() if parent else []
     return [each for each in started if each.status() != psutil.STATUS_ZOMBIE]
 
 
