@@ -167,11 +167,11 @@ class _Parts:
             start_new_session=True,
         )
         child = self.running[role] = _Child(role, process)
+        threading.Thread(target=_keep_lines, args=(self.workspace, child), daemon=True).start()
         # A signal may come before it is written down; and what is written down stays until it has ended.
         child.stack.callback(_stop, child)
         child.stack.enter_context(processes.recorded(self.workspace.home, role, process.pid))
         child.stack.callback(_stop, child)
-        threading.Thread(target=_keep_lines, args=(self.workspace, child), daemon=True).start()
 
     def stop(self) -> None:
         """Ends all parts, the last one started first."""
@@ -206,7 +206,9 @@ def _keep_lines(workspace: "Workspace", child: _Child) -> None:
         text = redact(line.rstrip("\n"))
         child.last.append(text)
         path = workspace.home.logs / "dagster.log"
-        append(path, f"{child.role}: {text}\n".encode(), settings.log_max_bytes, settings.log_backups)
+        # Where nobody reads on, the child waits for ever to be rid of its next lines.
+        with suppress(OSError):
+            append(path, f"{child.role}: {text}\n".encode(), settings.log_max_bytes, settings.log_backups)
 
 
 def _watch(workspace: "Workspace", parts: _Parts, port: int) -> int:
@@ -249,7 +251,8 @@ class _CodeServer:
 
         if time.monotonic() - self.looked < _LOOK_SECONDS:
             return
-        with suppress(psutil.NoSuchProcess):
+        # Where a full disk hinders only that it is written down, it serves all the same.
+        with suppress(psutil.NoSuchProcess, OSError):
             started = psutil.Process(self.parts.running["webserver"].process.pid).children()
             there = any(each.status() != psutil.STATUS_ZOMBIE for each in started)
             if self.seen and not there:
