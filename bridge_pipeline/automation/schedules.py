@@ -1,7 +1,7 @@
 """The schedules, each for all connections: settled days that the ledger lacks (rule 20), certificates."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -19,6 +19,9 @@ from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace, open_workspace
 from bridge_pipeline.settings import Settings
 from bridge_pipeline.steps.due import due_spans, entities_of
+
+# A run that is asked for comes into the queue within seconds.
+_INTO_THE_QUEUE = timedelta(hours=1)
 
 
 def daily_schedule(settings: Settings) -> dg.ScheduleDefinition:
@@ -91,5 +94,10 @@ def _requests(
 
 def _busy(instance: dg.DagsterInstance, connection: str) -> bool:
     """Whether a run of the connection is waiting or under way; its days are asked for next time."""
-    found = dg.RunsFilter(statuses=UNFINISHED, tags={CONNECTION_TAG: connection})
-    return instance.get_runs_count(found) > 0
+    tags = {CONNECTION_TAG: connection}
+    made, long_ago = [dg.DagsterRunStatus.NOT_STARTED], datetime.now(UTC) - _INTO_THE_QUEUE
+    # Whoever asked for it was killed, or could not write on, before it came into the queue. Nobody else puts
+    # it there.
+    for run in instance.get_runs(dg.RunsFilter(statuses=made, tags=tags, created_before=long_ago)):
+        instance.report_run_failed(run, message="it was asked for and never came into the queue")
+    return instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED, tags=tags)) > 0

@@ -388,6 +388,15 @@ def test_nothing_is_requested_while_a_run_of_the_connection_is_active_and_again_
     assert again.run_key != request.run_key
 
 
+def test_a_run_that_never_came_into_the_queue_keeps_no_day_from_being_requested(installation, desk, instance):
+    connect(installation, desk, first_day=FIRST)
+    (request,) = tick(instance)
+    run = dg.DagsterRun(DAILY_JOB, tags=request.tags)
+    instance.run_storage.add_historical_run(run, datetime.now(UTC) - timedelta(hours=2))
+    assert spans(tick(instance)) == [of(1, 5)]
+    assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+
+
 @pytest.mark.slow
 def test_a_request_of_the_schedule_can_be_run_and_then_is_complete(installation, desk, instance):
     fill(desk)
