@@ -23,7 +23,7 @@ from bridge_pipeline.naming import Home
 _INHERITED = re.compile(
     r"PATH|HOME|LANG|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|PYTHON\w*|SSL_CERT_\w+|LOG_LEVEL|BRIDGE_\w+|DAGSTER_\w+"
 )
-# Seconds for those whose parent ended to end by themselves, and for one that is killed to be gone.
+# Seconds for those whose parent ended to end by themselves, and for those that are killed to be gone.
 _FAMILY_SECONDS = 5.0
 _KILLED_SECONDS = 10.0
 # Another with each start of the machine.
@@ -136,10 +136,11 @@ def end(process: psutil.Process, seconds: float = 20.0, family: bool = True) -> 
         started = process.children(recursive=True) if family else []
         process.terminate()
     for those, patience in (([process], seconds), (started, _FAMILY_SECONDS)):
-        for each in psutil.wait_procs(those, timeout=patience)[1]:
-            with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+        alive = psutil.wait_procs(those, timeout=patience)[1]
+        for each in alive:
+            with suppress(psutil.NoSuchProcess):
                 each.kill()
-                each.wait(_KILLED_SECONDS)
+        psutil.wait_procs(alive, timeout=_KILLED_SECONDS)
 
 
 def _record(home: Home, role: str) -> Path:

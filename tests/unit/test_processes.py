@@ -92,3 +92,18 @@ def test_a_taken_port_is_refused():
         with pytest.raises(processes.PortTaken, match=str(port)):
             processes.refuse_taken_port(port)
     processes.refuse_taken_port(port)
+
+
+def test_with_a_process_those_end_that_it_started(home):
+    """A parent that ends and leaves a child behind that does not."""
+    child = (
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); signal.pause()"
+    )
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline()
+        started = psutil.Process(process.pid).children()
+        with processes.recorded(home, "daemon", process.pid):
+            assert processes.stop_recorded(home, "daemon", family=True)
+        assert [each.is_running() for each in started] == [False]
