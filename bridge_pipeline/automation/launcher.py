@@ -45,7 +45,7 @@ class HealthCheckedRunLauncher(DefaultRunLauncher):
         try:
             client.can_cancel_execution(CanCancelExecutionRequest(run_id=run.run_id), timeout=_PATIENCE)
         except DagsterUserCodeUnreachableError as error:
-            return not _too_slow(error)
+            return not _too_slow(error) and not self._worker_lives(run.run_id)
         return False
 
     def _executes(self, run_id: str) -> bool:
@@ -57,25 +57,27 @@ class HealthCheckedRunLauncher(DefaultRunLauncher):
         try:
             answer = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run_id), timeout=_PATIENCE)
             if deserialize_value(answer, CanCancelExecutionResult).can_cancel:
-                return self._has_worker(run_id)
+                return self._worker_lives(run_id) is not False
         except DagsterUserCodeUnreachableError as error:
-            # One that is too busy to answer is there: a machine under load must not lose its runs.
-            return _too_slow(error)
+            # One that is too busy to answer is there: a machine under load must not lose its runs. And
+            # a worker goes on without its server.
+            return _too_slow(error) or bool(self._worker_lives(run_id))
         run = self._instance.get_run_by_id(run_id)
         return run is None or run.is_finished
 
-    def _has_worker(self, run_id: str) -> bool:
-        """Whether the process that a code server gave a run to is there, as far as it is known yet.
+    def _worker_lives(self, run_id: str) -> bool | None:
+        """Whether the process that a code server gave a run to is there; None while it is not known.
 
         The server looks after it itself, but never again once it could not reach the database for that.
         """
         told = self._instance.get_records_for_run(
             run_id, of_type=dg.DagsterEventType.ENGINE_EVENT, limit=_FIRST_EVENTS
         )
-        found = (entry.event_log_entry.get_dagster_event() for entry in told.records)
-        numbers = (event.engine_event_data.metadata.get("pid") for event in found)
-        number = next((each.value for each in numbers if isinstance(each, dg.TextMetadataValue)), None)
-        return number is None or not number.isdecimal() or _runs(int(number))
+        for entry in (record.event_log_entry for record in told.records):
+            number = entry.get_dagster_event().engine_event_data.metadata.get("pid")
+            if isinstance(number, dg.TextMetadataValue) and number.value and number.value.isdecimal():
+                return _runs_since(int(number.value), entry.timestamp)
+        return None
 
 
 def process_tag(pid: int) -> str:
@@ -97,9 +99,11 @@ def alive(process: str) -> bool:
         return False
 
 
-def _runs(pid: int) -> bool:
+def _runs_since(pid: int, moment: float) -> bool:
+    """Whether a process runs that had its number at a moment (seconds since 1970): they are given again."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < moment + 1
     except psutil.NoSuchProcess:
         return False
 

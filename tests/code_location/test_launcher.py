@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +13,7 @@ import dagster as dg
 import grpc
 import psutil
 import pytest
-from dagster._core.events import EngineEventData
+from dagster._core.events import DagsterEvent, EngineEventData
 from dagster._core.launcher import WorkerStatus
 from dagster._core.test_utils import create_run_for_test
 from dagster._grpc.__generated__ import dagster_api_pb2, dagster_api_pb2_grpc
@@ -58,10 +59,8 @@ def test_a_run_whose_process_ended_is_not(instance, dead):
 
 
 def test_another_process_with_the_same_number_is_not_the_runs(instance):
-    began = process_tag(os.getpid()).rpartition(":")[2]
-    before = process_tag(os.getppid()).replace(f":{os.getppid()}:", f":{os.getpid()}:")
-    assert not before.endswith(began)
-    assert health(instance, {PROCESS_TAG: before}) == WorkerStatus.FAILED
+    number = process_tag(os.getpid()).rpartition(":")[0]
+    assert health(instance, {PROCESS_TAG: f"{number}:before"}) == WorkerStatus.FAILED
 
 
 def test_a_process_that_nobody_asked_how_it_ended_does_not_live(instance):
@@ -121,12 +120,33 @@ def test_a_code_server_is_not_believed_that_has_a_run_whose_worker_ended(
 ):
     run = create_run_for_test(instance, job_name="daily", status=dg.DagsterRunStatus.STARTED, tags=stubborn)
     if worker is not None:
-        pid = os.getpid() if worker == "own" else int(dead.split(":")[1])
-        instance.report_engine_event("Started process for run.", run, EngineEventData.in_process(pid))
+        worked_at(instance, run, os.getpid() if worker == "own" else int(dead.split(":")[1]))
     assert instance.run_launcher.check_run_worker_health(run).status == status
 
 
+def worked_at(instance, run, pid, moment=None):
+    """A worker tells, now or at a moment, that it has begun with a run."""
+    data = EngineEventData.in_process(pid)
+    event = DagsterEvent(dg.DagsterEventType.ENGINE_EVENT.value, "daily", event_specific_data=data)
+    entry = dg.EventLogEntry(None, "info", "", run.run_id, moment or time.time(), dagster_event=event)
+    instance.handle_new_event(entry)
+
+
 GONE = {".dagster/grpc_info": '{"host": "127.0.0.1", "port": 1}'}
+
+
+# One that began after the worker told its number is another process that was given it.
+@pytest.mark.parametrize(("moment", "lives"), [(None, True), (1.0, False)])
+def test_a_worker_goes_on_without_its_code_server(instance, workspace, moment, lives):
+    run = create_run_for_test(instance, job_name="daily", status=dg.DagsterRunStatus.STARTED, tags=GONE)
+    worked_at(instance, run, os.getpid(), moment)
+    found = instance.run_launcher.check_run_worker_health(run).status
+    assert found == (WorkerStatus.RUNNING if lives else WorkerStatus.FAILED)
+    settle_lost_runs(workspace, instance)
+    ended = instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+    assert ended != lives
+
+
 SETTLED = [
     (dg.DagsterRunStatus.STARTED, GONE, dg.DagsterRunStatus.FAILURE),
     (dg.DagsterRunStatus.STARTING, GONE, dg.DagsterRunStatus.FAILURE),
