@@ -18,9 +18,10 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import orjson
 import zstandard
@@ -37,6 +38,9 @@ _SMALL = 2**24
 # What JSON can say, and every system can set.
 _LARGEST, _LATEST = 2**63, 2**38
 _DAMAGE = (zstandard.ZstdError, tarfile.TarError, EOFError, UnicodeError)
+# tarfile's own for a number that is none or too large, and for headers that announce ever more headers.
+_IMPOSSIBLE = (ValueError, OverflowError, RecursionError)
+_Read = TypeVar("_Read")
 
 
 class NotABackup(ValueError):
@@ -260,8 +264,9 @@ def _members(path: Path) -> Iterator[Iterator[Member]]:
 
 
 def _listed(stream: IO[bytes]) -> Iterator[Member]:
-    with tarfile.open(fileobj=stream, mode="r|") as tar:
-        while (info := _next(tar)) is not None:
+    # Opening reads the first header.
+    with _parsed(partial(tarfile.open, fileobj=stream, mode="r|")) as tar:
+        while (info := _parsed(tar.next)) is not None:
             content = tar.extractfile(info) if _is_ours(info) else None
             if content is None:
                 raise tarfile.ReadError(f"{info.name!r} is no file that a backup holds")
@@ -275,12 +280,12 @@ def _listed(stream: IO[bytes]) -> Iterator[Member]:
         pass
 
 
-def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+def _parsed(read: Callable[[], _Read]) -> _Read:
+    """What tarfile makes of a header; one that cannot be is damage like any other."""
     try:
-        return tar.next()
-    except ValueError as error:
-        # tarfile's own for a number in a header that is none.
-        raise tarfile.ReadError(str(error)) from error
+        return read()
+    except _IMPOSSIBLE as error:
+        raise tarfile.ReadError(f"a header says what cannot be: {error}") from error
 
 
 def _is_ours(info: tarfile.TarInfo) -> bool:

@@ -148,6 +148,41 @@ def test_a_member_whose_header_says_what_cannot_be_is_damage(made, tmp_path, hea
         archive.read(pack(tmp_path / "odd.backup", [members[0], odd, *members[1:]], seal))
 
 
+def record(name, value):
+    """A pax record, led by its own length."""
+    text = f" {name}={value}\n"
+    length = next(n for n in range(len(text), len(text) + 9) if n == len(text) + len(str(n)))
+    return f"{length}{text}".encode()
+
+
+def leading(kind, data):
+    """A header that says something of the member behind it."""
+    info = tarfile.TarInfo("led")
+    info.type, info.size = kind, len(data)
+    return info.tobuf(tarfile.USTAR_FORMAT) + data.ljust(512, b"\0")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        leading(tarfile.XHDTYPE, record("GNU.sparse.map", "1,a")),
+        leading(tarfile.XHDTYPE, b"99999999999999999999 a=b\n"),
+        leading(tarfile.XHDTYPE, record("comment", "x")) * 2_000,
+        leading(tarfile.GNUTYPE_LONGNAME, b"abc\0") * 2_000,
+    ],
+    ids=["sparse map", "length", "chain of pax headers", "chain of long names"],
+)
+@pytest.mark.parametrize(("before", "read"), [(0, archive.header_of), (0, archive.read), (1, archive.read)])
+def test_headers_that_cannot_be_are_damage_wherever_they_stand(made, tmp_path, headers, before, read):
+    members, seal = unpacked(made)
+    path = pack(tmp_path / "odd.backup", members[:before], seal)
+    first = zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())[: before * 1024]
+    odd = first + headers + tarfile.TarInfo("header.json").tobuf() + bytes(1024)
+    path.write_bytes(zstandard.ZstdCompressor().compress(odd) + seal)
+    with pytest.raises(archive.BackupDamaged, match="what cannot be"):
+        read(path)
+
+
 def test_a_member_whose_name_is_no_text_is_damage(made, tmp_path):
     members, seal = unpacked(made)
     odd = tarfile.TarInfo("landing/\udcff")
