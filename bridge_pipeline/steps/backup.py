@@ -29,7 +29,6 @@ from bridge_pipeline.database.engine import Database, advisory_lock
 from bridge_pipeline.database.exclusive import exclusively
 from bridge_pipeline.database.locks import file_lock
 from bridge_pipeline.database.migrate import head
-from bridge_pipeline.database.sealing import open_sealer
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.failpoints import reach
 from bridge_pipeline.naming import BACKUP_LOCK, BRIDGE_SCHEMA, Home
@@ -58,6 +57,14 @@ _AUDITED = f"""
             and (f.key = r.path or starts_with(f.key, r.path || '/'))
     )
     order by c.tenant, f.key, c.sequence desc
+"""
+# Not of access tokens: others are asked for.
+_SEALED_WITH = f"""
+    select distinct box ->> 'key' as key from (
+        select value as box from {BRIDGE_SCHEMA}.connections, jsonb_each(secrets)
+        union all
+        select address from {BRIDGE_SCHEMA}.reviewers where address is not null
+    ) boxes order by key
 """
 
 
@@ -201,9 +208,9 @@ class _Copy:
             # A build of the models drops what the dump is about to read.
             models = stack.enter_context(ExitStack())
             models.enter_context(exclusively(workspace, "dbt"))
-            keys, sealing_key, taken = self._instant(stack)
+            keys, taken = self._instant(stack)
             reach("backup.instant")
-            header = self._header(taken.connection, sealing_key)
+            header = self._header(taken.connection)
             writer = stack.enter_context(archive.written(file, header))
             for name, data in keys.items():
                 writer.add_bytes(f"keys/{name}", data)
@@ -215,27 +222,24 @@ class _Copy:
             writer.add_bytes(FACTS, orjson.dumps(facts | {"problems": self.problems}))
             return writer.finish()
 
-    def _instant(self, stack: ExitStack) -> tuple[dict[str, bytes], str, dump.Snapshot]:
-        """The keys, the name of the one that seals, and the snapshot, of the same instant.
-
-        No key is changed between them, but one may have been since the workspace was opened.
-        """
+    def _instant(self, stack: ExitStack) -> tuple[dict[str, bytes], dump.Snapshot]:
+        """The keys and the snapshot, of the same instant: no key is changed between them."""
         workspace = self._workspace
         with workspace.database.engine.connect() as connection:
             advisory_lock(connection, "signing-key", long=True)
             with file_lock(workspace.home.keys / "lock"):
                 keys = dict(_keys(workspace.home)) if self._with_keys else {}
-                sealing_key = open_sealer(workspace.settings, workspace.home).key_id
                 taken = stack.enter_context(dump.snapshot(workspace.database))
-        return keys, sealing_key, taken
+        return keys, taken
 
-    def _header(self, connection: sa.Connection, sealing_key: str) -> dict[str, Any]:
+    def _header(self, connection: sa.Connection) -> dict[str, Any]:
         return {
             "made_at": self._at,
             "schema": head(),
             "postgres": connection.scalar(sa.text("show server_version")),
             "keys": self._with_keys,
-            "sealing_key": sealing_key,
+            # As the credentials themselves say: a rotation may have ended half-way, or be still to come.
+            "sealing_keys": list(connection.scalars(sa.text(_SEALED_WITH))),
         }
 
     def _databases(self, writer: archive.Writer, taken: dump.Snapshot) -> dict[str, Any]:

@@ -309,10 +309,13 @@ class _Restore:
 
     def _sealer(self, without_keys: bool) -> Sealer:
         sealer = open_sealer(self._settings, self._staged)
-        wanted = self._header["sealing_key"]
-        if sealer.find(wanted) is None and not without_keys:
+        header = self._header
+        # Older backups name the key of their installation, whatever it had sealed.
+        wanted = header["sealing_keys"] if "sealing_keys" in header else [header["sealing_key"]]
+        missing = [key for key in wanted if sealer.find(key) is None]
+        if missing and not without_keys:
             raise WrongKey(
-                f"the credentials in {self._backup} are sealed with the key {wanted}, and here is "
+                f"credentials in {self._backup} are sealed with the key {', '.join(missing)}, and here is "
                 f"{sealer.key_id}: give the right one with --keys or BRIDGE_SECRET_KEY, or restore "
                 "--without-keys and give the credentials anew with `bridge connections apply`"
             )

@@ -21,9 +21,11 @@ from bridge_pipeline.database.sealing import open_sealer
 from bridge_pipeline.database.workspace import open_workspace
 from bridge_pipeline.naming import Home
 from bridge_pipeline.steps import archive
+from bridge_pipeline.steps import rotate as rotating
 from bridge_pipeline.steps.backup import BackupRefused, backup, last_backup
 from bridge_pipeline.steps.restore import NotEmpty, WrongKey, restore
 from bridge_pipeline.steps.rotate import rotate
+from bridge_pipeline.steps.tenants import apply_tenants, parse_tenants
 from tests.integration import backups
 from tests.integration.backups import DAYS, restored
 from tests.integration.desk import TOKEN
@@ -145,27 +147,103 @@ def test_a_backup_without_keys_wants_them_back(filled, tmp_path, target):
     assert token(copied) == TOKEN
 
 
+@pytest.fixture
+def begun(workspace):
+    """An installation that holds nothing yet, opened as commands open it."""
+    opened = open_workspace(workspace.settings)
+    yield opened
+    opened.database.engine.dispose()
+
+
 @pytest.mark.parametrize("with_keys", [True, False])
 def test_a_backup_names_the_key_of_its_instant_and_not_the_one_of_its_beginning(
-    workspace, tmp_path, target, with_keys
+    begun, tmp_path, target, with_keys
 ):
-    begun = open_workspace(workspace.settings)
     connect(begun, "http://127.0.0.1:1")
     done = rotate(begun)
     made = backup(begun, tmp_path / "made.backup", with_keys=with_keys)
-    assert archive.header_of(made.path)["sealing_key"] == done.key
+    assert archive.header_of(made.path)["sealing_keys"] == [done.key]
     _, copied = restored(target, made.path, keys=None if with_keys else begun.home.keys)
     assert token(copied) == TOKEN
-    begun.database.engine.dispose()
+
+
+def with_key(monkeypatch, target, *keys):
+    """The settings of a target whose key the environment gives, and former ones behind it."""
+    for name, given in (("BRIDGE_SECRET_KEY", keys[:1]), ("BRIDGE_FORMER_SECRET_KEYS", keys[1:])):
+        monkeypatch.setenv(name, ",".join(base64.b64encode(key).decode() for key in given))
+    return configuration.load(
+        home=target.home, database_url=target.database_url, dagster_database=target.dagster_database
+    )
+
+
+def test_a_backup_of_a_killed_rotation_wants_the_key_that_sealed(begun, tmp_path, target, monkeypatch):
+    connect(begun, "http://127.0.0.1:1")
+
+    def cut(_home):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rotating, "former_keys", cut)
+        with pytest.raises(KeyboardInterrupt):
+            rotate(begun)
+    known = open_sealer(begun.settings, begun.home)
+    made = backup(begun, tmp_path / "made.backup", with_keys=False)
+    with pytest.raises(WrongKey, match="sealed with the key"):
+        restore(with_key(monkeypatch, target, known.key), made.path, backups.nothing_to_settle)
+    settings = with_key(monkeypatch, target, known.upcoming)
+    assert token(restored(settings, made.path, keys=begun.home.keys)[1]) == TOKEN
+
+
+def test_a_backup_with_a_new_key_that_sealed_nothing_yet_wants_the_former(
+    begun, tmp_path, target, monkeypatch
+):
+    connect(begun, "http://127.0.0.1:1")
+    new, former = os.urandom(32), begun.sealer.key
+    settings = with_key(monkeypatch, begun.settings, new, former)
+    ahead = replace(begun, settings=settings, sealer=open_sealer(settings, begun.home))
+    made = backup(ahead, tmp_path / "made.backup", with_keys=False)
+    with pytest.raises(WrongKey, match=begun.sealer.key_id):
+        restore(with_key(monkeypatch, target, new), made.path, backups.nothing_to_settle)
+    settings = with_key(monkeypatch, target, former)
+    assert token(restored(settings, made.path, keys=begun.home.keys)[1]) == TOKEN
+
+
+def test_an_address_of_a_reviewer_wants_its_key_too(begun, tmp_path, target):
+    declared = tmp_path / "tenants.yaml"
+    declared.write_text("tenants: [{name: acme, reviewers: [{to: 'mailto:ann@acme.example', on: [daily]}]}]")
+    apply_tenants(begun, parse_tenants(declared, {}))
+    made = backup(begun, tmp_path / "made.backup", with_keys=False)
+    with pytest.raises(WrongKey, match=begun.sealer.key_id):
+        restore(target, made.path, backups.nothing_to_settle)
+
+
+def test_an_older_backup_that_names_one_key_wants_that(filled, made, tmp_path, target):
+    header = archive.header_of(made.path)
+    del header["sealing_keys"], header["kind"], header["format"]
+    for name, key in (("other", "0123456789abcdef"), ("right", filled.sealer.key_id)):
+        with (
+            (tmp_path / name).open("wb") as file,
+            archive.written(file, header | {"sealing_key": key}) as writer,
+        ):
+            for info, data in backups.members(made.path):
+                if info.name not in (archive.HEADER, archive.MANIFEST):
+                    writer.add_bytes(info.name, data)
+            writer.finish()
+    with pytest.raises(WrongKey, match="0123456789abcdef"):
+        restore(target, tmp_path / "other", backups.nothing_to_settle)
+    assert token(restored(target, tmp_path / "right")[1]) == TOKEN
+
+
+@pytest.mark.timeout(60)
+def test_a_backup_of_a_home_that_lost_its_key_waits_for_nothing(begun, tmp_path):
+    (begun.home.keys / "secret.key").unlink()
+    made = backup(begun, tmp_path / "made.backup")
+    assert archive.header_of(made.path)["sealing_keys"] == []
 
 
 def test_a_backup_of_before_a_rotation_opens_with_the_former_key(filled, tmp_path, target, monkeypatch):
     made = backup(filled, tmp_path / "made.backup", with_keys=False)
-    monkeypatch.setenv("BRIDGE_SECRET_KEY", base64.b64encode(os.urandom(32)).decode())
-    monkeypatch.setenv("BRIDGE_FORMER_SECRET_KEYS", base64.b64encode(filled.sealer.key).decode())
-    settings = configuration.load(
-        home=target.home, database_url=target.database_url, dagster_database=target.dagster_database
-    )
+    settings = with_key(monkeypatch, target, os.urandom(32), filled.sealer.key)
     done, copied = restored(settings, made.path, keys=filled.home.keys)
     assert done.problems == []
     assert token(copied) == TOKEN
