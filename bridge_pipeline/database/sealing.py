@@ -118,7 +118,22 @@ def open_sealer(settings: Settings, home: Home) -> Sealer:
     Raises:
         SealingError: what is there is not a key, or the command gives none.
     """
-    reopened = partial(open_sealer, settings, home)
+    given = settings.secret_key is not None or settings.secret_key_command is not None
+    path = home.keys / KEY_FILE
+    if not given and not path.exists():
+        with file_lock(home.keys / "lock"):
+            if not path.exists():
+                make_key(path)
+    return read_sealer(settings, home)
+
+
+def read_sealer(settings: Settings, home: Home) -> Sealer:
+    """The same, with keys that are there: none is made, and no lock is waited for.
+
+    Raises:
+        SealingError: there is no key, what is there is none, or the command gives none.
+    """
+    reopened = partial(read_sealer, settings, home)
     if settings.secret_key is not None:
         return Sealer(*_given(settings, settings.secret_key.get_secret_value(), "BRIDGE_SECRET_KEY"))
     if settings.secret_key_command is not None:
@@ -126,16 +141,15 @@ def open_sealer(settings: Settings, home: Home) -> Sealer:
         keys = _given(settings, printed, "what BRIDGE_SECRET_KEY_COMMAND prints")
         return Sealer(*keys, reopened=reopened)
     path = home.keys / KEY_FILE
-    if not path.exists():
-        with file_lock(home.keys / "lock"):
-            if not path.exists():
-                make_key(path)
     # In this order no key is missed while a rotation gives them other names.
     upcoming = _read(home.keys / NEXT_KEY_FILE)
     key = _read(path)
     former = tuple(filter(None, map(_read, former_keys(home))))
     if key is None:
-        raise SealingError(f"{path} was removed while it was read")
+        raise SealingError(
+            f"{path} is gone: bring it back, or run this again for a new one and give all credentials anew "
+            "with `bridge connections apply`"
+        )
     return Sealer(key, former, upcoming, reopened)
 
 

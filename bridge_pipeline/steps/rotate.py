@@ -20,7 +20,7 @@ from bridge_pipeline.database.sealing import (
     Sealer,
     former_keys,
     make_key,
-    open_sealer,
+    read_sealer,
 )
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.failpoints import reach
@@ -62,7 +62,7 @@ def rotate(workspace: Workspace) -> Rotation:
         if not upcoming.exists():
             make_key(upcoming)
         reach("secrets.key_made")
-        known = open_sealer(settings, home)
+        known = read_sealer(settings, home)
         assert known.upcoming is not None
         rotation = _resealed(workspace, Sealer(known.upcoming, (known.key, *known.former)))
         current = home.keys / KEY_FILE
@@ -78,9 +78,10 @@ def rotate(workspace: Workspace) -> Rotation:
 
 def _next_former(home: Home) -> Path:
     """The name for one more former key, behind those that are still there."""
-    newest = next(iter(former_keys(home)), None)
-    number = int(newest.stem.removeprefix("former-")) + 1 if newest else 1
-    return home.keys / f"former-{number:04d}.key"
+    words = (path.stem.removeprefix("former-") for path in former_keys(home))
+    # One that was brought here by hand may be called otherwise.
+    numbers = [int(word) for word in words if word.isdecimal()]
+    return home.keys / f"former-{max(numbers, default=0) + 1:04d}.key"
 
 
 def _resealed(workspace: Workspace, sealer: Sealer) -> Rotation:

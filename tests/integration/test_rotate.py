@@ -82,6 +82,31 @@ def test_a_former_key_that_was_deleted_leaves_the_next_rotation_its_name(workspa
     assert token(workspace) == TOKEN
 
 
+def test_a_former_key_that_was_brought_by_hand_may_have_any_name(workspace):
+    brought = Sealer(os.urandom(32))
+    (workspace.home.keys / "former-lost.key").write_bytes(base64.b64encode(brought.key))
+    connect(workspace, "http://127.0.0.1:1")
+    box = brought.seal(TOKEN, "acme", NAME, "api_token")
+    record = registry.get(workspace.database.engine, NAME)
+    registry.put(workspace.database.engine, record, {"api_token": box})
+    rotate.rotate(workspace)
+    rotate.rotate(workspace)
+    assert used_keys(workspace) == {open_sealer(workspace.settings, workspace.home).key_id}
+    assert token(workspace) == TOKEN
+    names = sorted(path.name for path in workspace.home.keys.glob("former-*.key"))
+    assert names == ["former-0001.key", "former-0002.key", "former-lost.key"]
+
+
+@pytest.mark.timeout(60)
+def test_a_rotation_of_a_key_that_is_gone_is_refused(workspace):
+    connect(workspace, "http://127.0.0.1:1")
+    (workspace.home.keys / "secret.key").unlink()
+    before = rows(workspace, "select secrets from bridge.connections")
+    with pytest.raises(SealingError, match=r"secret\.key is gone"):
+        rotate.rotate(workspace)
+    assert rows(workspace, "select secrets from bridge.connections") == before
+
+
 def test_what_was_opened_before_a_rotation_reads_what_it_sealed(workspace):
     connect(workspace, "http://127.0.0.1:1")
     shared = SharedTokens(workspace.database.engine, workspace.sealer)
