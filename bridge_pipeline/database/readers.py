@@ -38,21 +38,16 @@ from pg_roles where rolname = :role
 _PATIENCE = sql.SQL("alter role {} set idle_in_transaction_session_timeout = '5min'")
 _PASSWORD_BYTES = 24
 _NOT_ALLOWED, _IN_USE = "42501", "2BP01"
-_GRANT = """
-do $$
-declare
-    reader name;
-begin
-    for reader in
-        select rolname from pg_roles
-        where rolname = 'bridge_analyst' or starts_with(rolname, 'bridge_tenant_')
-    loop
-        execute format('grant usage on schema {desk}, {marts} to %I', reader);
-        execute format('grant select on all tables in schema {desk}, {marts} to %I', reader);
-    end loop;
-end
-$$
+# Roles belong to the whole server, where other installations may have theirs, and removed tenants keep
+# theirs for other databases. A server is upgraded before its database, which may lack the column as yet.
+_OURS = f"""
+    select '{_TENANT}' || name from {BRIDGE_SCHEMA}.tenants t where to_jsonb(t) ->> 'removed_at' is null
+    union all select '{ANALYST}'
 """
+_GRANT = sql.SQL("""
+grant usage on schema {desk}, {marts} to {reader};
+grant select on all tables in schema {desk}, {marts} to {reader}
+""")
 
 
 class RolesNotAllowed(RuntimeError):
@@ -102,7 +97,7 @@ def make_login(database: Database, role: str) -> Login:
         statement = _CREATE if mighty is None else _ALTER_MIGHTY if mighty else _ALTER
         connection.exec_driver_sql(_filled(connection, statement, role, password))
         _bound(connection, role)
-        grant_readers(connection)
+        _grant(connection, role)
     return Login(role, password, database)
 
 
@@ -121,8 +116,16 @@ def _allowed(user: str | None, role: str) -> Iterator[None]:
 
 
 def grant_readers(connection: sa.Connection) -> None:
-    """Lets the readers that exist read all tables of `desk` and `marts`; their rows, by the policies."""
-    connection.execute(sa.text(_GRANT.format(desk=DESK_SCHEMA, marts=MARTS_SCHEMA)))
+    """Lets this installation's readers read all tables of `desk` and `marts`; their rows, by the policies."""
+    query = f"select rolname from pg_roles where rolname in ({_OURS})"
+    for role in connection.scalars(sa.text(query)).all():
+        _grant(connection, role)
+
+
+def _grant(connection: sa.Connection, role: str) -> None:
+    schemas = {"desk": sql.Identifier(DESK_SCHEMA), "marts": sql.Identifier(MARTS_SCHEMA)}
+    statement = _GRANT.format(**schemas, reader=sql.Identifier(role))
+    connection.exec_driver_sql(statement.as_string(_driver(connection)))
 
 
 def verifiers(connection: sa.Connection) -> dict[str, str | None]:
@@ -133,11 +136,8 @@ def verifiers(connection: sa.Connection) -> dict[str, str | None]:
     allowed = connection.scalar(sa.text("select has_table_privilege('pg_authid', 'select')"))
     source = "pg_authid" if allowed else "pg_roles"
     column = "rolpassword" if allowed else "null"
-    # Roles belong to the whole server, where other installations may have theirs.
-    ours = f"select :tenant || name from {BRIDGE_SCHEMA}.tenants union all select :analyst"
-    query = f"select rolname, {column} from {source} where rolname in ({ours}) order by rolname"
-    found = connection.execute(sa.text(query), {"analyst": ANALYST, "tenant": _TENANT})
-    return {row[0]: row[1] for row in found}
+    query = f"select rolname, {column} from {source} where rolname in ({_OURS}) order by rolname"
+    return {row[0]: row[1] for row in connection.execute(sa.text(query))}
 
 
 def bring_back(database: Database, role: str, verifier: str | None) -> bool:

@@ -31,7 +31,10 @@
 {% endmacro %}
 
 
-{# Grants `privilege`, written as in `grant … to`, to those readers that exist. #}
+{#
+    Grants `privilege`, written as in `grant … to`, to those readers of this installation that exist. The
+    server may have roles of others, and of tenants that were removed here.
+#}
 {% macro grant_to_readers(privilege) %}
     do $$
     declare
@@ -39,7 +42,9 @@
     begin
         for reader in
             select rolname from pg_roles
-            where rolname = 'bridge_analyst' or starts_with(rolname, 'bridge_tenant_')
+            where rolname = 'bridge_analyst' or rolname in (
+                select 'bridge_tenant_' || name from bridge.tenants where removed_at is null
+            )
         loop
             execute format('grant %s to %I', '{{ privilege }}', reader);
         end loop;

@@ -10,11 +10,12 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from bridge_pipeline.database import readers
+from bridge_pipeline.database import readers, registry
 from bridge_pipeline.database.engine import Database
 from bridge_pipeline.database.tables import metadata
 from bridge_pipeline.naming import DESK_SCHEMA, MARTS_SCHEMA
 from bridge_pipeline.settings import PROJECT_ROOT
+from bridge_pipeline.steps.tenants import remove_tenant
 from resources.dbt import connection_variables
 from tests.integration.desk import account, serving, ticket, user
 from tests.integration.flow import connect, day, process, rows
@@ -311,21 +312,54 @@ def test_a_role_that_others_made_is_left_to_them_and_it_is_said_what_to_do(empty
     dropped(empty_database, role)
 
 
-def test_a_login_that_reads_another_database_loses_this_one_alone(database, empty_database):
-    role = readers.role_of(f"shared-{uuid4().hex[:12]}")
-    readers.make_login(database, role)
+@pytest.fixture
+def kept(workspace, empty_database):
+    """The role of a removed tenant, which is kept because it reads another database."""
+    tenant = f"kept-{uuid4().hex[:12]}"
+    role = readers.role_of(tenant)
+    registry.add_tenant(workspace.database.engine, tenant)
+    readers.make_login(workspace.database, role)
     with empty_database.engine.begin() as connection:
         connection.exec_driver_sql(f'create table kept (id int); grant select on kept to "{role}"')
-    dropped(database, role)
-    with database.engine.connect() as connection:
-        allowed = sa.text("select has_schema_privilege(:role, 'desk', 'usage')")
-        assert connection.scalar(allowed, {"role": role}) is False
+    remove_tenant(workspace, tenant)
+    yield role
+    dropped(empty_database, role)
+
+
+def test_a_login_that_reads_another_database_loses_this_one_alone_and_for_good(
+    workspace, empty_database, kept
+):
+    database = workspace.database
+    assert readable(database, kept) == (False, False)
+    other = readers.role_of(f"other-{uuid4().hex[:12]}")
+    readers.make_login(database, other)
+    assert readable(database, other) == (True, True)
+    with database.engine.begin() as connection:
+        readers.grant_readers(connection)
+        assert kept not in readers.verifiers(connection)
+    assert readable(database, kept) == (False, False)
     with empty_database.engine.connect() as connection:
         allowed = sa.text("select has_table_privilege(:role, 'kept', 'select')")
-        assert connection.scalar(allowed, {"role": role}) is True
-    dropped(empty_database, role)
+        assert connection.scalar(allowed, {"role": kept}) is True
+    dropped(database, other)
+    dropped(empty_database, kept)
     with database.engine.connect() as connection:
-        assert not readers.exists(connection, role)
+        assert not readers.exists(connection, kept)
+
+
+@pytest.mark.long
+def test_a_build_gives_a_login_that_was_taken_away_nothing_back(workspace, kept):
+    build(workspace)
+    assert readable(workspace.database, kept) == (False, False)
+
+
+def readable(database, role):
+    """Whether a role may look into the schemas of readers."""
+    allowed = (
+        "select has_schema_privilege(:role, 'desk', 'usage'), has_schema_privilege(:role, 'marts', 'usage')"
+    )
+    with database.engine.connect() as connection:
+        return tuple(connection.execute(sa.text(allowed), {"role": role}).one())
 
 
 def dropped(database, role):
