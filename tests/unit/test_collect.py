@@ -16,7 +16,7 @@ from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.outline import Reader
 from bridge_pipeline.connectors.helpdesk.streams import STREAMS
 from bridge_pipeline.model import Window
-from bridge_pipeline.steps import collect
+from bridge_pipeline.steps import collect, parser_process
 from bridge_pipeline.steps.census import DiskCensus
 from bridge_pipeline.steps.collect import Collector
 
@@ -65,6 +65,11 @@ def ticket(number=1, updated_at=INSIDE, **fields):
 
 def body(*records):
     return b"[" + b",".join(r if isinstance(r, bytes) else orjson.dumps(r) for r in records) + b"]"
+
+
+def enveloped(*records):
+    """A body that has an outline."""
+    return b'{"data":' + body(*records) + b"}"
 
 
 def places(counts):
@@ -192,6 +197,20 @@ def test_the_payload_of_a_landed_record_is_whole(extraction):
     assert rejected == []
     assert [(row["page"], row["position"]) for row in rows] == [(0, 0), (1, 0), (2, 0)]
     assert {row["fetched_at"] for row in rows} == {FETCHED}
+
+
+@pytest.mark.parametrize(
+    ("moment", "kept"),
+    [
+        ("12:00:00.123456Z", False),
+        ("12:00:00.1234560Z", False),
+        ("12:00:00.1234567Z", True),
+        ("12:00:00.00000001Z", True),
+    ],
+)
+def test_a_time_finer_than_its_column_is_kept_as_it_was_sent(extraction, moment, kept):
+    ((row,), _) = extraction.read(body(ticket(updated_at=f"2025-03-01T{moment}")))
+    assert json.loads(row["custom_fields"]) == ({"updated_at": f"2025-03-01T{moment}"} if kept else {})
 
 
 def test_fetch_times_span_the_pages(extraction):
@@ -322,14 +341,14 @@ def test_what_the_source_lists_as_deleted_is_reported_and_not_landed(tmp_path):
 
 def test_a_page_with_the_bytes_of_an_earlier_one_is_counted_and_not_read_again(extraction, monkeypatch):
     reader = Reader(TICKETS.names)
-    page = body(ticket(1), ticket(2), ticket(3, "2025-02-01T12:00:00Z"))
+    page = enveloped(ticket(1), ticket(2), ticket(3, "2025-02-01T12:00:00Z"))
     first = Page(0, reader.parse_list(page), FETCHED)
     again = Page(1, reader.parse_list(page), FETCHED + timedelta(minutes=5))
-    monkeypatch.setattr(pages, "parse_list", None)
 
     def sweeps():
         yield first
         extraction.census.begin_sweep()
+        monkeypatch.setattr(parser_process, "parse_list", None)
         yield again
 
     (rows,) = extraction.collector.tables(sweeps())
@@ -343,7 +362,7 @@ def test_a_page_with_the_bytes_of_an_earlier_one_is_counted_and_not_read_again(e
 
 def test_a_page_with_a_rejected_record_is_read_again(extraction):
     reader = Reader(TICKETS.names)
-    page = body(ticket(1), ticket(2, "2025-03-08T00:00:00Z"))
+    page = enveloped(ticket(1), ticket(2, "2025-03-08T00:00:00Z"))
     early = Page(0, reader.parse_list(page), FETCHED)
     # By then its change time no longer lies in the future.
     late = Page(1, reader.parse_list(page), FETCHED + timedelta(days=3))

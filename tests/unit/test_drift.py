@@ -80,6 +80,14 @@ def test_an_accepted_batch_is_the_new_shape():
     assert not drift.compare(gone, [(gone, True), (full, False)], wanted).changes
 
 
+def test_what_is_usual_is_said_by_the_latest_batches_with_enough_records():
+    without, full = taken(tickets(200, without="cf_building")), taken(tickets(300))
+    now, others = taken(tickets(20, without="cf_building")), drift.others(STREAM)
+    assert drift.compare(now, [(without, False), (full, False)], others).changes == []
+    few = taken(tickets(20, without="cf_building"))
+    assert drift.compare(now, [(few, False), (full, False)], others).changes
+
+
 def test_no_value_and_no_key_that_may_be_one_is_kept():
     redaction.remember("s3cret_token_value")
     keys = ["ann@example.com", "0431 555 0100", "x4915112345678", "Ann Lee", "\ud800", "a\x00b", "k" * 80]

@@ -249,15 +249,15 @@ def test_a_source_that_always_has_something_new_is_never_whole():
         read(desk)
 
 
-def test_a_record_that_comes_while_the_tail_is_read_is_found():
+def test_records_that_come_while_the_tail_is_read_are_found_beyond_its_pages_too():
     added = []
 
     def append(desk, request):
         if request.key.startswith("t") and not added:
-            added.append(77)
-            desk.rows[77] = INSIDE
+            added.extend(range(70, 80))
+            desk.rows |= dict.fromkeys(added, INSIDE)
 
-    assert 77 in read(desk_of(10, turn=append)).seen
+    assert read(desk_of(10, turn=append)).seen >= set(range(70, 80))
 
 
 # --- Sets that move -----------------------------------------------------------------------------
@@ -418,3 +418,24 @@ def test_a_resumed_reading_uses_its_pages_and_sweeps_once_more(killed_after, fil
     assert read(desk, filtered, fetch=fetch).seen == {50, *range(10)}
     keys = [request.key for request in desk.requests]
     assert len(keys) == len(set(keys))
+
+
+def test_sweeps_that_were_resumed_are_none_of_those_that_a_reading_may_take():
+    journal: dict[str, Page] = {}
+
+    def add_in_front(desk, request):
+        if request.page == 1:
+            desk.rows = {1000 + len(desk.requests): INSIDE} | desk.rows
+
+    desk = desk_of(10, turn=add_in_front)
+
+    def fetch(request):
+        live = request.key not in journal
+        if live:
+            journal[request.key] = desk.fetch(request)[0]
+        return journal[request.key], live
+
+    with pytest.raises(NeverWhole):
+        read(desk, filtered=False, fetch=fetch)
+    desk.turn = lambda desk, request: None
+    assert read(desk, filtered=False, sweeps=2, fetch=fetch).seen == set(desk.rows)

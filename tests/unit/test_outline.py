@@ -92,6 +92,8 @@ def test_so_does_that_of_an_answer_that_says_it_failed(members, records, place):
         b'{"data":[{"id":1}]',
         b'{"data":[{"id":NaN}]}',
         b'{"a\\u003ab":1,"data":[]}',
+        # What is lost of the one is made up by the other.
+        b'{"data":[{"id":1}],"data":[{"id":2}],"\\u003a\\u003a":0}',
         b'{"data":[' + b"[" * 100_000 + b"]" * 100_000 + b"]}",
         b"<html>",
         b"",

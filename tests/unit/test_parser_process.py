@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import orjson
 import psutil
@@ -62,12 +63,12 @@ LISTING = [
 ]
 
 
-def collected(folder, helper):
+def collected(folder, helper, stream=TICKETS):
     """What becomes of the listing, and what a census answers after each of its pages."""
     folder.mkdir()
     census, journal = DiskCensus(folder / "census.sqlite"), Journal(folder)
     census.begin_sweep()
-    collector = Collector(TICKETS, WINDOW, census, journal, 25, helper)
+    collector = Collector(stream, WINDOW, census, journal, 25, helper)
     reader, answers = Reader(TICKETS.names), []
 
     def listing():
@@ -81,8 +82,9 @@ def collected(folder, helper):
 
     table = pa.concat_tables(list(collector.tables(listing())))
     rejected = list(census.rejected())
+    gone = list(census.gone())
     census.close()
-    return table, rejected, vars(collector.counts), collector.inventory.found, answers
+    return table, rejected, gone, vars(collector.counts), collector.inventory.found, answers
 
 
 @pytest.mark.parametrize("waiting", [0, collect._MOST_WAITING])
@@ -96,6 +98,21 @@ def test_what_it_parses_is_the_same(tmp_path, helper, monkeypatch, waiting):
     assert without[0].num_rows > 40
     # It takes what it is given, as long as it has not enough to do.
     assert given.count(True) > 2
+
+
+def test_where_records_may_be_deleted_it_parses_none(tmp_path, helper):
+    stream = replace(TICKETS, state=lambda record: "deleted" if record["id"] == 7 else None)
+    with_it = collected(tmp_path / "with", helper, stream)
+    assert with_it == collected(tmp_path / "without", None, stream)
+    assert [report.id for report in with_it[2]] == ["7"]
+
+
+def test_it_takes_one_page_and_the_next(tmp_path, helper):
+    helper._worker.process.send_signal(signal.SIGSTOP)
+    assert [helper.give(tmp_path / "page", 0, 0) for _ in range(3)] == [True, True, False]
+    helper._worker.process.send_signal(signal.SIGCONT)
+    assert [helper.result() for _ in range(2)] == [None, None]
+    assert helper.give(tmp_path / "page", 0, 0)
 
 
 @pytest.mark.parametrize("under_way", [False, True])

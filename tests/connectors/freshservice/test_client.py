@@ -549,6 +549,22 @@ def test_conversations_that_never_rest_are_an_error(tmp_path):
         extract(simulator, "comments", tmp_path / "j", settings={"max_sweeps": 3})
 
 
+def test_readings_that_were_resumed_are_none_of_those_that_may_be_taken(tmp_path):
+    account, row = talkative(1, 130)
+    row.state = LIVE
+
+    def before(request):
+        if request.path.endswith("/conversations"):
+            row.said.append(Said(len(row.said), row.updated))
+
+    account.before = before
+    with serving(account) as simulator:
+        extract(simulator, "comments", tmp_path / "j", most=4)
+        account.before = lambda request: None
+        found = extract(simulator, "comments", tmp_path / "j", settings={"max_sweeps": 2})
+        assert truth(simulator, "comments").items() <= found.rows.items()
+
+
 def test_what_is_said_in_other_tickets_lets_no_ticket_be_read_again(tmp_path):
     account, _ = talkative(8, 130)
     busy = [row for row in account.world.rows["tickets"] if row.state == LIVE]
