@@ -16,7 +16,7 @@ from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.outline import Reader
 from bridge_pipeline.connectors.helpdesk.streams import STREAMS
 from bridge_pipeline.model import Window
-from bridge_pipeline.steps import collect, parser_process
+from bridge_pipeline.steps import collect, parse, parser_process
 from bridge_pipeline.steps.census import DiskCensus
 from bridge_pipeline.steps.collect import Collector
 
@@ -245,7 +245,8 @@ def test_a_bad_record_asks_for_another_sweep_unless_it_clearly_lies_outside(extr
     list(extraction.collector.tables(iter([page])))
     assert extraction.census.unseen == inside
     assert extraction.census.in_window == 0
-    assert extraction.collector.counts.quarantined == 1
+    counts = extraction.collector.counts
+    assert (counts.quarantined, counts.elsewhere) == (1, 1 - inside)
 
 
 @pytest.mark.parametrize(
@@ -369,3 +370,15 @@ def test_a_page_with_a_rejected_record_is_read_again(extraction):
     extraction.journal.write("p0", "https://h/", page, page, 2, early.fetched_at)
     list(extraction.collector.tables(iter([early, late])))
     assert places(extraction.collector.counts) == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [
+        ([("b", "x"), ("a", "y"), ("b", "x"), ("a", "x")], [("a", "x"), ("a", "y"), ("b", "x")]),
+        ([('"', "x")], [('"', "x")]),
+        ([], []),
+    ],
+)
+def test_people_stand_once_each_in_order(found, kept):
+    assert json.loads(parse._linked(found)) == [{"part": part, "user_id": user} for user, part in kept]

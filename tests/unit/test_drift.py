@@ -7,7 +7,7 @@ import pytest
 from bridge_pipeline import connectors, redaction
 from bridge_pipeline.database.ledger import Inventory
 from bridge_pipeline.steps import drift
-from bridge_pipeline.steps.inventory import FieldInventory, look_at
+from bridge_pipeline.steps.inventory import FieldInventory, look_at, sampled
 from tests.integration.desk import ticket
 
 STREAM = connectors.get("helpdesk").stream("tickets")
@@ -51,6 +51,7 @@ def changes(before: list[dict], now: list[dict], declared: bool) -> dict[str, st
             {"/subject/en": "new"},
         ),
         (tickets(20, without="cf_building"), {}, {"/cf_building": "vanished"}),
+        (tickets(1, subject={"en": "fire"}), {}, {"/subject/en": "new"}),
         (tickets(20, cf_floor=3), {}, {"/cf_floor": "new"}),
         (tickets(20, cf_room={"id": 1, "name": "x"}), {}, {"/cf_room": "new"}),
         (tickets(20, cf_building="Other"), {}, {"/cf_building": "another type"}),
@@ -71,6 +72,15 @@ def test_what_changed_is_named(now, of_columns, of_others):
 def test_a_rare_field_that_is_missing_from_a_small_batch_has_not_vanished():
     before = [*tickets(95, without="cf_building"), *tickets(5)]
     assert changes(before, tickets(10, without="cf_building"), declared=False) == {}
+    before = [*tickets(95, without="subject"), *tickets(5)]
+    assert changes(before, tickets(10, without="subject"), declared=True) == {}
+
+
+@pytest.mark.parametrize(("objects", "vanished"), [(1, {}), (3, {"/cf_building/name": "vanished"})])
+def test_what_lies_below_a_field_is_missed_in_those_that_have_one(objects, vanished):
+    before = [*tickets(95, without="cf_building"), *tickets(5)]
+    now = [*tickets(95, without="cf_building"), *tickets(objects, cf_building={"id": 374, "_type": 370})]
+    assert changes(before, now, declared=False) == vanished
 
 
 def test_an_accepted_batch_is_the_new_shape():
@@ -107,3 +117,14 @@ def test_the_inventory_is_bounded_and_every_record_is_looked_at_for_declared_key
     found = taken(many)
     assert (found.records, "subject" in found.absent, "status" in found.absent) == (1_001, False, True)
     assert found.sampled < 400
+    deep = taken([{"id": 1, "cf": {"a": {"b": {"c": 1}}}}, 7])
+    assert {"/cf", "/cf/a", "/cf/a/b"} == {pointer for pointer in deep.fields if pointer.startswith("/cf")}
+    assert deep.records == 1
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 100, 1_000])
+def test_the_sample_is_the_same_however_a_listing_is_cut_into_pages(size):
+    found = [
+        start + place for start in range(0, 1_000, size) for place in sampled(start, min(size, 1_000 - start))
+    ]
+    assert found == [*range(300), *range(320, 1_000, 64)]

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -187,6 +188,7 @@ def test_a_damaged_answer_is_asked_for_again_in_its_place(journal):
     assert write(resumed, "a", b"[]").number == 0
     assert resumed.find("a")[1] == b"[]"
     assert files(journal) == ["000000.a.json.zst", "000001.b.json.zst"]
+    assert write(resumed, "c").number == 2
 
 
 @pytest.mark.parametrize("between", ["nothing", "damaged", "gone", "another"])
@@ -226,6 +228,19 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
         write_durably(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_is_on_disk_whole_before_it_has_its_name_and_then_so_is_its_name(tmp_path, monkeypatch):
+    path, synced, fsync = tmp_path / "file", [], os.fsync
+
+    def noting(descriptor):
+        told = os.fstat(descriptor)
+        synced.append((told.st_ino, told.st_size if path.exists() is False else "named"))
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", noting)
+    write_durably(path, b"new" * 1000)
+    assert synced == [(path.stat().st_ino, 3000), (tmp_path.stat().st_ino, "named")]
 
 
 def test_a_killed_writer_leaves_the_old_file_or_the_new_one(tmp_path):

@@ -171,6 +171,21 @@ def test_rows_are_those_of_the_records_in_whatever_order_they_come(tmp_path, par
     assert again == collected(tmp_path / "anew", new)
 
 
+@pytest.mark.parametrize("bad", [ticket(50, tags="no list"), b"7", b'{"id":50,"n":1e400}'])
+def test_what_cannot_be_accepted_is_set_aside_from_among_rows_that_landed(tmp_path, bad):
+    old = pages_of(tickets(1, 9), 9)
+    again, anew = extracted_again(tmp_path, old, pages_of([*tickets(1, 8), bad, ticket(9)], 10))
+    assert again == anew
+    assert (len(again[1]), again[0].num_rows) == (1, 9)
+
+
+def test_a_page_without_records_is_one_of_a_landing_too(tmp_path):
+    again, anew = extracted_again(
+        tmp_path, pages_of(tickets(1, 9), 3), [b'{"data":[]}', *pages_of(tickets(1, 9), 3)]
+    )
+    assert again == anew
+
+
 def test_what_is_new_is_parsed_alone(tmp_path, parsed):
     old = tickets(1, 40)
     new = [*tickets(1, 9), ticket(10, subject="changed"), *tickets(12, 30), ticket(50), *tickets(31, 40)]

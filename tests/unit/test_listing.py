@@ -195,6 +195,10 @@ def test_pages_beyond_the_end_that_repeat_others_end_the_listing(page, envelope,
     assert len(outcome.requests) <= 2 * (-(-count // 3) + 3) + 2
 
 
+def test_pages_that_bring_again_what_was_seen_do_not_end_a_listing_at_once():
+    assert read(desk_of(20, page=lambda page, pages: max(1, page - 2))).seen == set(range(20))
+
+
 @pytest.mark.parametrize(
     "envelope", [lambda *_: {"more": True}, lambda *_: {"total_pages": 50}, lambda page, pages: honest(1, 50)]
 )

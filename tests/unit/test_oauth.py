@@ -9,9 +9,10 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from bridge_pipeline import redaction
 from bridge_pipeline.connector_kit.oauth import OAuth, OAuthCredentials
 from bridge_pipeline.connector_kit.session import AddressRefused, Session, SourceContext, SourceError
-from bridge_pipeline.connector_kit.tokens import OwnTokens
+from bridge_pipeline.connector_kit.tokens import OwnTokens, Token
 from bridge_pipeline.redaction import redact
 from bridge_pipeline.settings import Settings
 
@@ -151,6 +152,42 @@ def test_a_token_whose_time_is_over_is_renewed_before_it_is_sent(credentials, is
     issuer.expires_in = 0.000001
     held = credentials()
     assert held.headers() != held.headers()
+
+
+def test_a_token_that_another_process_has_got_is_used_and_hidden(credentials, issuer, monkeypatch):
+    credentials().headers()
+    for known in ("_known", "_sent"):
+        monkeypatch.setattr(redaction, known, set())
+    assert credentials().headers() == {"Authorization": "Bearer access-1"}
+    assert issuer.issued == 1
+    assert "access-1" not in redact("it was access-1")
+    assert b"access-1" not in redaction.redact_bytes(b"it was access-1")
+
+
+def test_tokens_in_memory_end_when_their_time_is_over():
+    kept = OwnTokens()
+    kept.renewed("id", None, lambda _: Token("access", expires_in=1e-9))
+    assert kept.find("id") is None
+
+
+def test_a_refresh_token_is_kept_where_no_other_comes_with_the_new_token(credentials, issuer):
+    held = credentials(grant=None, refresh_token=FIRST)
+    held.headers()
+    issuer.instead = [(200, {"access_token": "another-token", "token_type": "Bearer"})]
+    assert held.renew()
+    held.headers()
+    assert held.renew()
+    sent = [request["refresh_token"] for request in issuer.requests]
+    assert sent == [FIRST, "refresh-canary-1", "refresh-canary-1"]
+
+
+def test_who_got_no_token_once_may_get_another_later(credentials, issuer):
+    held = credentials()
+    issuer.instead = [(400, {"error": "temporarily_unavailable"})]
+    with pytest.raises(SourceError):
+        held.headers()
+    held.headers()
+    assert held.renew()
 
 
 @pytest.mark.parametrize("expires_in", [None, "never", 0, -5])

@@ -1,6 +1,7 @@
 """Pages are parsed by another process while the next is asked for; nothing depends on it."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -63,6 +64,10 @@ LISTING = [
 ]
 
 
+# After which of them a census is asked for what.
+ASKED = {1: "in_window", 2: "unseen", 4: "swept_in_window", 7: "repeats"}
+
+
 def collected(folder, helper, stream=TICKETS):
     """What becomes of the listing, and what a census answers after each of its pages."""
     folder.mkdir()
@@ -77,8 +82,10 @@ def collected(folder, helper, stream=TICKETS):
             content = reader.parse_list(body)
             journal.write(f"p{number}", "https://h/", body, body, len(records), FETCHED)
             yield Page(number, content, FETCHED)
-            if number % 3 == 2:
-                answers.append((census.unseen, census.in_window, census.repeats))
+            waiting = list(collector._waiting)
+            assert len(waiting) < 2 or sum(each.size for each in waiting) <= collect._MOST_WAITING
+            if number in ASKED:
+                answers.append(getattr(census, ASKED[number]))
 
     table = pa.concat_tables(list(collector.tables(listing())))
     rejected = list(census.rejected())
@@ -105,6 +112,16 @@ def test_where_records_may_be_deleted_it_parses_none(tmp_path, helper):
     with_it = collected(tmp_path / "with", helper, stream)
     assert with_it == collected(tmp_path / "without", None, stream)
     assert [report.id for report in with_it[2]] == ["7"]
+
+
+def test_it_takes_none_before_it_has_said_that_it_is_ready(tmp_path, monkeypatch):
+    monkeypatch.setattr(parser_process, "_WORTHWHILE", 0)
+    helper = ParserProcess("helpdesk", "tickets")
+    helper.expect(0, 1)
+    assert not helper.give(tmp_path / "page", 0, 0)
+    assert select.select([helper._worker.answers], [], [], 60)[0]
+    assert helper.give(tmp_path / "page", 0, 0)
+    helper.close()
 
 
 def test_it_takes_one_page_and_the_next(tmp_path, helper):

@@ -27,6 +27,12 @@ def test_every_row_has_the_place_it_was_given_and_others_none(tmp_path, monkeypa
         assert places.of(np.zeros(0, np.int64)).tolist() == []
 
 
+def test_a_place_that_was_just_given_is_one_that_a_row_has(tmp_path):
+    with Places(tmp_path / "places", 10) as places:
+        places.put(np.array([4]), np.array([0]))
+        assert places.any(0, 10)
+
+
 class NearlyFull:
     """A file that takes few bytes at a time, as one on a disk that is nearly full."""
 
@@ -49,7 +55,7 @@ def test_what_is_written_in_part_is_written_on(tmp_path):
 
 def held(folder, rows):
     """The most bytes that were held for the places of so many rows, which come in no order."""
-    numbers = np.arange(rows)[::-1].reshape(-1, 1_000)
+    numbers = np.random.default_rng(4711).permutation(rows).reshape(-1, 1_000)
     with Places(folder / str(rows), rows) as places:
         tracemalloc.start()
         for some in numbers:

@@ -115,6 +115,7 @@ def test_the_key_of_the_environment_wins(home, monkeypatch, encode):
     monkeypatch.setenv("BRIDGE_SECRET_KEY", encode(key).decode())
     assert open_sealer(settings.load(home=home.root), home) == Sealer(key)
     assert not home.keys.exists()
+    assert encode(key).decode() not in redaction.redact(f"it is {encode(key).decode()}")
 
 
 @pytest.mark.parametrize("wrong", ["c2hvcnQ=", "not base64 at all", "=" * 44])
@@ -142,7 +143,10 @@ def test_a_command_may_give_the_key(home, monkeypatch):
     assert open_sealer(settings.load(home=home.root), home) == Sealer(key)
 
 
-@pytest.mark.parametrize("command", ["false", "/no/such/program", "echo short", "echo 'unclosed"])
+FAILING = f"sh -c 'echo {base64.b64encode(bytes(32)).decode()}; exit 3'"
+
+
+@pytest.mark.parametrize("command", ["false", "/no/such/program", "echo short", "echo 'unclosed", FAILING])
 def test_a_command_that_gives_no_key_is_named(home, monkeypatch, command):
     monkeypatch.setenv("BRIDGE_SECRET_KEY_COMMAND", command)
     with pytest.raises(SealingError, match="BRIDGE_SECRET_KEY_COMMAND"):

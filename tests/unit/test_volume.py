@@ -38,6 +38,7 @@ def weeks(counts: list[int], lag: timedelta = LAG) -> volume.History:
         (weeks([100, 110, 90, 100]), LAG, 100),
         (weeks([100, 110, 90]), LAG, None),
         (weeks([100, 0, 110, 90, 5, 100]), LAG, 95),
+        (weeks([100] * 5 + [10] * 7), LAG, 100),
         (weeks([19, 19, 19, 19, 19]), LAG, None),
         (weeks([100] * 4, lag=LAG + 24 * HOURS), LAG, None),
         (weeks([100] * 4, lag=LAG + 11 * HOURS), LAG, 100),
@@ -46,16 +47,17 @@ def weeks(counts: list[int], lag: timedelta = LAG) -> volume.History:
         (weeks([100] * 4), HOURS, None),
         ({MONDAY - timedelta(days=n): [(LAG, 100)] for n in range(1, 7)}, LAG, None),
     ],
-    ids=["usual", "too few", "robust", "not busy", "read later", "near", "long after", "both long after",
-         "not settled", "other weekdays"],
+    ids=["usual", "too few", "robust", "the latest", "not busy", "read later", "near", "long after",
+         "both long after", "not settled", "other weekdays"],
 )  # fmt: skip
 def test_a_day_is_judged_by_its_weekday_at_the_same_lag(before, lag, usual):
     found = volume.judged(batch(MONDAY, lag), {MONDAY: 7}, before, LIMITS, 2 * HOURS)
     assert [(day.rows, day.usual) for day in found] == ([(7, usual)] if usual else [])
 
 
-def test_of_several_counts_of_a_day_the_one_at_the_nearest_lag_counts():
-    before = {day: [(LAG, 100), (LAG + 10 * HOURS, 60)] for day in weeks([0] * 4)}
+@pytest.mark.parametrize("turn", [1, -1])
+def test_of_several_counts_of_a_day_the_one_at_the_nearest_lag_counts(turn):
+    before = {day: [(LAG, 100), (LAG + 10 * HOURS, 60)][::turn] for day in weeks([0] * 4)}
     (found,) = volume.judged(batch(MONDAY, LAG), {MONDAY: 7}, before, LIMITS, 2 * HOURS)
     assert found.usual == 100
 
