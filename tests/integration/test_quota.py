@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from bridge_pipeline.connector_kit.quota import Bucket, HeldBack, Metering, Observed
-from bridge_pipeline.database.quota import REQUESTS, Holder, SharedQuota, Spent, levels
+from bridge_pipeline.database.quota import REQUESTS, Holder, Level, SharedQuota, Spent, levels
 from tests.integration.flow import connect, execute, rows
 
 WINDOW = 0.5
@@ -434,6 +434,24 @@ def test_one_that_died_waiting_holds_nobody_up_for_long(workspace):
     assert 0 < refused.pause <= 1
     time_passes(workspace, 1)
     assert ask(workspace, place=refused.line, **asking).taken
+
+
+def test_one_that_died_waiting_is_not_shown_as_waiting_for_long(workspace):
+    settle(workspace, ask(workspace, requests=(1, 1)).taken)
+    ask(workspace, name="second", requests=(1, 1))
+    shown = []
+    for late in (0, 2):
+        execute(
+            workspace, f"update bridge.quota_waiters set due_at = clock_timestamp() - interval '{late} s'"
+        )
+        with workspace.database.engine.connect() as connection:
+            shown.append([level.waiting for level in levels(connection, "credential")])
+    assert shown == [[1], [0]]
+
+
+def test_of_any_limit_one_unit_may_be_used():
+    level = Level("c", "requests", 1, 60.0, used=0, others=0, free_in=0, held=0, waiting=0)
+    assert (level.usable(0.5), level.left(0.5)) == (1, 1)
 
 
 def test_who_waits_for_one_bucket_holds_up_nobody_in_another(workspace):

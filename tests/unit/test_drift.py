@@ -83,6 +83,11 @@ def test_what_lies_below_a_field_is_missed_in_those_that_have_one(objects, vanis
     assert changes(before, now, declared=False) == vanished
 
 
+def test_what_was_never_filled_had_no_type_to_change():
+    before = tickets(30, cf_building=None)
+    assert "/cf_building" not in changes(before, tickets(20), declared=False)
+
+
 def test_an_accepted_batch_is_the_new_shape():
     gone = taken(tickets(20, without="subject"))
     full, wanted = taken(tickets(30)), drift.declared(STREAM)
@@ -120,6 +125,13 @@ def test_the_inventory_is_bounded_and_every_record_is_looked_at_for_declared_key
     deep = taken([{"id": 1, "cf": {"a": {"b": {"c": 1}}}}, 7])
     assert {"/cf", "/cf/a", "/cf/a/b"} == {pointer for pointer in deep.fields if pointer.startswith("/cf")}
     assert deep.records == 1
+
+
+def test_what_pages_have_is_added_up():
+    inventory = FieldInventory(STREAM.keys)
+    for records in ([{"id": 1}, {"id": "2"}], [{"id": 3, "subject": "x"}]):
+        inventory.add(look_at(records, 0, STREAM.keys))
+    assert inventory.found.fields == {"/id": {"number": 2, "string": 1}, "/subject": {"string": 1}}
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 100, 1_000])

@@ -286,7 +286,9 @@ def test_a_landing_that_goes_while_it_is_read_does_no_harm(tmp_path, parsed, rep
     with opened(TICKETS, tmp_path, files, fields.absent) as before:
         path.unlink() if replaced else path.write_bytes(b"")
         del parsed[:]
-        again = collected(tmp_path / "again", bodies, before)
+        with capture_logs() as logs:
+            again = collected(tmp_path / "again", bodies, before)
+        assert [entry["log_level"] for entry in logs] == ["warning"] * (not replaced)
         # Whoever takes its name away takes nothing from whoever has opened it.
         assert (parsed == []) == replaced
     assert again == collected(tmp_path / "anew", bodies)

@@ -155,6 +155,7 @@ def test_an_extraction_goes_on_when_it_is_killed(tmp_path, helper, under_way):
 
 def test_an_extraction_goes_on_when_it_no_longer_answers(tmp_path, helper, monkeypatch):
     monkeypatch.setattr(helper._worker, "_patience", 0.1)
+    monkeypatch.setattr(collect, "_MOST_WAITING", 0)
     helper._worker.process.send_signal(signal.SIGSTOP)
     assert collected(tmp_path / "with", helper) == collected(tmp_path / "without", None)
     assert helper._worker is None

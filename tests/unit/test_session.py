@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -303,6 +304,25 @@ def test_a_good_answer_at_the_last_attempt_is_taken(name, open_session):
     with Server([BROKEN[name], BROKEN[name], reply(GOOD)]) as server:
         assert get(open_session(server.url)).content == RECORDS
         assert len(server.requests) == 3
+
+
+def test_pauses_grow_from_attempt_to_attempt_up_to_a_limit(open_session, monkeypatch):
+    pauses: list[float] = []
+    monkeypatch.setattr("bridge_pipeline.connector_kit.session.time", SimpleNamespace(sleep=pauses.append))
+    with Server([reply(status=500)]) as server, pytest.raises(SourceError):
+        get(open_session(server.url, attempts=6, backoff_initial=1, backoff_max=5))
+    assert [
+        longest / 2 <= pause <= longest for pause, longest in zip(pauses, (1, 2, 4, 5, 5), strict=True)
+    ] == [True] * 5
+
+
+def test_what_is_left_until_a_deadline_is_all_that_a_read_may_take():
+    deadline = transport.Deadline()
+    assert deadline.left(60.0) == 60.0
+    deadline.begin(5.0)
+    assert deadline.left(1.0) == 1.0
+    assert 0 < deadline.left(60.0) <= 5.0
+    assert 0 < deadline.left(None) <= 5.0
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 406, 409, 410, 411, 422, 451])

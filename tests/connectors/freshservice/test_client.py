@@ -143,7 +143,7 @@ def test_an_account_that_never_rests_is_an_error(tmp_path):
             account.changing.create()
 
     account.before = before
-    with serving(account) as simulator, pytest.raises(SourceError, match="still differed"):
+    with serving(account) as simulator, pytest.raises(SourceError, match=r"read 3 times.*still differed"):
         extract(simulator, "tickets", tmp_path / "j", settings={"max_sweeps": 3})
 
 
@@ -362,6 +362,21 @@ def test_a_killed_extraction_is_resumed_without_asking_twice(tmp_path, most):
         # One was asked for ahead when it was killed.
         assert len(details(simulator)) <= len(found.rows) + 2
         assert balanced(found)
+
+
+def test_a_reading_that_a_journal_answers_whole_is_not_believed_before_the_source_was_asked(tmp_path):
+    account = Account(tickets=40)
+    with serving(account) as simulator:
+        extract(simulator, "tickets", tmp_path / "j")
+        account.changing.touch(live(account, 1)[0], int(WINDOW.end.timestamp()) - 60)
+        assert extract(simulator, "tickets", tmp_path / "j").rows == truth(simulator, "tickets")
+
+
+def test_that_there_is_nothing_is_not_believed_at_once(tmp_path):
+    account = Account(tickets=1)
+    account.before = lambda request: Answer(200, b'{"groups":[]}')
+    with serving(account) as simulator:
+        assert extract(simulator, "groups", tmp_path / "j").proof["sweeps"] == 2
 
 
 @pytest.mark.parametrize("at_once", [1, 8])

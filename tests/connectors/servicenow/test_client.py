@@ -5,13 +5,15 @@ import re
 import threading
 import time
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 
 import pytest
 
+from bridge_pipeline.connector_kit.connector import Page
 from bridge_pipeline.connector_kit.journal import Journal
+from bridge_pipeline.connector_kit.pages import PageContent
 from bridge_pipeline.connector_kit.session import SourceError
-from bridge_pipeline.connectors.servicenow import CONNECTOR
+from bridge_pipeline.connectors.servicenow import CONNECTOR, keyset
 from bridge_pipeline.connectors.servicenow.simulator.habits import HABITS, Habits
 from bridge_pipeline.model import Window
 from tests.connectors.servicenow.reading import (
@@ -530,3 +532,27 @@ def test_metering_is_the_rule_of_the_instance_if_it_has_one():
     assert (observed.bucket, observed.units, observed.left) == (bucket.name, 100, None)
     assert 98 <= observed.resets_in <= 100
     assert metering.observed({}) == metering.observed({"x-ratelimit-limit": "many"}) == ()
+
+
+def test_of_versions_that_copies_give_the_newest_is_the_one_that_was_read():
+    seen = keyset._Seen()
+    seen.add([("2025-01-02 00:00:00", "a")])
+    seen.add([("2025-01-01 00:00:00", "a")])
+    states = [
+        seen.state((f"2025-01-0{day} 00:00:00", record)) for day, record in ((2, "a"), (3, "a"), (1, "b"))
+    ]
+    assert states == [None, "older", "unseen"]
+    seen.close()
+
+
+@pytest.mark.parametrize(("shown", "ends"), [(2, False), (1, False), (3, False)])
+def test_a_full_answer_and_one_with_hidden_rows_prove_no_end(shown, ends):
+    page = Page(0, PageContent([{}] * shown), datetime.now(UTC))
+    # Of two that were asked for: a full one may have more behind it, another one hides some.
+    assert keyset.Part(page, total=2, size=2, live=True).ends(0) == ends
+    assert keyset.Part(page, total=shown, size=shown + 1, live=True).ends(0)
+
+
+@pytest.mark.parametrize(("rows", "size", "step"), [(0, 100, 100), (3, 100, 10), (40, 100, 40), (40, 20, 20)])
+def test_no_more_rows_are_passed_over_than_answers_were_seen_to_cover(rows, size, step):
+    assert keyset._Reach(rows).step(size) == step

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from pydantic import ValidationError
 
-from bridge_pipeline.connector_kit.connector import Connector
+from bridge_pipeline.connector_kit.connector import Connector, Page
 from bridge_pipeline.connector_kit.journal import Journal
 from bridge_pipeline.connector_kit.pages import PageContent, UnreadableBody
 from bridge_pipeline.connector_kit.session import Contradictory, SourceError
@@ -624,3 +624,11 @@ def test_offset_pages_end_at_the_cap():
 def test_a_config_that_cannot_work_is_refused(config):
     with pytest.raises(ValidationError):
         CONNECTOR.config(**{"base_url": "https://acme.zendesk.com"} | config)
+
+
+def test_a_page_that_is_read_again_counts_as_it_is_now():
+    tally, shown = paging.Tally(), []
+    for number, records in ((1, 3), (2, 2), (2, 1), (1, 2)):
+        tally.enter(number, Page(number, PageContent([{}] * records, total=9), datetime.now(UTC)))
+        shown.append(tally.shown)
+    assert (shown, tally.count) == ([3, 5, 4, 2], 9)
