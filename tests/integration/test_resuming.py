@@ -7,11 +7,16 @@ from typing import Any
 import pytest
 
 from bridge_pipeline.connector_kit.session import SourceError
+from bridge_pipeline.connectors.helpdesk.client import HelpdeskClient
 from bridge_pipeline.database import registry
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace
+from bridge_pipeline.steps import collect
+from bridge_pipeline.steps import extract as extraction
+from bridge_pipeline.steps.census import DiskCensus
 from bridge_pipeline.steps.extract import extract
-from tests.integration.flow import day
+from tests.integration.desk import serving, ticket
+from tests.integration.flow import connect, day
 
 NAME = "acme-desk"
 DAY = day("2024-03-01")
@@ -78,3 +83,31 @@ def test_a_new_credential_goes_on_where_the_old_one_was_refused(workspace, conne
     begin(workspace, connector)
     begin(workspace, connector, secret="12-second-Canary-4711")
     assert begun(workspace) == ["0001"]
+
+
+def test_who_cannot_land_ends_its_reading_before_what_that_is_entered_into(workspace, monkeypatch):
+    """Requests that are under way are waited for; an error holds all that it came through."""
+    ended: list[str] = []
+    read, close = HelpdeskClient.read, DiskCensus.close
+
+    def reading(*given):
+        try:
+            yield from read(*given)
+        finally:
+            ended.append("reading")
+
+    def full(entity, tables, folder, work):
+        landing = tables()
+        next(landing)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(HelpdeskClient, "read", reading)
+    monkeypatch.setattr(DiskCensus, "close", lambda census: ended.append("census") or close(census))
+    monkeypatch.setattr(extraction, "land", full)
+    monkeypatch.setattr(collect, "_MOST_BYTES", 0)
+    with serving() as desk:
+        connect(workspace, desk, NAME, entities=("tickets",))
+        desk.records["tickets"] = [ticket(1, "2024-03-01T12:00:00Z")]
+        with pytest.raises(OSError, match="No space left"):
+            extract(workspace, NAME, "tickets", DAY)
+    assert ended == ["reading", "census"]

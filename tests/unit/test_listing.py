@@ -264,6 +264,16 @@ def test_records_that_come_while_the_tail_is_read_are_found_beyond_its_pages_too
     assert read(desk_of(10, turn=append)).seen >= set(range(70, 80))
 
 
+def test_a_tail_is_where_the_listing_ended_and_not_where_its_pages_came_again():
+    def append(desk, request):
+        if request.key.startswith("t"):
+            desk.rows[77] = INSIDE
+
+    # Behind its last page it begins anew.
+    desk = desk_of(20, page=lambda page, pages: (page - 1) % max(pages, 1) + 1, turn=append)
+    assert 77 in read(desk).seen
+
+
 # --- Sets that move -----------------------------------------------------------------------------
 
 

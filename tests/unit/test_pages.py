@@ -18,6 +18,7 @@ from bridge_pipeline.connector_kit import pages
 from bridge_pipeline.connector_kit.outline import Reader
 from bridge_pipeline.connector_kit.pages import (
     FailedAnswer,
+    PageContent,
     Rejected,
     UnreadableBody,
     exact_records,
@@ -574,3 +575,11 @@ def test_the_envelope_is_kept_beside_the_records():
 )
 def test_members_are_put_before_a_records_own(raw, result):
     assert with_members(raw, {"a": {"b": 1}}) == result
+
+
+@pytest.mark.parametrize(
+    ("said", "more"),
+    [({}, False), ({"more": True}, True), ({"total_pages": 3}, True), ({"total_pages": 2}, False)],
+)
+def test_what_an_envelope_says_of_further_pages(said, more):
+    assert PageContent([], **said).says_more(2) == more

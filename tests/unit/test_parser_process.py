@@ -64,8 +64,8 @@ LISTING = [
 ]
 
 
-# After which of them a census is asked for what.
-ASKED = {1: "in_window", 2: "unseen", 4: "swept_in_window", 7: "repeats"}
+# After which of them a census is asked for what; after the last one nobody asks.
+ASKED = {1: "in_window", 2: "unseen", 4: "swept_in_window", 6: "repeats"}
 
 
 def collected(folder, helper, stream=TICKETS):

@@ -68,3 +68,9 @@ def test_the_newest_settled_day_ends_before_its_lag():
     lag = 2 * HOURS
     assert newest_settled(datetime(2024, 4, 2, 2, tzinfo=UTC), lag) == MONDAY
     assert newest_settled(datetime(2024, 4, 2, 1, 59, tzinfo=UTC), lag) == MONDAY - timedelta(days=1)
+
+
+def test_days_of_the_same_batch_are_counts_of_their_weekday_too():
+    days = {MONDAY - timedelta(weeks=week): 100 for week in range(1, 5)} | {MONDAY: 7}
+    found = volume.judged(batch(MONDAY, timedelta(days=300)), days, {}, LIMITS, 2 * HOURS)
+    assert [(day.rows, day.usual) for day in found] == [(7, 100)]
