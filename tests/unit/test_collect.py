@@ -382,3 +382,12 @@ def test_a_page_with_a_rejected_record_is_read_again(extraction):
 )
 def test_people_stand_once_each_in_order(found, kept):
     assert json.loads(parse._linked(found)) == [{"part": part, "user_id": user} for user, part in kept]
+
+
+def test_people_and_other_fields_are_part_of_what_a_version_is():
+    def version(who, **fields):
+        stream = replace(TICKETS, people=lambda _: [(who, "cc")], all_people=None)
+        return parse.RecordParser(stream).batch([ticket(**fields)], 2**62, None)["content_hash"][0].as_py()
+
+    assert len({version("1"), version("2"), version("1", other=1), version("1", other=2)}) == 4
+    assert version("1", a=1, b={"c": 1, "d": 2}) == version("1", b={"d": 2, "c": 1}, a=1)
