@@ -190,6 +190,15 @@ def test_who_got_no_token_once_may_get_another_later(credentials, issuer):
     assert held.renew()
 
 
+def test_a_wait_that_is_longer_than_allowed_is_not_waited_for(credentials, issuer, context, monkeypatch):
+    issuer.instead = [(429, {"error": "slow_down"}, [("Retry-After", "86400")])]
+    slept: list[float] = []
+    monkeypatch.setattr("bridge_pipeline.connector_kit.oauth.time.sleep", slept.append)
+    with pytest.raises(SourceError, match="giving up at attempt 1"):
+        credentials().headers()
+    assert (len(issuer.requests), slept, context.quota.holds) == (1, [], [])
+
+
 @pytest.mark.parametrize("expires_in", [None, "never", 0, -5])
 def test_a_token_that_does_not_say_its_time_is_used_until_401(credentials, issuer, expires_in):
     issuer.expires_in = expires_in
