@@ -214,7 +214,7 @@ def _keep_lines(workspace: "Workspace", child: _Child) -> None:
 def _watch(workspace: "Workspace", parts: _Parts, port: int) -> int:
     deadline = time.monotonic() + _START_SECONDS
     answering = False
-    database = _Revived(workspace.home) if workspace.settings.database_url is None else None
+    database = _revived(workspace)
     code = _CodeServer(parts)
     while True:
         for child in parts.running.values():
@@ -267,25 +267,45 @@ class _Revived:
     """The embedded server of a home, started again when it went: the daemon would wait for it for ever."""
 
     home: "Home"
+    # Where the parts look for it.
+    socket_dir: Path
+    pid: int
     told: bool = False
     looked: float = field(default_factory=time.monotonic)
 
     def look(self) -> None:
-        """Starts it where it does not run; what hinders is told once, and tried again."""
+        """Starts it where it does not run; what hinders is told once, and tried again.
+
+        Raises:
+            DatabaseReplaced: the parts would never find it again.
+        """
         from bridge_pipeline.database import embedded
 
         if time.monotonic() - self.looked < _LOOK_SECONDS:
             return
         try:
-            if embedded.running(self.home) is None:
-                embedded.ensure_running(self.home)
+            server = embedded.start_again(self.home, self.socket_dir)
+            # One that was only about to start or to end is no news.
+            if server.pid != self.pid:
                 note("the embedded database had ended and was started again; see logs/postgres.log")
-            self.told = False
+            self.pid, self.told = server.pid, False
+        except embedded.DatabaseReplaced:
+            raise
         except (embedded.DatabaseUnavailable, OSError) as error:
             if not self.told:
                 note(f"the embedded database is away, and is tried again: {printable(str(error))}")
             self.told = True
         self.looked = time.monotonic()
+
+
+def _revived(workspace: "Workspace") -> _Revived | None:
+    """What looks after the embedded server; None where the database is the user's own."""
+    from bridge_pipeline.database import embedded
+
+    if workspace.settings.database_url is not None:
+        return None
+    socket_dir = Path(str(workspace.database.url.query["host"]))
+    return _Revived(workspace.home, socket_dir, embedded.start_again(workspace.home, socket_dir).pid)
 
 
 def _answers(port: int) -> bool:

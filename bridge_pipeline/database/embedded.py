@@ -85,6 +85,10 @@ class DatabaseUnavailable(RuntimeError):
     """There is no usable database; the message says why and what to do."""
 
 
+class DatabaseReplaced(DatabaseUnavailable):
+    """What a server served is no longer there, or somewhere else."""
+
+
 @dataclass(frozen=True)
 class Server:
     """A running embedded server."""
@@ -175,6 +179,19 @@ def ensure_running(home: Home) -> Server:
     return running(home) or _start(home)
 
 
+def start_again(home: Home, socket_dir: Path) -> Server:
+    """The server of `home` for those who know it at its address; it is started where needed, never made.
+
+    Raises:
+        DatabaseReplaced: its data is gone or being restored, or its address is another by now.
+        DatabaseUnavailable: it does not start; the message shows the end of its log.
+    """
+    _refuse_replaced(home, socket_dir)
+    server = running(home) or _start(home, socket_dir)
+    _refuse_moved(home, server.socket_dir, socket_dir)
+    return server
+
+
 def running(home: Home) -> Server | None:
     """The server of `home` if it accepts connections, else None.
 
@@ -211,11 +228,14 @@ def _stop(home: Home) -> bool:
     raise DatabaseUnavailable(f"the embedded Postgres (process {server.pid}) does not stop.{_log_tail(home)}")
 
 
-def _start(home: Home) -> Server:
+def _start(home: Home, known: Path | None = None) -> Server:
+    """Starts the server, only at the address `known` if one is given; else its data is made where needed."""
     try:
-        for folder in (home.root, home.postgres, home.logs):
+        for folder in (home.root, home.postgres, home.logs) if known is None else ():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with file_lock(home.postgres / "server.lock"):
+            if known is not None:
+                _refuse_replaced(home, known)
             server = _settled(home)
             if server is None:
                 _launch(home)
@@ -330,6 +350,21 @@ def _refuse_half_upgraded(home: Home) -> None:
             f"an upgrade of the database in {home.root} is not finished, and its data is in "
             f"{found[-1].root}: wait for it, or run `bridge upgrade` again"
         )
+
+
+def _refuse_replaced(home: Home, known: Path) -> None:
+    if home.restoring.exists():
+        raise DatabaseReplaced(f"a restore into {home.root} is not finished")
+    if not _data(home).exists():
+        raise DatabaseReplaced(f"the data of the embedded database, {_data(home)}, is gone")
+    found = _found(home)
+    _refuse_moved(home, found[0].socket_dir if found else _socket_dir(home), known)
+
+
+def _refuse_moved(home: Home, place: Path, known: Path) -> None:
+    # A home has more names than one where links lead to it.
+    if place.resolve() != known.resolve():
+        raise DatabaseReplaced(f"the embedded database in {home.root} is another than before, in {place}")
 
 
 # --- Whether it lives -------------------------------------------------------------------------

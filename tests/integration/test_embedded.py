@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import psutil
 import psycopg
 import pytest
 
+from bridge_pipeline.commands import service
 from bridge_pipeline.database import embedded
-from bridge_pipeline.database.embedded import DatabaseUnavailable
+from bridge_pipeline.database.embedded import DatabaseReplaced, DatabaseUnavailable
 from bridge_pipeline.naming import Home
 
 ROOT = os.geteuid() == 0
@@ -64,7 +66,9 @@ def python(code, *arguments, **options):
 
 START = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from bridge_pipeline.commands import service
 from bridge_pipeline.database import embedded
 from bridge_pipeline.naming import Home
 server = embedded.ensure_running(Home(Path(sys.argv[1])))
@@ -274,7 +278,9 @@ as_root = pytest.mark.skipif(not ROOT, reason="changes the user of a process, wh
 # Imports first: the interpreter's own files may be readable by root only.
 AS_USER = """
 import os, sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from bridge_pipeline.commands import service
 from bridge_pipeline.database import embedded
 from bridge_pipeline.naming import Home
 os.setgroups([]); os.setgid(int(sys.argv[3])); os.setuid(int(sys.argv[2]))
@@ -357,3 +363,71 @@ def test_an_installation_under_a_strict_umask_is_opened_for_the_server(folder):
     done = python(START, folder / "home", env=dict(os.environ) | {"PYTHONPATH": str(site)})
     assert done.stderr == ""
     assert embedded.running(Home(folder / "home"))
+
+
+def removed(home):
+    server = embedded.running(home)
+    shutil.rmtree(home.root)
+    # What it does by itself within a minute.
+    os.kill(server.pid, signal.SIGQUIT)
+
+
+def being_restored(home):
+    embedded.stop(home)
+    home.restoring.mkdir()
+
+
+def made_anew(home):
+    embedded.stop(home)
+    # Kept, so that the new one cannot get its number.
+    (home.postgres / "data").rename(home.postgres / "former")
+    embedded.ensure_running(home)
+
+
+def made_anew_and_stopped(home):
+    made_anew(home)
+    embedded.stop(home)
+
+
+REPLACED = [
+    (removed, "is gone"),
+    (being_restored, "restore.*not finished"),
+    (made_anew, "another than before"),
+    (made_anew_and_stopped, "another than before"),
+]
+
+
+@pytest.mark.parametrize(("becoming", "words"), REPLACED)
+def test_a_server_that_is_to_go_on_is_never_another(home, becoming, words):
+    """`bridge up` would make a removed home again, or wait for ever where nobody listens any more."""
+    known = embedded.ensure_running(home)
+    database = service._Revived(home, known.socket_dir, known.pid, looked=-1e9)
+    becoming(home)
+    there = sorted(home.root.glob("*/*"))
+    with pytest.raises(DatabaseReplaced, match=words):
+        database.look()
+    assert sorted(home.root.glob("*/*")) == there
+
+
+def test_it_is_said_that_a_server_was_started_again_only_if_it_was(home, capsys):
+    known = embedded.ensure_running(home)
+    database = service._Revived(home, known.socket_dir, known.pid, looked=-1e9)
+    database.look()
+    # As while it starts or stops: it lives and accepts nobody yet.
+    pid_file = home.postgres / "data/postmaster.pid"
+    ready = pid_file.read_text()
+    pid_file.write_text(ready.replace("ready", "starting"))
+    # Written back while the look waits for it.
+    with ThreadPoolExecutor(1) as pool:
+        database.looked = -1e9
+        looking = pool.submit(database.look)
+        assert embedded.running(home) is None
+        pid_file.write_text(ready)
+        looking.result(60)
+    assert "started again" not in capsys.readouterr().err
+    os.kill(known.pid, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(known.pid)] if psutil.pid_exists(known.pid) else [], timeout=60)
+    database.looked = -1e9
+    database.look()
+    assert embedded.running(home) is not None
+    assert "started again" in capsys.readouterr().err
