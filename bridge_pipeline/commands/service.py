@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from bridge_pipeline.naming import Home
 
 _ROLES = ("webserver", "daemon")
+# Signals that ask to stop.
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _START_SECONDS = 120.0
 # For `up` to end its parts and theirs, one after the other.
 _STOP_SECONDS = 60.0
@@ -58,16 +60,15 @@ def up(
     workspace = opened()
     with ExitStack() as stack:
         _refuse_second(stack, workspace.home)
-        # Those of one that was killed: two daemons would share out the same work.
-        for role in _ROLES:
-            processes.stop_recorded(workspace.home, role)
-        processes.refuse_taken_port(port)
-        # Dagster takes a second to import.
-        from bridge_pipeline.automation.runs import prepare_instance, settle_lost_runs
-
-        settle_lost_runs(workspace, prepare_instance(workspace))
-        stack.enter_context(processes.recorded(workspace.home, "up", os.getpid(), port=port))
-        code = _serve(stack, workspace, port, read_only)
+        for number in _STOPPING:
+            signal.signal(number, _raise_stopped)
+        try:
+            # Before all that takes time, so that `bridge down` finds it.
+            stack.enter_context(processes.recorded(workspace.home, "up", os.getpid(), port=port))
+            code = _serve(stack, workspace, port, read_only)
+        except _Stopped:
+            note("stopping …")
+            code = 0
     raise typer.Exit(code)
 
 
@@ -75,12 +76,16 @@ def _refuse_second(stack: ExitStack, home: "Home") -> None:
     from bridge_pipeline import processes
     from bridge_pipeline.database.locks import file_lock
 
+    held = False
     try:
         stack.enter_context(file_lock(home.work / "up.lock", wait=False))
     except BlockingIOError:
-        running = processes.facts_of(home, "up")
+        held = True
+    running = processes.facts_of(home, "up")
+    # Where somebody removed the lock's file, the one before holds another.
+    if held or running:
         where = _address(running["port"]) if running else "it is about to serve"
-        raise processes.AlreadyRunning(f"it runs already: {where}; `bridge down` stops it") from None
+        raise processes.AlreadyRunning(f"it runs already: {where}; `bridge down` stops it")
 
 
 def down(json_output: Json = False) -> None:
@@ -112,28 +117,32 @@ class _Child:
     last: deque[str] = field(default_factory=lambda: deque(maxlen=15))
 
 
-class _Stopped(Exception):
-    """The user or the system asks to stop."""
+class _Stopped(BaseException):
+    """The user or the system asks to stop; for nobody in between to catch."""
 
 
 def _serve(stack: ExitStack, workspace: "Workspace", port: int, read_only: bool) -> int:
-    """Runs the children until one ends (1) or a signal comes (0)."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _raise_stopped)
-    try:
-        parts = _Parts(workspace, port, read_only)
-        stack.callback(parts.stop)
-        for role in _ROLES:
-            parts.start(role)
-        return _watch(workspace, parts, port)
-    except _Stopped:
-        note("stopping …")
-        return 0
+    """Runs the children until one ends (1)."""
+    from bridge_pipeline import processes
+
+    # Those of one that was killed: two daemons would share out the same work.
+    for role in _ROLES:
+        processes.stop_recorded(workspace.home, role)
+    processes.refuse_taken_port(port)
+    # Dagster takes a second to import.
+    from bridge_pipeline.automation.runs import prepare_instance, settle_lost_runs
+
+    settle_lost_runs(workspace, prepare_instance(workspace))
+    parts = _Parts(workspace, port, read_only)
+    stack.callback(parts.stop)
+    for role in _ROLES:
+        parts.start(role)
+    return _watch(workspace, parts, port)
 
 
 def _raise_stopped(_number: int, _frame: object) -> None:
     # One is enough: another must not interrupt the stopping.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _STOPPING:
         signal.signal(number, signal.SIG_IGN)
     raise _Stopped
 

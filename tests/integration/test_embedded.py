@@ -366,7 +366,7 @@ def test_an_installation_under_a_strict_umask_is_opened_for_the_server(folder):
 
 
 def removed(home):
-    server = embedded.running(home)
+    server = embedded.ensure_running(home)
     shutil.rmtree(home.root)
     # What it does by itself within a minute.
     os.kill(server.pid, signal.SIGQUIT)

@@ -1,11 +1,23 @@
 """What `bridge up` does for its parts, whatever becomes of their surroundings."""
 
+import os
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 
+import pytest
+
+from bridge_pipeline import processes
 from bridge_pipeline.commands import service
 from bridge_pipeline.naming import Home
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
 
 
 def test_what_a_part_prints_is_read_on_where_no_log_can_be_written(workspace, tmp_path):
@@ -19,3 +31,38 @@ def test_what_a_part_prints_is_read_on_where_no_log_can_be_written(workspace, tm
         service._keep_lines(replace(workspace, home=home), child)
         assert process.wait(60) == 0
     assert [line.split()[0] for line in child.last] == [str(n) for n in range(4985, 5000)]
+
+
+UP = """
+import sys
+from bridge_pipeline.automation import runs
+from bridge_pipeline.cli import app
+
+def about_to_serve(workspace):
+    print("about to serve", flush=True)
+    sys.stdin.read()
+
+runs.prepare_instance = about_to_serve
+app(["up", "--port", sys.argv[1]])
+"""
+
+
+def test_one_that_is_only_about_to_serve_is_found_and_stopped(workspace):
+    program = [sys.executable, "-c", UP, str(free_port())]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "about to serve\n"
+        found = processes.stop_recorded(workspace.home, "up")
+        process.communicate()
+    assert found
+    assert process.returncode == 0
+
+
+def test_one_that_runs_without_holding_the_lock_is_not_doubled(tmp_path):
+    """Somebody removed the lock's file, which lies among what may be deleted."""
+    home = Home(tmp_path)
+    refused = pytest.raises(processes.AlreadyRunning, match="3007")
+    with processes.recorded(home, "up", os.getpid(), port=3007), refused, ExitStack() as stack:
+        service._refuse_second(stack, home)
+    with ExitStack() as stack:
+        service._refuse_second(stack, home)
