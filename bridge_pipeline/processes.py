@@ -6,18 +6,20 @@ The embedded Postgres is not among them; see `database.embedded`.
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import psutil
 
 from bridge_pipeline.connector_kit.journal import write_durably
-from bridge_pipeline.database import registry
-from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.naming import Home
+
+if TYPE_CHECKING:
+    from bridge_pipeline.database.workspace import Workspace
 
 # Whatever else stands in the shell's environment may be a secret, and no child needs it.
 _INHERITED = re.compile(
@@ -38,8 +40,11 @@ class PortTaken(RuntimeError):
     """Another program listens on the port."""
 
 
-def child_environment(workspace: Workspace) -> dict[str, str]:
+def child_environment(workspace: "Workspace") -> dict[str, str]:
     """The environment for a child: what it needs to find this home, and no credential of a source."""
+    # A child that writes itself down waits for no database.
+    from bridge_pipeline.database import registry
+
     secret = registry.secret_variables(workspace.database.engine)
     inherited = {
         name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name) and name not in secret
@@ -72,14 +77,28 @@ def is_free(port: int) -> bool:
 @contextmanager
 def recorded(home: Home, role: str, process: int, **facts: Any) -> Iterator[None]:
     """Writes down that `process` plays a role in this home, for as long as the context lasts."""
-    record = {"pid": process, "began": began(process), **facts}
-    path = _record(home, role)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_durably(path, orjson.dumps(record))
+    _write(home, role, process, **facts)
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        forget(home, role)
+
+
+def recording(home: Home, role: str, lock: int, command: list[str]) -> list[str]:
+    """The command for a child that writes down that it plays a role, and only then becomes `command`.
+
+    So there is none that is not written down, whenever its parent is killed: the child ends where that has
+    happened before, and until then nobody else can hold the lock.
+
+    Args:
+        lock: descriptor of a locked file, for the child to inherit. Whoever holds the lock may play the role.
+    """
+    return [sys.executable, "-m", __name__, str(home.root), role, str(os.getpid()), str(lock), *command]
+
+
+def forget(home: Home, role: str) -> None:
+    """Removes what is written down of a role."""
+    _record(home, role).unlink(missing_ok=True)
 
 
 def facts_of(home: Home, role: str) -> dict[str, Any] | None:
@@ -124,7 +143,7 @@ def stop_recorded(home: Home, role: str, seconds: float = 20.0, family: bool = F
         return False
     with suppress(psutil.NoSuchProcess):
         end(psutil.Process(record["pid"]), seconds, family)
-    _record(home, role).unlink(missing_ok=True)
+    forget(home, role)
     return True
 
 
@@ -145,3 +164,29 @@ def end(process: psutil.Process, seconds: float = 20.0, family: bool = True) -> 
 
 def _record(home: Home, role: str) -> Path:
     return home.work / "processes" / f"{role}.json"
+
+
+def _write(home: Home, role: str, process: int, **facts: Any) -> None:
+    path = _record(home, role)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_durably(path, orjson.dumps({"pid": process, "began": began(process), **facts}))
+
+
+def _become(root: str, role: str, parent: str, lock: str, *command: str) -> None:
+    """The program of `recording`."""
+    try:
+        _write(Home(Path(root)), role, os.getpid())
+    except OSError:
+        # Two daemons would share out the same work; a second webserver finds its port taken, and the first
+        # comes back on a full disk all the same.
+        if role == "daemon":
+            raise
+    if os.getppid() != int(parent):
+        sys.exit("the process that started this one ended")
+    # It is freed by the very call that makes this process the other program.
+    os.set_inheritable(int(lock), False)
+    os.execv(command[0], command)  # noqa: S606
+
+
+if __name__ == "__main__":
+    _become(*sys.argv[1:])

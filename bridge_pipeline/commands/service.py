@@ -59,33 +59,33 @@ def up(
 
     workspace = opened()
     with ExitStack() as stack:
-        _refuse_second(stack, workspace.home)
+        lock = _refuse_second(stack, workspace.home)
         for number in _STOPPING:
             signal.signal(number, _raise_stopped)
         try:
             # Before all that takes time, so that `bridge down` finds it.
             stack.enter_context(processes.recorded(workspace.home, "up", os.getpid(), port=port))
-            code = _serve(stack, workspace, port, read_only)
+            code = _serve(stack, _Parts(workspace, port, read_only, lock))
         except _Stopped:
             note("stopping …")
             code = 0
     raise typer.Exit(code)
 
 
-def _refuse_second(stack: ExitStack, home: "Home") -> None:
+def _refuse_second(stack: ExitStack, home: "Home") -> int:
+    """Locks the home for this `up`; gives the lock's descriptor."""
     from bridge_pipeline import processes
     from bridge_pipeline.database.locks import file_lock
 
-    held = False
-    try:
-        stack.enter_context(file_lock(home.work / "up.lock", wait=False))
-    except BlockingIOError:
-        held = True
+    lock = None
+    with suppress(BlockingIOError):
+        lock = stack.enter_context(file_lock(home.work / "up.lock", wait=False))
     running = processes.facts_of(home, "up")
     # Where somebody removed the lock's file, the one before holds another.
-    if held or running:
+    if lock is None or running:
         where = _address(running["port"]) if running else "it is about to serve"
         raise processes.AlreadyRunning(f"it runs already: {where}; `bridge down` stops it")
+    return lock
 
 
 def down(json_output: Json = False) -> None:
@@ -121,23 +121,23 @@ class _Stopped(BaseException):
     """The user or the system asks to stop; for nobody in between to catch."""
 
 
-def _serve(stack: ExitStack, workspace: "Workspace", port: int, read_only: bool) -> int:
-    """Runs the children until one ends (1)."""
+def _serve(stack: ExitStack, parts: "_Parts") -> int:
+    """Runs the parts until one ends (1)."""
     from bridge_pipeline import processes
 
+    workspace = parts.workspace
     # Those of one that was killed: two daemons would share out the same work.
     for role in _ROLES:
         processes.stop_recorded(workspace.home, role)
-    processes.refuse_taken_port(port)
+    processes.refuse_taken_port(parts.port)
     # Dagster takes a second to import.
     from bridge_pipeline.automation.runs import prepare_instance, settle_lost_runs
 
     settle_lost_runs(workspace, prepare_instance(workspace))
-    parts = _Parts(workspace, port, read_only)
     stack.callback(parts.stop)
     for role in _ROLES:
         parts.start(role)
-    return _watch(workspace, parts, port)
+    return _watch(workspace, parts, parts.port)
 
 
 def _raise_stopped(_number: int, _frame: object) -> None:
@@ -154,6 +154,8 @@ class _Parts:
     workspace: "Workspace"
     port: int
     read_only: bool
+    # Descriptor of the lock of this `up`.
+    lock: int
     running: dict[str, _Child] = field(default_factory=dict)
 
     def start(self, role: str) -> None:
@@ -163,8 +165,11 @@ class _Parts:
 
         if role in self.running:
             self.running[role].stack.close()
+        home = self.workspace.home
+        command = _command(role, PROJECT_ROOT / "workspace.yaml", self.port, self.read_only)
         process = subprocess.Popen(
-            _command(role, PROJECT_ROOT / "workspace.yaml", self.port, self.read_only),
+            processes.recording(home, role, self.lock, command),
+            pass_fds=[self.lock],
             cwd=PROJECT_ROOT,
             env=processes.child_environment(self.workspace),
             stdin=subprocess.DEVNULL,
@@ -176,11 +181,8 @@ class _Parts:
             start_new_session=True,
         )
         child = self.running[role] = _Child(role, process)
+        child.stack.callback(_stop, child, home)
         threading.Thread(target=_keep_lines, args=(self.workspace, child), daemon=True).start()
-        # A signal may come before it is written down; and what is written down stays until it has ended.
-        child.stack.callback(_stop, child)
-        child.stack.enter_context(processes.recorded(self.workspace.home, role, process.pid))
-        child.stack.callback(_stop, child)
 
     def stop(self) -> None:
         """Ends all parts, the last one started first."""
@@ -260,8 +262,7 @@ class _CodeServer:
 
         if time.monotonic() - self.looked < _LOOK_SECONDS:
             return
-        # Where a full disk hinders only that it is written down, it serves all the same.
-        with suppress(psutil.NoSuchProcess, OSError):
+        with suppress(psutil.NoSuchProcess):
             started = psutil.Process(self.parts.running["webserver"].process.pid).children()
             there = any(each.status() != psutil.STATUS_ZOMBIE for each in started)
             if self.seen and not there:
@@ -325,7 +326,7 @@ def _answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _stop(child: _Child) -> None:
+def _stop(child: _Child, home: "Home") -> None:
     import psutil
 
     from bridge_pipeline import processes
@@ -334,6 +335,8 @@ def _stop(child: _Child) -> None:
     if child.process.poll() is None:
         processes.end(psutil.Process(child.process.pid))
         child.process.wait()
+    # Not before: `bridge down` looks for what did not end.
+    processes.forget(home, child.role)
 
 
 def _address(port: int) -> str:

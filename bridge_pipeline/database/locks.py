@@ -11,8 +11,10 @@ from pathlib import Path
 
 
 @contextmanager
-def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
+def file_lock(path: Path, wait: bool = True) -> Iterator[int]:
     """Waits until no other process is in a block with the same `path`; freed when a process dies.
+
+    Gives the locked descriptor: a child that inherits it holds the lock as well.
 
     Raises:
         BlockingIOError: another process is in one; only without `wait`.
@@ -22,6 +24,6 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

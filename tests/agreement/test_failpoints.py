@@ -188,8 +188,7 @@ EXEMPT = {
         "bridge_pipeline/logs.py:_rotate:replace",
         "bridge_pipeline/logs.py:_rotate:replace",
         "bridge_pipeline/logs.py:_rotate:unlink",
-        "bridge_pipeline/processes.py:recorded:unlink",
-        "bridge_pipeline/processes.py:stop_recorded:unlink",
+        "bridge_pipeline/processes.py:forget:unlink",
     ),
     "pipes and streams, no files": (
         "bridge_pipeline/commands/answers.py:outlast_readers:open",

@@ -11,8 +11,10 @@ import pytest
 
 from bridge_pipeline import processes
 from bridge_pipeline.database import registry
+from bridge_pipeline.database.locks import file_lock
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.naming import Home
+from bridge_pipeline.settings import PROJECT_ROOT
 
 # A process that runs until it is stopped, or its tests have ended.
 RUNNING = [sys.executable, "-c", "import sys; sys.stdin.read()"]
@@ -54,6 +56,21 @@ def test_a_recorded_process_is_found_until_it_ends(home, running):
         running.wait()
         assert processes.facts_of(home, "daemon") is None
     assert processes.facts_of(home, "webserver") is None
+
+
+def test_a_child_writes_itself_down_before_it_becomes_its_program(home):
+    """Until then it holds the lock of its parent, however that ends."""
+    lock = home.work / "lock"
+    with file_lock(lock) as held:
+        command = processes.recording(home, "daemon", held, RUNNING)
+        process = subprocess.Popen(command, cwd=PROJECT_ROOT, stdin=subprocess.PIPE, pass_fds=[held])
+    with process, file_lock(lock):
+        found = processes.facts_of(home, "daemon")
+        command = psutil.Process(process.pid).cmdline()
+        process.kill()
+    assert found
+    assert found["pid"] == process.pid
+    assert command == RUNNING
 
 
 def test_a_recorded_process_can_be_stopped_by_another(home, running):

@@ -4,13 +4,16 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from bridge_pipeline import processes
 from bridge_pipeline.commands import service
+from bridge_pipeline.database.locks import file_lock
 from bridge_pipeline.naming import Home
 
 
@@ -66,3 +69,45 @@ def test_one_that_runs_without_holding_the_lock_is_not_doubled(tmp_path):
         service._refuse_second(stack, home)
     with ExitStack() as stack:
         service._refuse_second(stack, home)
+
+
+KILLED = """
+import os, signal, subprocess, sys
+from bridge_pipeline.automation import runs
+from bridge_pipeline.cli import app
+from bridge_pipeline.commands import service
+
+class Popen(subprocess.Popen):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def prepared(workspace):
+    subprocess.Popen = Popen
+
+runs.prepare_instance, runs.settle_lost_runs = prepared, lambda *_: None
+service._ROLES, service._command = ("daemon",), lambda *_: sys.argv[2:]
+app(["up", "--port", sys.argv[1]])
+"""
+
+
+def test_no_daemon_runs_that_is_not_written_down(workspace):
+    """The next `bridge up` would run a second one beside it, and `bridge down` would not find it."""
+    home = workspace.home
+    daemon = [sys.executable, "-c", f"import time; time.sleep(600)  # of {home.root}"]
+    subprocess.run([sys.executable, "-c", KILLED, str(free_port()), *daemon], check=False)
+    # By then what the killed one began is a daemon, or has ended.
+    with file_lock(home.work / "up.lock"):
+        running = list(processes_of(daemon))
+        found = processes.facts_of(home, "daemon")
+    for each in running:
+        each.kill()
+    assert [each.pid for each in running] == ([found["pid"]] if found else [])
+
+
+def processes_of(command: list[str]) -> Iterator[psutil.Process]:
+    """Those that run a command."""
+    for each in psutil.process_iter():
+        with suppress(psutil.Error):
+            if each.cmdline() == command:
+                yield each
