@@ -5,6 +5,7 @@ bytes go is decided by the callers.
 """
 
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 import sqlalchemy as sa
+from psycopg import errors
 from sqlalchemy.engine import URL
 
 from bridge_pipeline.database.embedded import binary
@@ -37,6 +39,9 @@ _PLAIN = (
     "set local extra_float_digits = 1",
     "set local time zone 'UTC'",
 )
+
+# How psql tells an error of the server.
+_NUMBERED = re.compile(r"(?<=:  )[0-9A-Z]{5}$", re.MULTILINE)
 
 # Table -> number of rows, and a sum of their hashes that no order of rows changes.
 Digests = dict[str, list[str]]
@@ -117,9 +122,9 @@ def load(database: Database, parts: Iterable[bytes]) -> None:
     """
     # Without the last line psql's transaction ends in nothing, wherever it is cut.
     script = chain([b"begin;\n"], _portable(parts), [b"\ncommit;\n"])
-    # Details of errors quote rows.
-    settings = ["--set=ON_ERROR_STOP=1", "--set=VERBOSITY=terse"]
-    options = ["--no-psqlrc", "--quiet", *settings, "--output=/dev/null"]
+    # The words of errors quote values, and their details rows; statements name the table.
+    settings = ["--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate"]
+    options = ["--no-psqlrc", "--quiet", "--echo-errors", *settings, "--output=/dev/null"]
     command = [str(binary("psql")), *options, f"--dbname={_address(database)}"]
     process = _started(command, database, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     # A psql that gave up has closed its end; why, it says itself.
@@ -195,5 +200,13 @@ def _watched(process: subprocess.Popen[bytes], database: Database) -> Iterator[s
             with suppress(BrokenPipeError):
                 pipe.close()
     if code:
-        words = redact(b"".join(lines[-15:]).decode(errors="replace").strip())
+        words = redact(_NUMBERED.sub(_named, b"".join(lines[-100:]).decode(errors="replace").strip()))
         raise DumpFailed(f"{database.libpq(show_secrets=False)}:\n{words}")
+
+
+def _named(code: re.Match[str]) -> str:
+    """The number of an error with its name, such as `22P02 (InvalidTextRepresentation)`."""
+    try:
+        return f"{code[0]} ({errors.lookup(code[0]).__name__})"
+    except KeyError:
+        return code[0]

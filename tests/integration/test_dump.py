@@ -45,9 +45,10 @@ def test_no_password_stands_in_the_list_of_processes(signed_in, empty_database, 
 @pytest.mark.parametrize(
     ("table", "lines", "told"),
     [
-        ("n int, m text", "1\tMaria Muster\tand more", "extra data"),
-        ("n int check (n < 1), m text", "1\tMaria Muster", "check constraint"),
-        ("n int, m text unique", "1\tMaria Muster\n2\tMaria Muster", "duplicate key"),
+        ("n int, m text", "1\tMaria Muster\tand more", "BadCopyFileFormat"),
+        ("n int, m text", "Maria Muster\tand more", "22P02 .InvalidTextRepresentation"),
+        ("n int check (n < 1), m text", "1\tMaria Muster", "CheckViolation"),
+        ("n int, m text unique", "1\tMaria Muster\n2\tMaria Muster", "UniqueViolation"),
     ],
 )
 def test_an_error_quotes_no_row(empty_database, table, lines, told):
@@ -55,3 +56,4 @@ def test_an_error_quotes_no_row(empty_database, table, lines, told):
     with pytest.raises(dump.DumpFailed, match=told) as caught:
         dump.load(empty_database, [script.encode()])
     assert "Maria" not in str(caught.value)
+    assert "copy t from stdin" in str(caught.value)
