@@ -3,14 +3,17 @@
 Without it a run whose worker and code server die together stays STARTED for ever.
 """
 
+import json
 import socket
+from ipaddress import ip_address
 
 import dagster as dg
 import psutil
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
+from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
-from dagster._serdes import deserialize_value
+from dagster._serdes import ConfigurableClassData, deserialize_value
 
 from bridge_pipeline.processes import began, lives
 
@@ -20,10 +23,17 @@ PROCESS_TAG = "bridge/process"
 _PATIENCE = 10
 # Among the first so many events of a run's engine its worker tells its number.
 _FIRST_EVENTS = 10
+# Of so many runs it is kept which process executes them: more than ever run at once.
+_KEPT = 1_000
 
 
 class HealthCheckedRunLauncher(DefaultRunLauncher):
     """Starts runs in processes of the code server, and asks it whether they are alive."""
+
+    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(inst_data)
+        # When the process of a run began, as it was first seen.
+        self._began: dict[str, str] = {}
 
     @property
     def supports_check_run_worker_health(self) -> bool:
@@ -57,7 +67,7 @@ class HealthCheckedRunLauncher(DefaultRunLauncher):
         try:
             answer = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run_id), timeout=_PATIENCE)
             if deserialize_value(answer, CanCancelExecutionResult).can_cancel:
-                return self._worker_lives(run_id) is not False
+                return not self._is_near(run_id) or self._worker_lives(run_id) is not False
         except DagsterUserCodeUnreachableError as error:
             # One that is too busy to answer is there: a machine under load must not lose its runs. And
             # a worker goes on without its server.
@@ -76,8 +86,31 @@ class HealthCheckedRunLauncher(DefaultRunLauncher):
         for entry in (record.event_log_entry for record in told.records):
             number = entry.get_dagster_event().engine_event_data.metadata.get("pid")
             if isinstance(number, dg.TextMetadataValue) and number.value and number.value.isdecimal():
-                return _runs_since(int(number.value), entry.timestamp)
+                return self._still_runs(run_id, int(number.value), entry.timestamp)
         return None
+
+    def _is_near(self, run_id: str) -> bool:
+        """Whether the code server of a run was reached within this machine: elsewhere numbers mean others."""
+        run = self._instance.get_run_by_id(run_id)
+        where = json.loads(run.tags.get(GRPC_INFO_TAG, "{}")) if run else {}
+        return "socket" in where or _is_loopback(where.get("host", ""))
+
+    def _still_runs(self, run_id: str, pid: int, moment: float) -> bool:
+        """Whether the process with a number is the worker that told of itself at a moment (a Unix time).
+
+        Numbers are given again. It is known by what it was when it was seen first: later the clock may have
+        been set.
+        """
+        if run_id not in self._began:
+            try:
+                if psutil.Process(pid).create_time() > moment + 1:
+                    return False
+                self._began[run_id] = began(pid)
+            except psutil.NoSuchProcess:
+                return False
+            if len(self._began) > _KEPT:
+                del self._began[next(iter(self._began))]
+        return lives(pid, self._began[run_id])
 
 
 def process_tag(pid: int) -> str:
@@ -99,12 +132,10 @@ def alive(process: str) -> bool:
         return False
 
 
-def _runs_since(pid: int, moment: float) -> bool:
-    """Whether a process runs that had its number at a moment (seconds since 1970): they are given again."""
+def _is_loopback(host: str) -> bool:
     try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < moment + 1
-    except psutil.NoSuchProcess:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
         return False
 
 

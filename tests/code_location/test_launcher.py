@@ -20,6 +20,7 @@ from dagster._grpc.__generated__ import dagster_api_pb2, dagster_api_pb2_grpc
 from dagster._grpc.types import CanCancelExecutionResult
 from dagster._serdes import serialize_value
 
+from bridge_pipeline import processes
 from bridge_pipeline.automation import launcher as module
 from bridge_pipeline.automation.launcher import PROCESS_TAG, HealthCheckedRunLauncher, process_tag
 from bridge_pipeline.automation.runs import settle_lost_runs
@@ -130,6 +131,27 @@ def worked_at(instance, run, pid, moment=None):
     event = DagsterEvent(dg.DagsterEventType.ENGINE_EVENT.value, "daily", event_specific_data=data)
     entry = dg.EventLogEntry(None, "info", "", run.run_id, moment or time.time(), dagster_event=event)
     instance.handle_new_event(entry)
+
+
+def test_a_worker_of_another_machine_is_not_looked_for_on_this_one(instance, stubborn, dead):
+    server = json.loads(stubborn[".dagster/grpc_info"])
+    # The same server by an address that might be anybody's.
+    tags = {".dagster/grpc_info": json.dumps(server | {"host": "0.0.0.0"})}
+    run = create_run_for_test(instance, job_name="daily", status=dg.DagsterRunStatus.STARTED, tags=tags)
+    gone = EngineEventData.in_process(int(dead.split(":")[1]))
+    instance.report_engine_event("Started process for run.", run, gone)
+    assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+
+
+def test_a_process_that_got_the_number_of_a_worker_is_not_taken_for_it(instance, stubborn, monkeypatch):
+    run = create_run_for_test(instance, job_name="daily", status=dg.DagsterRunStatus.STARTED, tags=stubborn)
+    instance.report_engine_event("Started process for run.", run, EngineEventData.in_process(os.getpid()))
+    # As long as the worker runs, the number is of one that began at another time.
+    monkeypatch.setattr(module, "began", lambda _: processes.began(1))
+    monkeypatch.setattr(module, "lives", lambda _, since: processes.lives(1, since))
+    assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+    monkeypatch.undo()
+    assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.FAILED
 
 
 GONE = {".dagster/grpc_info": '{"host": "127.0.0.1", "port": 1}'}
