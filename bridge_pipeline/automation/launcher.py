@@ -67,7 +67,7 @@ class HealthCheckedRunLauncher(DefaultRunLauncher):
         try:
             answer = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run_id), timeout=_PATIENCE)
             if deserialize_value(answer, CanCancelExecutionResult).can_cancel:
-                return not self._is_near(run_id) or self._worker_lives(run_id) is not False
+                return self._worker_lives(run_id) is not False
         except DagsterUserCodeUnreachableError as error:
             # One that is too busy to answer is there: a machine under load must not lose its runs. And
             # a worker goes on without its server.
@@ -80,6 +80,8 @@ class HealthCheckedRunLauncher(DefaultRunLauncher):
 
         The server looks after it itself, but never again once it could not reach the database for that.
         """
+        if not self._is_near(run_id):
+            return None
         told = self._instance.get_records_for_run(
             run_id, of_type=dg.DagsterEventType.ENGINE_EVENT, limit=_FIRST_EVENTS
         )
@@ -96,21 +98,17 @@ class HealthCheckedRunLauncher(DefaultRunLauncher):
         return "socket" in where or _is_loopback(where.get("host", ""))
 
     def _still_runs(self, run_id: str, pid: int, moment: float) -> bool:
-        """Whether the process with a number is the worker that told of itself at a moment (a Unix time).
-
-        Numbers are given again. It is known by what it was when it was seen first: later the clock may have
-        been set.
-        """
-        if run_id not in self._began:
-            try:
-                if psutil.Process(pid).create_time() > moment + 1:
-                    return False
-                self._began[run_id] = began(pid)
-            except psutil.NoSuchProcess:
+        """Whether a process is the worker of a run, which told of itself at a moment."""
+        try:
+            since = began(pid)
+            if run_id not in self._began and not _may_be_worker(pid, moment):
                 return False
-            if len(self._began) > _KEPT:
-                del self._began[next(iter(self._began))]
-        return lives(pid, self._began[run_id])
+        except psutil.NoSuchProcess:
+            return False
+        first = self._began.setdefault(run_id, since)
+        if len(self._began) > _KEPT:
+            del self._began[next(iter(self._began))]
+        return lives(pid, first)
 
 
 def process_tag(pid: int) -> str:
@@ -130,6 +128,18 @@ def alive(process: str) -> bool:
         return lives(int(pid), since)
     except ValueError:
         return False
+
+
+def _may_be_worker(pid: int, moment: float) -> bool:
+    """Whether a process can have told of itself at a moment (seconds since 1970): numbers are given again."""
+    process = psutil.Process(pid)
+    if process.create_time() < moment + 1:
+        return True
+    # It seems to have begun later also where the clock was set since. Code servers start workers so.
+    try:
+        return "--multiprocessing-fork" in process.cmdline()
+    except psutil.AccessDenied:
+        return True
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,6 +1,7 @@
 """The run launcher notices that what executed a run is dead, and leaves living runs alone."""
 
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -138,19 +139,30 @@ def test_a_worker_of_another_machine_is_not_looked_for_on_this_one(instance, stu
     # The same server by an address that might be anybody's.
     tags = {".dagster/grpc_info": json.dumps(server | {"host": "0.0.0.0"})}
     run = create_run_for_test(instance, job_name="daily", status=dg.DagsterRunStatus.STARTED, tags=tags)
-    gone = EngineEventData.in_process(int(dead.split(":")[1]))
-    instance.report_engine_event("Started process for run.", run, gone)
+    worked_at(instance, run, int(dead.split(":")[1]))
     assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
 
 
 def test_a_process_that_got_the_number_of_a_worker_is_not_taken_for_it(instance, stubborn, monkeypatch):
     run = create_run_for_test(instance, job_name="daily", status=dg.DagsterRunStatus.STARTED, tags=stubborn)
-    instance.report_engine_event("Started process for run.", run, EngineEventData.in_process(os.getpid()))
+    worked_at(instance, run, os.getpid())
     # As long as the worker runs, the number is of one that began at another time.
     monkeypatch.setattr(module, "began", lambda _: processes.began(1))
     monkeypatch.setattr(module, "lives", lambda _, since: processes.lives(1, since))
     assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
     monkeypatch.undo()
+    assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.FAILED
+
+
+def test_a_worker_lives_however_the_clock_was_set_since_it_told_of_itself(instance, stubborn):
+    run = create_run_for_test(instance, job_name="daily", status=dg.DagsterRunStatus.STARTED, tags=stubborn)
+    worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    worker.start()
+    assert worker.pid
+    worked_at(instance, run, worker.pid, time.time() - 3_600)
+    assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+    worker.kill()
+    worker.join()
     assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.FAILED
 
 

@@ -16,6 +16,7 @@ from bridge_pipeline.database.ledger import CheckResult
 from bridge_pipeline.database.workspace import open_workspace
 from bridge_pipeline.model.expectation import Expectation
 from bridge_pipeline.steps.accept import accept_batch
+from bridge_pipeline.steps.extract import extract
 from bridge_pipeline.steps.findings import Findings, findings_of
 from bridge_pipeline.steps.quarantine import NotASha256, Selection, list_quarantined
 from bridge_pipeline.steps.replay import RemovedConnection, replay
@@ -347,7 +348,7 @@ def test_an_extraction_takes_nothing_away_from_a_replay_that_is_under_way(worksp
     spoil(desk)
     process(workspace, day(DAY, NEXT), ["tickets"])
     mend(monkeypatch)
-    with beside_at("replay.landed", workspace, land, workspace, "tickets", day(NEXT)) as others:
+    with beside_at("replay.landed", workspace, extract, workspace, NAME, "tickets", day(NEXT)) as others:
         (done,) = replay(workspace, ALL)
     assert others[0].result().landed == 1
     assert done.load.loaded == 2
