@@ -112,8 +112,6 @@ class _Child:
 
     role: str
     process: subprocess.Popen[str]
-    # Closing it ends the part.
-    stack: ExitStack = field(default_factory=ExitStack)
     last: deque[str] = field(default_factory=lambda: deque(maxlen=15))
 
 
@@ -137,7 +135,7 @@ def _serve(stack: ExitStack, parts: "_Parts") -> int:
     stack.callback(parts.stop)
     for role in _ROLES:
         parts.start(role)
-    return _watch(workspace, parts, parts.port)
+    return _watch(parts)
 
 
 def _raise_stopped(_number: int, _frame: object) -> None:
@@ -163,9 +161,9 @@ class _Parts:
         from bridge_pipeline import processes
         from bridge_pipeline.settings import PROJECT_ROOT
 
-        if role in self.running:
-            self.running[role].stack.close()
         home = self.workspace.home
+        if role in self.running:
+            _stop(self.running[role], home)
         command = _command(role, PROJECT_ROOT / "workspace.yaml", self.port, self.read_only)
         process = subprocess.Popen(
             processes.recording(home, role, self.lock, command),
@@ -181,14 +179,13 @@ class _Parts:
             start_new_session=True,
         )
         child = self.running[role] = _Child(role, process)
-        child.stack.callback(_stop, child, home)
         threading.Thread(target=_keep_lines, args=(self.workspace, child), daemon=True).start()
 
     def stop(self) -> None:
         """Ends all parts, the last one started first."""
         with ExitStack() as stack:
             for child in self.running.values():
-                stack.push(child.stack)
+                stack.callback(_stop, child, self.workspace.home)
 
 
 def _command(role: str, location: Path, port: int, read_only: bool) -> list[str]:
@@ -222,10 +219,10 @@ def _keep_lines(workspace: "Workspace", child: _Child) -> None:
             append(path, f"{child.role}: {text}\n".encode(), settings.log_max_bytes, settings.log_backups)
 
 
-def _watch(workspace: "Workspace", parts: _Parts, port: int) -> int:
+def _watch(parts: _Parts) -> int:
     deadline = time.monotonic() + _START_SECONDS
     answering = False
-    database = _revived(workspace)
+    database = _revived(parts.workspace)
     code = _CodeServer(parts)
     while True:
         for child in parts.running.values():
@@ -233,9 +230,9 @@ def _watch(workspace: "Workspace", parts: _Parts, port: int) -> int:
                 lines = "".join(f"\n  {printable(line)}" for line in child.last)
                 note(f"the {child.role} ended with code {child.process.returncode}; its last lines:{lines}")
                 return 1
-        if not answering and _answers(port):
+        if not answering and _answers(parts.port):
             answering = True
-            note(f"Dagster is at {_address(port)} – stop it with Ctrl-C")
+            note(f"Dagster is at {_address(parts.port)} – stop it with Ctrl-C")
         if not answering and time.monotonic() > deadline:
             note(f"the webserver does not answer after {_START_SECONDS:.0f} s; see logs/dagster.log")
             return 1
