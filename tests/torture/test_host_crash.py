@@ -28,7 +28,7 @@ from bridge_pipeline import naming, processes
 from bridge_pipeline.automation.jobs import DAILY_JOB, range_tags
 from bridge_pipeline.automation.runs import add_partition, prepare_instance
 from bridge_pipeline.database import embedded
-from bridge_pipeline.database.workspace import open_workspace
+from bridge_pipeline.database.workspace import Workspace, open_workspace
 from bridge_pipeline.settings import PROJECT_ROOT
 from tests.integration.desk import Desk, account, serving, ticket
 from tests.integration.flow import NAME, connect
@@ -151,12 +151,18 @@ def post(port: int, query: str, variables: dict) -> dict:
     return json.loads(httpx.post(f"http://127.0.0.1:{port}/graphql", json=body, timeout=60).content)
 
 
+def connected(desk: Desk) -> Workspace:
+    """The installation, with a connection to the desk that can be run."""
+    workspace = open_workspace()
+    connect(workspace, desk, entities=("accounts", "tickets"))
+    add_partition(workspace, NAME)
+    return workspace
+
+
 @pytest.mark.long
 def test_after_a_crash_of_everything_runs_end_by_themselves_and_the_next_ones_go_on(installed):
     with serving() as desk, figures_of("host-crash") as figures:
-        workspace = open_workspace()
-        connect(workspace, desk, entities=("accounts", "tickets"))
-        add_partition(workspace, NAME)
+        workspace = connected(desk)
         instance = prepare_instance(workspace)
         figures.facts = {"killed": 0, "longest_seconds": 0}
         for _ in range(max(1, RUNS // 100)):
@@ -184,9 +190,7 @@ def test_after_a_crash_of_everything_runs_end_by_themselves_and_the_next_ones_go
 @pytest.mark.slow
 def test_a_database_that_ends_amid_a_run_comes_back_and_the_connection_goes_on(installed):
     with serving() as desk:
-        workspace = open_workspace()
-        connect(workspace, desk, entities=("accounts", "tickets"))
-        add_partition(workspace, NAME)
+        workspace = connected(desk)
         instance = prepare_instance(workspace)
         installed.up()
         server = embedded.running(workspace.home)
@@ -217,9 +221,7 @@ def test_an_up_that_was_killed_is_taken_over_by_the_next(installed):
 @pytest.mark.slow
 def test_down_ends_what_a_killed_up_left_behind(installed):
     with serving() as desk:
-        workspace = open_workspace()
-        connect(workspace, desk, entities=("accounts", "tickets"))
-        add_partition(workspace, NAME)
+        connected(desk)
         installed.up()
         with holding(desk) as reached:
             launch(installed)
@@ -234,9 +236,7 @@ def test_down_ends_what_a_killed_up_left_behind(installed):
 @pytest.mark.parametrize("role", ["webserver", "daemon"])
 def test_a_code_server_that_ended_is_replaced_and_no_run_fails_meanwhile(installed, role):
     with serving() as desk:
-        workspace = open_workspace()
-        connect(workspace, desk, entities=("accounts", "tickets"))
-        add_partition(workspace, NAME)
+        workspace = connected(desk)
         instance = prepare_instance(workspace)
         installed.up()
         until(lambda: len(code_servers(installed.home, role)) == 1, 120)

@@ -94,7 +94,7 @@ app(["up", "--port", sys.argv[1]])
 def test_no_daemon_runs_that_is_not_written_down(workspace):
     """The next `bridge up` would run a second one beside it, and `bridge down` would not find it."""
     home = workspace.home
-    daemon = [sys.executable, "-c", f"import time; time.sleep(600)  # of {home.root}"]
+    daemon = [sys.executable, "-c", f"import signal; signal.pause()  # of {home.root}"]
     subprocess.run([sys.executable, "-c", KILLED, str(free_port()), *daemon], check=False)
     # By then what the killed one began is a daemon, or has ended.
     with file_lock(home.work / "up.lock"):
