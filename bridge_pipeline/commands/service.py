@@ -250,7 +250,6 @@ class _CodeServer:
     """
 
     parts: _Parts
-    seen: bool = False
     looked: float = field(default_factory=time.monotonic)
 
     def look(self) -> None:
@@ -262,10 +261,10 @@ class _CodeServer:
         with suppress(psutil.NoSuchProcess):
             started = psutil.Process(self.parts.running["webserver"].process.pid).children()
             there = any(each.status() != psutil.STATUS_ZOMBIE for each in started)
-            if self.seen and not there:
+            # It listens only when its code server has answered, or has ended.
+            if not there and _answers(self.parts.port):
                 note("the webserver's code server had ended, and the webserver is started again")
                 self.parts.start("webserver")
-            self.seen = there
         self.looked = time.monotonic()
 
 
