@@ -19,6 +19,9 @@ MARTS_SCHEMA = "marts"
 # A connection's name has no dot, so the chain is never taken for one.
 CHAIN_NAME = "chain.jsonl"
 
+# Below Dagster's home: a locked file for each run of the command line that is under way.
+EXECUTING = "executing"
+
 # Backups hold it together, and a purge alone.
 BACKUP_LOCK = "backup"
 

@@ -4,7 +4,6 @@ Without it a run whose worker and code server die together stays STARTED for eve
 """
 
 import json
-import socket
 from ipaddress import ip_address
 
 import dagster as dg
@@ -15,10 +14,9 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import ConfigurableClassData, deserialize_value
 
+from bridge_pipeline.automation.executing import is_abandoned
 from bridge_pipeline.processes import began, lives
 
-# Which process executes a run in itself: `host:pid:began`, see `processes.began`.
-PROCESS_TAG = "bridge/process"
 # Seconds that a code server may take to say whether it executes a run.
 _PATIENCE = 10
 # Among the first so many events of a run's engine its worker tells its number.
@@ -41,14 +39,13 @@ class HealthCheckedRunLauncher(DefaultRunLauncher):
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Whether the process that executes a run is alive, as far as this machine can tell."""
-        if process := run.tags.get(PROCESS_TAG):
-            return _health(not on_this_machine(process) or alive(process))
-        return _health(self._executes(run.run_id))
+        if GRPC_INFO_TAG in run.tags:
+            return _health(self._executes(run.run_id))
+        # Whoever began it executes it in its own process.
+        return _health(not is_abandoned(self._instance, run.run_id))
 
     def is_lost(self, run: dg.DagsterRun) -> bool:
         """Whether what was given a run is gone for certain, also a run that has not started yet."""
-        if process := run.tags.get(PROCESS_TAG):
-            return on_this_machine(process) and not alive(process)
         client = self._get_grpc_client_for_termination(run.run_id)
         if client is None:
             return False
@@ -61,7 +58,7 @@ class HealthCheckedRunLauncher(DefaultRunLauncher):
     def _executes(self, run_id: str) -> bool:
         client = self._get_grpc_client_for_termination(run_id)
         if client is None:
-            # Finished by now, or never given to a code server.
+            # Finished by now.
             run = self._instance.get_run_by_id(run_id)
             return run is None or run.is_finished
         try:
@@ -109,25 +106,6 @@ class HealthCheckedRunLauncher(DefaultRunLauncher):
         if len(self._began) > _KEPT:
             del self._began[next(iter(self._began))]
         return lives(pid, first)
-
-
-def process_tag(pid: int) -> str:
-    """The value of `PROCESS_TAG` for a running process of this machine."""
-    return f"{socket.gethostname()}:{pid}:{began(pid)}"
-
-
-def on_this_machine(process: str) -> bool:
-    """Whether a value of `PROCESS_TAG` is of this machine."""
-    return process.startswith(f"{socket.gethostname()}:")
-
-
-def alive(process: str) -> bool:
-    """Whether that very process still runs."""
-    try:
-        _, pid, since = process.rsplit(":", 2)
-        return lives(int(pid), since)
-    except ValueError:
-        return False
 
 
 def _may_be_worker(pid: int, moment: float) -> bool:

@@ -6,21 +6,19 @@ from datetime import date
 
 import dagster as dg
 from dagster._core.execution.backfill import BulkActionStatus
+from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._core.utils import make_new_run_id
 
-from assets.partitions import connection_days
+from assets.partitions import CONNECTION_TAG, connection_days
 from bridge_pipeline import naming
 from bridge_pipeline.automation.alarms import tell_failed, told_of
+from bridge_pipeline.automation.executing import executing, forget, is_abandoned, written_down
 from bridge_pipeline.automation.jobs import DAILY_JOB, keys_for, range_tags
-from bridge_pipeline.automation.launcher import (
-    PROCESS_TAG,
-    HealthCheckedRunLauncher,
-    alive,
-    on_this_machine,
-    process_tag,
-)
+from bridge_pipeline.automation.launcher import HealthCheckedRunLauncher
 from bridge_pipeline.automation.summaries import add_connection
 from bridge_pipeline.connector_kit.journal import write_durably
 from bridge_pipeline.database import registry
+from bridge_pipeline.database.engine import advisory_lock
 from bridge_pipeline.database.exclusive import exclusively
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.imports import made_to_stay
@@ -43,6 +41,7 @@ _ENDED_BACKFILLS = {
 }
 
 _LOST = "the process that executed this run ended"
+_FORMER_TAG = "bridge/process"
 
 
 @dataclass(frozen=True)
@@ -81,11 +80,18 @@ def run_days(
     start, end = naming.partition_key(name, first), naming.partition_key(name, last)
     # Two runs of a connection would stop at each other's unchecked batches: the second one waits (L5).
     # Great Expectations is imported while records are fetched.
-    with exclusively(workspace, f"run:{name}"), storage_kept(instance), gx_worker.ready():
+    run_id = make_new_run_id()
+    with (
+        exclusively(workspace, f"run:{name}"),
+        storage_kept(instance),
+        gx_worker.ready(),
+        executing(instance, run_id),
+    ):
         result = job.execute_in_process(
             instance=instance,
             asset_selection=keys,
-            tags=range_tags(name, start, end) | {PROCESS_TAG: process_tag(os.getpid())},
+            run_id=run_id,
+            tags=range_tags(name, start, end),
             raise_on_error=False,
         )
     if not result.success:
@@ -126,13 +132,8 @@ def settle_lost_runs(workspace: Workspace, instance: dg.DagsterInstance) -> None
     if not isinstance(launcher, HealthCheckedRunLauncher):
         return
     for run in instance.get_runs(dg.RunsFilter(statuses=[*_UNFINISHED, dg.DagsterRunStatus.CANCELING])):
-        if not launcher.is_lost(run):
-            continue
-        if run.status == dg.DagsterRunStatus.CANCELING:
-            instance.report_run_canceled(run, _LOST)
-        else:
-            instance.report_run_failed(run, message=_LOST)
-            tell_failed(workspace, instance, run)
+        if launcher.is_lost(run):
+            _end_lost(workspace, instance, run)
 
 
 def add_partition(workspace: Workspace, name: str) -> None:
@@ -195,8 +196,32 @@ def end_restored_runs(workspace: Workspace) -> None:
 
 def _settle_dead_runs(workspace: Workspace, instance: dg.DagsterInstance) -> None:
     """Ends runs of the command line whose process is gone; the daemon looks after all others (L4)."""
-    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
-        process = run.tags.get(PROCESS_TAG)
-        if process and on_this_machine(process) and not alive(process):
-            instance.report_run_failed(run, message=_LOST)
-            tell_failed(workspace, instance, run)
+    for run_id in written_down(instance):
+        if is_abandoned(instance, run_id):
+            run = instance.get_run_by_id(run_id)
+            if run is not None and not run.is_finished:
+                _end_lost(workspace, instance, run)
+            forget(instance, run_id)
+    _settle_former_runs(workspace, instance)
+
+
+def _settle_former_runs(workspace: Workspace, instance: dg.DagsterInstance) -> None:
+    """Ends dead runs that a version began which wrote down the host and number of their processes.
+
+    A living one holds the lock of its connection.
+    """
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        # One that was begun again in the UI has the tags of the former, and a code server.
+        if _FORMER_TAG not in run.tags or GRPC_INFO_TAG in run.tags:
+            continue
+        with workspace.database.engine.begin() as connection:
+            if advisory_lock(connection, f"exclusive:run:{run.tags[CONNECTION_TAG]}", wait=False):
+                _end_lost(workspace, instance, run)
+
+
+def _end_lost(workspace: Workspace, instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    if run.status == dg.DagsterRunStatus.CANCELING:
+        instance.report_run_canceled(run, _LOST)
+    else:
+        instance.report_run_failed(run, message=_LOST)
+        tell_failed(workspace, instance, run)

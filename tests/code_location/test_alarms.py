@@ -1,8 +1,8 @@
 """Runs that fail are told of, once, whether the daemon or the command line executed them."""
 
 import json
-import os
 import sys
+from contextlib import suppress
 from itertools import pairwise
 
 import dagster as dg
@@ -11,6 +11,7 @@ from dagster._utils.error import SerializableErrorInfo, serializable_error_info_
 
 from bridge_pipeline.automation import runs as automation
 from bridge_pipeline.automation.alarms import told_of
+from bridge_pipeline.automation.executing import executing
 from bridge_pipeline.automation.jobs import DAILY_JOB, range_tags
 from bridge_pipeline.automation.runs import prepare_instance
 from bridge_pipeline.database.workspace import Workspace
@@ -115,9 +116,10 @@ def test_runs_of_the_command_line_are_told_too(told, desk: Desk, monkeypatch):
     # One that died is told by whoever finds it.
     instance = prepare_instance(told)
     job = defs.resolve_job_def(DAILY_JOB)
-    tags = {"bridge/process": f"{automation.process_tag(os.getpid()).split(':')[0]}:999999:1.00"}
-    tags |= range_tags(NAME, f"{NAME}|{DAY}", f"{NAME}|{DAY}")
-    instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=tags)
+    tags = range_tags(NAME, f"{NAME}|{DAY}", f"{NAME}|{DAY}")
+    died = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=tags)
+    with suppress(OSError), executing(instance, died.run_id):
+        raise OSError
     prepare_instance(told)
     assert [message[0] for message in messages(told)] == ["failed", "failed"]
     assert "The process that executed it ended." in messages(told)[1][1]

@@ -3,16 +3,17 @@
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 import dagster as dg
 import grpc
-import psutil
 import pytest
 from dagster._core.events import DagsterEvent, EngineEventData
 from dagster._core.launcher import WorkerStatus
@@ -23,7 +24,8 @@ from dagster._serdes import serialize_value
 
 from bridge_pipeline import processes
 from bridge_pipeline.automation import launcher as module
-from bridge_pipeline.automation.launcher import PROCESS_TAG, HealthCheckedRunLauncher, process_tag
+from bridge_pipeline.automation.executing import executing, written_down
+from bridge_pipeline.automation.launcher import HealthCheckedRunLauncher
 from bridge_pipeline.automation.runs import settle_lost_runs
 
 
@@ -37,52 +39,78 @@ def instance():
 
 @pytest.fixture
 def dead():
-    """The tag of a process that has ended."""
+    """The number of a process that has ended."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        tag = process_tag(process.pid)
         process.communicate(b"\n")
-    return tag
+    return process.pid
 
 
-def health(instance, tags, status=dg.DagsterRunStatus.STARTED):
-    run = create_run_for_test(instance, job_name="daily", status=status, tags=tags)
+def run_of(instance, tags, status=dg.DagsterRunStatus.STARTED):
+    return create_run_for_test(instance, job_name="daily", status=status, tags=tags)
+
+
+def health(instance, run):
     launcher = instance.run_launcher
     assert isinstance(launcher, HealthCheckedRunLauncher)
     assert launcher.supports_check_run_worker_health
     return launcher.check_run_worker_health(run).status
 
 
-def test_a_run_whose_process_lives_is_healthy(instance):
-    assert health(instance, {PROCESS_TAG: process_tag(os.getpid())}) == WorkerStatus.RUNNING
+@contextmanager
+def beside(instance, run) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process executes a run, until the context ends."""
+    program = (
+        "import sys, dagster as dg; from bridge_pipeline.automation.executing import executing\n"
+        "with dg.DagsterInstance.from_config(sys.argv[1]) as instance, executing(instance, sys.argv[2]):\n"
+        "    print(flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, instance.root_directory, run.run_id]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def test_a_run_whose_process_ended_is_not(instance, dead):
-    assert health(instance, {PROCESS_TAG: dead}) == WorkerStatus.FAILED
+def test_a_run_of_the_command_line_is_healthy_until_its_process_ends_whatever_the_host_is_called(
+    instance, monkeypatch
+):
+    run = run_of(instance, {})
+    with beside(instance, run) as process:
+        monkeypatch.setattr(socket, "gethostname", lambda: "renamed")
+        assert health(instance, run) == WorkerStatus.RUNNING
+        process.send_signal(signal.SIGSTOP)
+        assert health(instance, run) == WorkerStatus.RUNNING, "a machine that slept has lost nothing"
+        process.kill()
+        process.wait()
+        assert health(instance, run) == WorkerStatus.FAILED
 
 
-def test_another_process_with_the_same_number_is_not_the_runs(instance):
-    number = process_tag(os.getpid()).rpartition(":")[0]
-    assert health(instance, {PROCESS_TAG: f"{number}:before"}) == WorkerStatus.FAILED
+def test_of_a_run_of_another_home_nothing_is_known(instance):
+    run = run_of(instance, {})
+    assert health(instance, run) == WorkerStatus.RUNNING
+    assert written_down(instance) == []
 
 
-def test_a_process_that_nobody_asked_how_it_ended_does_not_live(instance):
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        tag = process_tag(process.pid)
-        assert process.stdin
-        process.stdin.close()
-        while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
-            pass
-        assert health(instance, {PROCESS_TAG: tag}) == WorkerStatus.FAILED
+def test_a_run_that_has_ended_is_written_down_no_more(instance):
+    with executing(instance, "1234"):
+        assert written_down(instance) == ["1234"]
+    assert written_down(instance) == []
 
 
-def test_of_a_process_on_another_machine_nothing_is_known(instance):
-    assert health(instance, {PROCESS_TAG: "elsewhere:1:0.00"}) == WorkerStatus.RUNNING
+def test_a_run_that_ended_by_an_error_is_found_again(instance):
+    run = run_of(instance, {})
+    with suppress(OSError), executing(instance, run.run_id):
+        raise OSError
+    assert health(instance, run) == WorkerStatus.FAILED
 
 
 def test_a_run_whose_code_server_is_gone_is_not_healthy(instance):
     # Nothing listens there: worker and code server died together.
     tags = {".dagster/grpc_info": '{"host": "127.0.0.1", "port": 1}'}
-    assert health(instance, tags) == WorkerStatus.FAILED
+    assert health(instance, run_of(instance, tags)) == WorkerStatus.FAILED
 
 
 @pytest.mark.slow
@@ -91,7 +119,7 @@ def test_a_code_server_that_is_too_busy_to_answer_is_not_gone(instance, monkeypa
     # It takes connections and says nothing.
     with socket.create_server(("127.0.0.1", 0)) as busy:
         tags = {".dagster/grpc_info": json.dumps({"host": "127.0.0.1", "port": busy.getsockname()[1]})}
-        assert health(instance, tags) == WorkerStatus.RUNNING
+        assert health(instance, run_of(instance, tags)) == WorkerStatus.RUNNING
 
 
 class Stubborn(dagster_api_pb2_grpc.DagsterApiServicer):
@@ -122,7 +150,7 @@ def test_a_code_server_is_not_believed_that_has_a_run_whose_worker_ended(
 ):
     run = create_run_for_test(instance, job_name="daily", status=dg.DagsterRunStatus.STARTED, tags=stubborn)
     if worker is not None:
-        worked_at(instance, run, os.getpid() if worker == "own" else int(dead.split(":")[1]))
+        worked_at(instance, run, os.getpid() if worker == "own" else dead)
     assert instance.run_launcher.check_run_worker_health(run).status == status
 
 
@@ -139,7 +167,7 @@ def test_a_worker_of_another_machine_is_not_looked_for_on_this_one(instance, stu
     # The same server by an address that might be anybody's.
     tags = {".dagster/grpc_info": json.dumps(server | {"host": "0.0.0.0"})}
     run = create_run_for_test(instance, job_name="daily", status=dg.DagsterRunStatus.STARTED, tags=tags)
-    worked_at(instance, run, int(dead.split(":")[1]))
+    worked_at(instance, run, dead)
     assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
 
 
@@ -187,7 +215,8 @@ SETTLED = [
     (dg.DagsterRunStatus.CANCELING, GONE, dg.DagsterRunStatus.CANCELED),
     # Not given to any process yet: the daemon will.
     (dg.DagsterRunStatus.NOT_STARTED, {}, dg.DagsterRunStatus.NOT_STARTED),
-    (dg.DagsterRunStatus.STARTED, None, dg.DagsterRunStatus.STARTED),
+    # Of the command line, in another home.
+    (dg.DagsterRunStatus.STARTED, {}, dg.DagsterRunStatus.STARTED),
 ]
 
 
@@ -195,7 +224,6 @@ SETTLED = [
 def test_what_went_with_the_machine_is_settled_before_a_new_daemon_begins(
     instance, workspace, status, tags, settled
 ):
-    tags = {PROCESS_TAG: process_tag(os.getpid())} if tags is None else tags
     run = create_run_for_test(instance, job_name="daily", status=status, tags=tags)
     settle_lost_runs(workspace, instance)
     assert instance.get_run_by_id(run.run_id).status == settled

@@ -1,10 +1,9 @@
 """Runs over a desk: what they materialise, what stops them, and which days the schedule asks for."""
 
 import json
-import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -14,12 +13,14 @@ import pytest
 import sqlalchemy as sa
 
 from assets import shown
-from assets.partitions import SCHEDULED_TAG, Scope
+from assets.partitions import CONNECTION_TAG, SCHEDULED_TAG, Scope
 from bridge_pipeline import naming
+from bridge_pipeline.automation.executing import executing, is_abandoned, written_down
 from bridge_pipeline.automation.jobs import DAILY_JOB, range_tags
 from bridge_pipeline.automation.runs import prepare_instance, run_days
 from bridge_pipeline.database import ledger
 from bridge_pipeline.database.engine import advisory_lock
+from bridge_pipeline.database.exclusive import exclusively
 from bridge_pipeline.database.registry import UnknownConnection
 from bridge_pipeline.definitions import defs
 from bridge_pipeline.model import ENTITIES as MODEL
@@ -197,21 +198,52 @@ def test_whoever_starts_a_run_its_steps_share_one_workspace_and_dagsters_connect
 
 def test_a_dead_run_is_ended_and_a_living_one_is_not(installation):
     instance = prepare_instance(installation)
-    runs = {}
-    for name, place in (
-        ("dead", "{host}:999999:1.00"),
-        ("elsewhere", "other-host:999999:1.00"),
-        ("unknown", None),
-    ):
-        tags = {"bridge/process": place.format(host=socket.gethostname())} if place else {}
-        runs[name] = recorded(instance, "STARTED", tags).run_id
-    instance = prepare_instance(installation)
+    names = ("dead", "cancelled", "living", "of another home")
+    canceling = {"cancelled": "CANCELING"}
+    runs = {name: recorded(instance, canceling.get(name, "STARTED"), {}).run_id for name in names}
+    for name in ("dead", "cancelled"):
+        with suppress(OSError), executing(instance, runs[name]):
+            raise OSError
+    with executing(instance, runs["living"]):
+        instance = prepare_instance(installation)
+        assert written_down(instance) == [runs["living"]]
     found = {name: instance.get_run_by_id(run_id).status for name, run_id in runs.items()}
     assert found == {
         "dead": dg.DagsterRunStatus.FAILURE,
-        "elsewhere": dg.DagsterRunStatus.STARTED,
-        "unknown": dg.DagsterRunStatus.STARTED,
+        "cancelled": dg.DagsterRunStatus.CANCELED,
+        "living": dg.DagsterRunStatus.STARTED,
+        "of another home": dg.DagsterRunStatus.STARTED,
     }
+
+
+def test_a_dead_run_of_the_version_before_is_ended_and_a_living_one_is_not(installation):
+    instance = prepare_instance(installation)
+    tags = {"bridge/process": "renamed-since:3:1.00", CONNECTION_TAG: NAME}
+    run_id = recorded(instance, "STARTED", tags).run_id
+    # Begun again in the UI, where it gets the tags of the former.
+    again = recorded(instance, "STARTED", tags | {".dagster/grpc_info": '{"host": "elsewhere"}'}).run_id
+    with exclusively(installation, f"run:{NAME}"):
+        instance = prepare_instance(installation)
+        assert instance.get_run_by_id(run_id).status == dg.DagsterRunStatus.STARTED
+    instance = prepare_instance(installation)
+    assert instance.get_run_by_id(run_id).status == dg.DagsterRunStatus.FAILURE
+    assert instance.get_run_by_id(again).status == dg.DagsterRunStatus.STARTED
+
+
+def test_a_run_of_the_command_line_is_written_down_while_it_is_under_way(installation, desk):
+    fill(desk)
+    found: set[tuple[str, bool]] = set()
+
+    def look(request: Request) -> None:
+        instance = prepare_instance(installation)
+        found.update((run.run_id, is_abandoned(instance, run.run_id)) for run in instance.get_runs())
+        assert written_down(instance) == [run_id for run_id, _ in found]
+
+    desk.before = look
+    outcome = run_days(installation, NAME, FIRST, FIRST)
+    assert outcome.success, outcome.failures
+    assert found == {(outcome.run_id, False)}
+    assert written_down(prepare_instance(installation)) == []
 
 
 def test_a_blocked_check_fails_the_run_and_stops_what_lies_downstream(installation, desk, instance):
