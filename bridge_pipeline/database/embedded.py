@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import tempfile
 import time
@@ -219,9 +220,10 @@ def _stop(home: Home) -> bool:
         server = _settled(home, ("ready", "starting", "stopping", _CUT_OFF))
         if server is None:
             return False
+        pid = _number_here(server)
         # First the fast shutdown, then the immediate one, after which the next start recovers.
         for number, seconds in ((signal.SIGINT, _STOP_SECONDS), (signal.SIGQUIT, 10.0)):
-            os.kill(server.pid, number)
+            os.kill(pid, number)
             if _ended(home, seconds):
                 shutil.rmtree(server.socket_dir, ignore_errors=True)
                 return True
@@ -441,6 +443,27 @@ def _began(pid: int, noted: int) -> bool:
         return abs(psutil.Process(pid).create_time() - noted) < _NOTED_WITHIN
     except psutil.Error:
         return False
+
+
+def _number_here(server: Server) -> int:
+    """The number of a server's process as this one sees it: one in a container notes another.
+
+    Raises:
+        DatabaseUnavailable: it is in a container whose processes cannot be seen from here.
+    """
+    if not psutil.LINUX:
+        return server.pid
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(5)
+        try:
+            probe.connect(str(server.socket_dir / _SOCKET))
+        except OSError:
+            # Cut off, and known by the time of its start.
+            return server.pid
+        pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if pid == 0:
+        raise DatabaseUnavailable("the embedded Postgres runs in another container: stop it there")
+    return pid
 
 
 def _accepts(socket_dir: Path) -> bool:

@@ -234,6 +234,39 @@ def test_a_server_whose_socket_was_removed_is_named_and_can_be_ended(home):
     assert query(embedded.ensure_running(home), "select 1") == (1,)
 
 
+@pytest.mark.skipif(not psutil.LINUX, reason="elsewhere all processes have the same numbers for all")
+def test_a_server_whose_number_means_another_process_here_is_ended_and_that_one_is_not(home):
+    server = embedded.ensure_running(home)
+    noted = home.postgres / "data" / "postmaster.pid"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        # As a server in a container notes it, where it has another number than outside.
+        noted.write_text(noted.read_text().replace(str(server.pid), str(process.pid), 1))
+        assert embedded.stop(home)
+        assert process.poll() is None
+        process.communicate(b"\n")
+    assert embedded.running(home) is None
+
+
+UNSHARE = ["unshare", *([] if ROOT else ["--user"]), "--fork", "--kill-child", "--pid"]
+IN_CONTAINERS = subprocess.run([*UNSHARE, "true"], check=False).returncode == 0 if psutil.LINUX else False
+STOP = """
+import sys
+from pathlib import Path
+from bridge_pipeline.database import embedded
+from bridge_pipeline.naming import Home
+embedded.stop(Home(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.skipif(not IN_CONTAINERS, reason="this user may make no namespace of processes")
+def test_a_server_that_runs_outside_of_a_container_is_not_ended_from_within(home):
+    server = embedded.ensure_running(home)
+    command = [*UNSHARE, sys.executable, "-c", STOP, str(home.root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert "runs in another container: stop it there" in done.stderr, done.stderr
+    assert embedded.running(home) == server
+
+
 def test_an_interrupted_creation_is_begun_anew(home):
     draft = home.postgres / "data.new"
     draft.mkdir(parents=True)
