@@ -1,12 +1,14 @@
 """How commands answer: one JSON document or readable text on stdout, all else on stderr."""
 
+import errno
 import io
 import json
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable
 from datetime import date
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -67,12 +69,20 @@ def answer(document: Any, as_json: bool, show: Callable[["Console"], None]) -> N
 
 
 class _Unheard(io.FileIO):
-    """A file that takes what nobody reads any more."""
+    """A pipe, terminal or file that takes what nobody reads any more."""
+
+    def __init__(self, descriptor: int, closefd: bool) -> None:
+        super().__init__(descriptor, "w", closefd=closefd)
+        # A terminal that was closed is no terminal any more, and says what a disk says of an error.
+        device = stat.S_ISCHR(os.fstat(descriptor).st_mode)
+        self._gone = {errno.EPIPE, errno.EIO} if device else {errno.EPIPE}
 
     def write(self, data: Any, /) -> int | None:
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except OSError as error:
+            if error.errno not in self._gone:
+                raise
             return len(data)
 
 
@@ -87,9 +97,14 @@ def outlast_readers() -> None:
             # The lowest free descriptor is that of the stream.
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it stays open
             continue
-        unheard = io.BufferedWriter(_Unheard(stream.fileno(), "w", closefd=False))
-        same = {"encoding": stream.encoding, "errors": stream.errors, "line_buffering": stream.line_buffering}
-        setattr(sys, name, io.TextIOWrapper(unheard, **same))
+        setattr(sys, name, unheard(stream.fileno(), stream, closefd=False))
+
+
+def unheard(descriptor: int, like: TextIO, closefd: bool = True) -> TextIO:
+    """A stream to a descriptor that writes as `like` does, and outlasts its readers."""
+    file = io.BufferedWriter(_Unheard(descriptor, closefd))
+    same = {"encoding": like.encoding, "errors": like.errors, "line_buffering": like.line_buffering}
+    return io.TextIOWrapper(file, **same)
 
 
 def print_json(document: Any) -> None:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
 from bridge_pipeline import logs, progress
+from bridge_pipeline.commands.answers import unheard
 
 _PLAIN_EVERY = 10.0
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -136,7 +137,7 @@ def _captured_output() -> Iterator[TextIO]:
     os.close(sink)
     reader = threading.Thread(target=_log_lines, args=(source,), daemon=True)
     reader.start()
-    terminal = os.fdopen(os.dup(stderr), "w", encoding=sys.stderr.encoding, errors="replace", buffering=1)
+    terminal = unheard(os.dup(stderr), sys.stderr)
     # Requests that are asked again are warned of in the logs; a run shows what it fails of.
     with terminal, logs.console(terminal, logging.ERROR):
         try:

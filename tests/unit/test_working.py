@@ -76,6 +76,37 @@ def test_on_a_terminal_there_are_bars(environment):
     assert "from a child" not in text
 
 
+GONE = """
+from bridge_pipeline import logs, progress, settings
+from bridge_pipeline.commands import working
+from bridge_pipeline.commands.answers import note, outlast_readers
+from bridge_pipeline.naming import Home
+import structlog
+
+configuration = settings.load()
+logs.configure(configuration, Home(configuration.home))
+outlast_readers()
+input()
+note("nobody reads this")
+with working.shown("acme"):
+    structlog.get_logger("bridge").error("nor this")
+    progress.report("extract", "tickets", 10, "records")
+print("the answer")
+"""
+
+
+@pytest.mark.parametrize("on_terminal", [True, False])
+def test_work_goes_on_when_who_read_its_progress_is_gone(environment, on_terminal):
+    reader, written = pty.openpty() if on_terminal else os.pipe()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": written, "text": True}
+    with subprocess.Popen([sys.executable, "-c", GONE], env=environment, **pipes) as process:
+        os.close(written)
+        os.close(reader)
+        assert process.communicate("\n")[0] == "the answer\n"
+    assert process.returncode == 0
+    assert "nor this" in logged(environment["BRIDGE_HOME"])
+
+
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 65536)
