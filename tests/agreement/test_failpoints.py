@@ -194,7 +194,6 @@ EXEMPT = {
     ),
     "pipes and streams, no files": (
         "bridge_pipeline/commands/answers.py:outlast_readers:open",
-        "bridge_pipeline/commands/working.py:_captured_output:fdopen",
         "bridge_pipeline/workers.py:channel:fdopen",
     ),
     "a file for whoever gave the command, who sees whether it ended": (
