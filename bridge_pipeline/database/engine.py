@@ -101,7 +101,7 @@ class Database:
 
 
 def make_engine(address: str, application: str = "bridge") -> sa.Engine:
-    """An engine for a libpq address: small pool, connections tested before use, sessions in UTC."""
+    """An engine for a libpq address: small pool, connections tested before use, sessions in UTC and UTF-8."""
     engine = sa.create_engine(
         make_url(address).set(drivername="postgresql+psycopg"),
         pool_size=2,
@@ -115,7 +115,7 @@ def make_engine(address: str, application: str = "bridge") -> sa.Engine:
             "connect_timeout": 10,
         },
     )
-    event.listen(engine, "connect", _in_utc)
+    event.listen(engine, "connect", _settle_session)
     replace_lost_connections(engine)
     return engine
 
@@ -230,10 +230,11 @@ def advisory_lock(
     return True
 
 
-def _in_utc(connection, _record) -> None:
-    # As a statement: poolers refuse start-up options, but keep track of this one.
+def _settle_session(connection, _record) -> None:
+    # As statements: poolers refuse start-up options, but keep track of these. psycopg reads times of no
+    # other style.
     before, connection.autocommit = connection.autocommit, True
-    connection.execute("set time zone 'UTC'")
+    connection.execute("set time zone 'UTC'; set datestyle to 'ISO'; set client_encoding to 'UTF8'")
     connection.autocommit = before
 
 

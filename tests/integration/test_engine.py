@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -79,14 +80,19 @@ def test_every_client_takes_the_address(database):
 
 
 def test_sessions_are_in_utc_whatever_the_database_says(database):
+    others = {"timezone": "Asia/Tokyo", "datestyle": "German, DMY", "client_encoding": "LATIN1"}
     with database.engine.connect() as connection:
-        connection.execute(sa.text(f"alter database {database.name} set timezone to 'Asia/Tokyo'"))
+        for setting, value in others.items():
+            connection.execute(sa.text(f"alter database {database.name} set {setting} to '{value}'"))
         connection.commit()
     database.engine.dispose()
     with database.engine.connect() as connection:
         connection.rollback()
         assert connection.scalar(sa.text("show timezone")) == "UTC"
         assert connection.scalar(sa.text("show application_name")) == "bridge"
+        moment = datetime(2024, 3, 10, 12, tzinfo=UTC)
+        assert connection.scalar(sa.text("select timestamptz '2024-03-10 12:00Z'")) == moment
+        assert connection.scalar(sa.text("select 'Łódź'")) == "Łódź"
 
 
 @pytest.fixture
