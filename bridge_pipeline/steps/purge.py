@@ -128,8 +128,14 @@ def _forget_tokens(workspace: Workspace, connection: sa.Connection, name: str) -
 def _count_files(workspace: Workspace, tenant: str, name: str) -> dict[str, int]:
     counts = Counter[str]()
     for kind, folder in workspace.home.of_connection(tenant, name, ENTITIES):
-        counts[kind] += sum(len(files) for _, _, files in os.walk(folder))
+        counts[kind] += sum(len(files) for _, _, files in os.walk(folder, onerror=_refuse_unread))
     return {kind: count for kind, count in counts.items() if count}
+
+
+def _refuse_unread(error: OSError) -> None:
+    """`os.walk` leaves out what it cannot read, and the count is signed."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _remove_folder(folder: Path) -> None:

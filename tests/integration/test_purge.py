@@ -1,5 +1,6 @@
 """A purge leaves nothing of a connection but the record of it, and nothing of others is touched."""
 
+import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -297,6 +298,23 @@ def test_a_link_in_place_of_a_folder_is_not_followed(workspace, desk, tmp_path):
     purge(workspace)
     assert (elsewhere / "kept").exists()
     assert not os.path.lexists(workspace.home.reports / "acme" / NAME)
+
+
+def test_what_cannot_be_counted_is_not_signed(workspace, desk, monkeypatch):
+    fill(workspace, NAME)
+    scandir, folder = os.scandir, str(workspace.home.reports / "acme" / NAME)
+
+    def refuse(path):
+        if path == folder:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(OSError, match="Input/output"):
+        purge(workspace)
+    monkeypatch.undo()
+    assert rows(workspace, "select rows from bridge.purges") == [{"rows": None}]
+    assert purge(workspace).files["reports"] == 2
 
 
 def test_tokens_go_with_the_credential_unless_another_connection_has_it(workspace):
