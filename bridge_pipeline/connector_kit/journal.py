@@ -6,6 +6,7 @@ body back.
 An extraction is one folder of such files; a killed one is resumed from them.
 """
 
+import fnmatch
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
@@ -59,7 +60,7 @@ class Journal:
         self.records = 0
         self.written = 0
         # Of millions of records there are thousands of answers: no paths are kept of them.
-        self._numbers = {_key_of(path): _number_of(path) for path in sorted(folder.glob("*.json.zst"))}
+        self._numbers = {_key_of(path): _number_of(path) for path in listed(folder, "*.json.zst")}
         self._keys = {number: key for key, number in self._numbers.items()}
         self._next = max(self._keys, default=-1) + 1
         # By SHA-256 of a body that was written: the number of its answer, and the SHA-256 of its frame.
@@ -308,6 +309,21 @@ def make_folder(folder: Path) -> None:
         sync_folder(folder.parent)
 
 
+def listed(folder: Path, pattern: str) -> list[Path]:
+    """What in a folder has a name like `pattern`, in order; nothing where there is no such folder.
+
+    `Path.glob` takes a folder that cannot be read for an empty one.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    return [folder / name for name in sorted(fnmatch.filter(names, pattern))]
+
+
 def sync_folder(folder: Path) -> None:
     """Makes renames and new files in `folder` survive a power cut."""
     reach("folder.syncing")
@@ -335,7 +351,7 @@ def _resumable(folder: Path, signature: str, max_age: timedelta) -> bool:
 
 
 def _newest(folder: Path, finished: int) -> int:
-    numbers = (int(path.name) for path in folder.glob("[0-9][0-9][0-9][0-9]*") if path.name.isdigit())
+    numbers = (int(path.name) for path in listed(folder, "[0-9][0-9][0-9][0-9]*") if path.name.isdigit())
     return max([finished, *numbers])
 
 

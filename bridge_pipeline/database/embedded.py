@@ -30,7 +30,7 @@ from urllib.parse import quote
 
 import psutil
 
-from bridge_pipeline.connector_kit.journal import sync_folder
+from bridge_pipeline.connector_kit.journal import listed, sync_folder
 from bridge_pipeline.database.locks import file_lock
 from bridge_pipeline.naming import Home
 
@@ -342,7 +342,7 @@ def _check_version(data: Path) -> None:
 
 def set_aside(home: Home) -> list[Home]:
     """The data of older versions that an upgrade has put aside, each as the home of a server."""
-    return [Home(path) for path in sorted(home.postgres.glob("old-*")) if _data(Home(path)).exists()]
+    return [Home(path) for path in listed(home.postgres, "old-*") if _data(Home(path)).exists()]
 
 
 def _refuse_half_upgraded(home: Home) -> None:

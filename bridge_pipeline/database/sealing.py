@@ -20,6 +20,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from bridge_pipeline.connector_kit.journal import listed
 from bridge_pipeline.database.keyfile import write_key
 from bridge_pipeline.database.locks import file_lock
 from bridge_pipeline.naming import Home
@@ -155,7 +156,7 @@ def read_sealer(settings: Settings, home: Home) -> Sealer:
 
 def former_keys(home: Home) -> list[Path]:
     """The files of the home's keys of earlier times, newest first."""
-    return sorted(home.keys.glob("former-*.key"), reverse=True)
+    return listed(home.keys, "former-*.key")[::-1]
 
 
 def _given(settings: Settings, text: str, place: str) -> tuple[bytes, tuple[bytes, ...]]:

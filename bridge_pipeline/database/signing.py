@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from bridge_pipeline.connector_kit.journal import listed
 from bridge_pipeline.database.keyfile import sync, write_key
 from bridge_pipeline.database.locks import file_lock
 from bridge_pipeline.failpoints import reach
@@ -125,7 +126,7 @@ def make_signing_key(home: Home) -> Signer:
 
 def key_ids(home: Home) -> list[str]:
     """The fingerprints of the private keys of a home."""
-    return sorted(path.stem for path in home.signing.glob("*.pem"))
+    return [path.stem for path in listed(home.signing, "*.pem")]
 
 
 def signer(home: Home, key_id: str) -> Signer:

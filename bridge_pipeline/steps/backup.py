@@ -22,7 +22,7 @@ import sqlalchemy as sa
 import structlog
 
 from bridge_pipeline import progress
-from bridge_pipeline.connector_kit.journal import sync_folder, write_durably
+from bridge_pipeline.connector_kit.journal import listed, sync_folder, write_durably
 from bridge_pipeline.database import dump, ledger, readers
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.engine import Database, advisory_lock
@@ -383,5 +383,5 @@ def _batches(connection: sa.Connection) -> Iterator[ledger.Batch]:
 
 
 def _keys(home: Home) -> Iterator[tuple[str, bytes]]:
-    for path in sorted([*home.keys.glob("*.key"), *home.signing.glob("*.pem")]):
+    for path in sorted([*listed(home.keys, "*.key"), *listed(home.signing, "*.pem")]):
         yield path.relative_to(home.keys).as_posix(), path.read_bytes()

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bridge_pipeline.connector_kit.journal import sync_folder
+from bridge_pipeline.connector_kit.journal import listed, sync_folder
 from bridge_pipeline.failpoints import reach
 from bridge_pipeline.imports import made_to_stay
 from bridge_pipeline.model import ENTITIES
@@ -52,7 +52,7 @@ def land(entity: str, tables: Tables, folder: Path, work: Path) -> list[dict[str
     try:
         write_parquet(entity, tables, folder, work)
         reach("land.written")
-        files = [_described(path, folder) for path in sorted(folder.glob(f"{entity}.*.parquet"))]
+        files = [_described(path, folder) for path in listed(folder, f"{entity}.*.parquet")]
         sync_folder(folder.parent)
         return files
     finally:

@@ -19,7 +19,7 @@ import orjson
 import structlog
 
 from bridge_pipeline import progress
-from bridge_pipeline.connector_kit.journal import sync_folder, write_durably
+from bridge_pipeline.connector_kit.journal import listed, sync_folder, write_durably
 from bridge_pipeline.database import dump, embedded, readers, signing
 from bridge_pipeline.database.engine import Database, resolve, transaction
 from bridge_pipeline.database.keyfile import write_key
@@ -303,9 +303,10 @@ class _Restore:
     # --- Keys ---
 
     def _bring_keys(self, folder: Path) -> None:
-        for pattern, target in (("*.key", self._staged.keys), ("signing/*.pem", self._staged.signing)):
-            for path in sorted(folder.glob(pattern)):
-                write_key(target / path.name, path.read_bytes())
+        for path in listed(folder, "*.key"):
+            write_key(self._staged.keys / path.name, path.read_bytes())
+        for path in listed(folder / "signing", "*.pem"):
+            write_key(self._staged.signing / path.name, path.read_bytes())
 
     def _sealer(self, without_keys: bool) -> Sealer:
         sealer = open_sealer(self._settings, self._staged)

@@ -290,6 +290,15 @@ def test_what_is_no_file_any_more_is_told_and_the_rest_is_copied(spoilable, tmp_
     assert [each for each in done.problems if "audit: removed" in each]
 
 
+def test_keys_that_cannot_be_read_end_the_backup(spoilable, tmp_path):
+    signing = spoilable.home.signing
+    signing.rename(tmp_path / "signing")
+    signing.symlink_to(signing)
+    with pytest.raises(OSError, match="signing"):
+        backup(spoilable, tmp_path / "made.backup")
+    assert not (tmp_path / "made.backup").exists()
+
+
 def test_no_backup_is_overwritten_and_a_killed_one_is_begun_anew(spoilable, tmp_path):
     path = tmp_path / "twice.backup"
     (tmp_path / ".twice.backup.part").write_bytes(b"of a killed process" * 1_000_000)

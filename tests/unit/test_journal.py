@@ -49,6 +49,17 @@ def test_a_folder_is_made_below_one_that_may_not_be_read(tmp_path, monkeypatch):
     assert (tmp_path / "home" / "journal").is_dir()
 
 
+def test_a_folder_that_cannot_be_read_is_none_without_files(tmp_path):
+    (tmp_path / "b.key").touch()
+    (tmp_path / "a.key").touch()
+    (tmp_path / "a.pem").touch()
+    assert pages.listed(tmp_path, "*.key") == [tmp_path / "a.key", tmp_path / "b.key"]
+    assert pages.listed(tmp_path / "missing", "*.key") == []
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(OSError, match="circle"):
+        pages.listed(tmp_path / "circle", "*.key")
+
+
 def test_an_answer_is_found_again_as_it_was_written(journal):
     entry = write(journal)
     for reader in (journal, Journal(journal.folder)):
