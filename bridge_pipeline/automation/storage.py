@@ -12,27 +12,42 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import sqlalchemy as sa
+from alembic.runtime.migration import MigrationContext
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.events import DagsterEventType
-from dagster._core.storage.event_log import SqlEventLogStorageTable
+from dagster._core.storage.event_log import SqlEventLogStorageMetadata, SqlEventLogStorageTable
+from dagster._core.storage.runs import RunStorageSqlMetadata
+from dagster._core.storage.schedules import ScheduleStorageSqlMetadata
+from dagster._core.storage.schedules.migration import OPTIONAL_SCHEDULE_DATA_MIGRATIONS
+from dagster._core.storage.schedules.schema import SecondaryIndexMigrationTable
+from dagster._core.storage.sql import stamp_alembic_rev
 from dagster._serdes import ConfigurableClassData
-from dagster_postgres import DagsterPostgresStorage, PostgresRunStorage, PostgresScheduleStorage
+from dagster_postgres import (
+    DagsterPostgresStorage,
+    PostgresEventLogStorage,
+    PostgresRunStorage,
+    PostgresScheduleStorage,
+)
+from dagster_postgres.run_storage import run_storage
+from dagster_postgres.utils import pg_alembic_config, retry_pg_connection_fn
 
 from bridge_pipeline.automation.dimensions import by_dimension
 from bridge_pipeline.automation.storing import TransactionalEventLog
-from bridge_pipeline.database.engine import replace_lost_connections
+from bridge_pipeline.database.engine import advisory_lock, replace_lost_connections
 
 if TYPE_CHECKING:
     from dagster._core.loader import LoadingContext
     from dagster._core.storage.partition_status_cache import AssetStatusCacheValue
+
+_METADATA = (RunStorageSqlMetadata, SqlEventLogStorageMetadata, ScheduleStorageSqlMetadata)
 
 
 class BridgeStorage(DagsterPostgresStorage):
     """Dagster's storage in Postgres, with Bridge's storages of runs, events and schedules."""
 
     def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
-        super().__init__(postgres_url, inst_data=inst_data)
-        # The other ones have made the tables.
+        retry_pg_connection_fn(partial(_make_tables, postgres_url))
+        super().__init__(postgres_url, should_autocreate_tables=False, inst_data=inst_data)
         self._run_storage = RunStorage(postgres_url, should_autocreate_tables=False)
         self._event_log_storage = EventLog(postgres_url, should_autocreate_tables=False)
         self._schedule_storage = ScheduleStorage(postgres_url, should_autocreate_tables=False)
@@ -46,6 +61,44 @@ class BridgeStorage(DagsterPostgresStorage):
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> "BridgeStorage":
         """The storage that `dagster.yaml` asks for."""
         return cls(config_value["postgres_url"], inst_data)
+
+
+def _make_tables(postgres_url: str) -> None:
+    """Makes the tables where they are not whole: one process does, and the others wait for it.
+
+    By itself Dagster makes one after the other, and takes the first for all of its kind: what a killed
+    process had not made would be missing for good.
+    """
+    engine = sa.create_engine(postgres_url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        if _whole(connection):
+            return
+        advisory_lock(connection, "dagster-tables", long=True)
+        if _whole(connection):
+            return
+        with engine.begin() as making:
+            for metadata in _METADATA:
+                metadata.create_all(making)
+            if MigrationContext.configure(making).get_current_revision() is None:
+                stamp_alembic_rev(pg_alembic_config(run_storage.__file__), making)
+        runs = PostgresRunStorage(postgres_url, should_autocreate_tables=False)
+        events = PostgresEventLogStorage(postgres_url, should_autocreate_tables=False)
+        schedules = PostgresScheduleStorage(postgres_url, should_autocreate_tables=False)
+        # Each notes what of itself is done, and does that no more.
+        for finish in (runs.migrate, runs.optimize, events.reindex_events, events.reindex_assets):
+            finish()
+        schedules.migrate()
+        schedules.optimize()
+
+
+def _whole(connection: sa.Connection) -> bool:
+    """Whether all tables are there, and what is noted last."""
+    if not {name for each in _METADATA for name in each.tables} <= set(
+        sa.inspect(connection).get_table_names()
+    ):
+        return False
+    noted = SecondaryIndexMigrationTable.c.name.in_(OPTIONAL_SCHEDULE_DATA_MIGRATIONS)
+    return connection.execute(sa.select(SecondaryIndexMigrationTable.c.name).where(noted)).first() is not None
 
 
 class Replacing:

@@ -181,6 +181,7 @@ EXEMPT = {
     ),
     "Dagster's own runs and events, which no data depends on": (
         "bridge_pipeline/automation/purging.py:_forget:rmtree",
+        "bridge_pipeline/automation/storage.py:_make_tables:begin",
         "bridge_pipeline/automation/storage.py:kept:autocommit",
     ),
     "logs, and notes of processes that are looked for before they are believed": (

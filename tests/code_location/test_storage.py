@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
@@ -24,6 +25,8 @@ from sqlalchemy.exc import OperationalError
 
 from bridge_pipeline.automation import storing
 from bridge_pipeline.automation.runs import prepare_instance
+from bridge_pipeline.automation.storage import BridgeStorage
+from bridge_pipeline.database.engine import Database
 from resources.storage import events_together, storage_kept
 
 ROWS = dg.AssetKey("rows")
@@ -483,3 +486,50 @@ def test_a_webserver_goes_on_when_the_server_closed_its_connections(instance):
         ended = sa.text(f"select pg_terminate_backend(pid, 10000) from pg_stat_activity where {others}")
         assert len(connection.execute(ended).all()) >= 2
     ask()
+
+
+MADE = """
+select c.relname, (select array_agg(a.attname order by a.attnum) from pg_attribute a where a.attrelid = c.oid)
+from pg_class c where c.relnamespace = 'public'::regnamespace order by 1
+"""
+
+
+def made(database: Database) -> list[Any]:
+    """Dagster's tables, indexes and sequences, with their columns, and what is noted of them as done."""
+    with database.engine.connect() as connection:
+        noted = connection.scalars(sa.text("select name from secondary_indexes order by 1")).all()
+        versions = connection.scalars(sa.text("select version_num from alembic_version")).all()
+        return [connection.execute(sa.text(MADE)).all(), noted, versions]
+
+
+class Ended(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("statements", [5, 40, 60, 75, 90])
+def test_tables_that_a_killed_process_has_not_made_are_made_by_the_next(installation, plain, statements):
+    database = installation.dagster_database
+    whole, left = made(database), iter(range(statements))
+    with database.engine.begin() as connection:
+        connection.execute(sa.text("drop schema public cascade"))
+        connection.execute(sa.text("create schema public"))
+
+    def end(*_: object) -> None:
+        if next(left, None) is None:
+            raise Ended
+
+    event.listen(sa.Engine, "before_cursor_execute", end)
+    try:
+        with pytest.raises(Ended):
+            BridgeStorage(database.psycopg2())
+    finally:
+        event.remove(sa.Engine, "before_cursor_execute", end)
+    BridgeStorage(database.psycopg2())
+    assert made(database) == whole
+
+
+def test_of_several_that_find_no_tables_one_makes_them(installation, caplog):
+    url = installation.dagster_database.psycopg2()
+    with ThreadPoolExecutor(4) as threads:
+        assert len(list(threads.map(BridgeStorage, [url] * 4))) == 4
+    assert "Retrying failed database creation" not in caplog.text
