@@ -163,8 +163,8 @@ def _failures(result: dg.ExecuteInProcessResult) -> tuple[str, ...]:
 
 
 def _write_dotenv(workspace: Workspace) -> None:
-    """Lets plain `dagster dev` find the default home; other homes and passwords stay out of it."""
-    if workspace.home.root != PROJECT_ROOT / ".bridge" or workspace.dagster_database.url.password:
+    """Lets plain `dagster dev` find the default home; other homes and secrets stay out of it."""
+    if workspace.home.root != PROJECT_ROOT / ".bridge" or workspace.dagster_database.secrets:
         return
     path = PROJECT_ROOT / ".env"
     ours = {

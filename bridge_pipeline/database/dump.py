@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
+from tempfile import NamedTemporaryFile
 
 import sqlalchemy as sa
 from psycopg import errors
-from sqlalchemy.engine import URL
 
 from bridge_pipeline.database.embedded import binary
 from bridge_pipeline.database.engine import Database
@@ -107,9 +107,8 @@ def dump(database: Database, scope: Scope, taken: Snapshot) -> Iterator[bytes]:
         DumpFailed: pg_dump does not read this server, or lost it.
     """
     options = ["--no-owner", "--no-privileges", "--clean", "--if-exists", f"--snapshot={taken.name}"]
-    command = [str(binary("pg_dump")), *options, *scope.options, f"--dbname={_address(database)}"]
-    process = _started(command, database, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    with _watched(process, database) as running:
+    command = [str(binary("pg_dump")), *options, *scope.options]
+    with _running(command, database, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as running:
         while part := running.stdout.read(_PART_BYTES):  # type: ignore[union-attr]
             yield part
 
@@ -125,10 +124,10 @@ def load(database: Database, parts: Iterable[bytes]) -> None:
     # The words of errors quote values, and their details rows; statements name the table.
     settings = ["--set=ON_ERROR_STOP=1", "--set=VERBOSITY=sqlstate"]
     options = ["--no-psqlrc", "--quiet", "--echo-errors", *settings, "--output=/dev/null"]
-    command = [str(binary("psql")), *options, f"--dbname={_address(database)}"]
-    process = _started(command, database, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    command = [str(binary("psql")), *options]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
     # A psql that gave up has closed its end; why, it says itself.
-    with _watched(process, database) as running, suppress(BrokenPipeError):
+    with _running(command, database, **pipes) as running, suppress(BrokenPipeError):
         for part in script:
             running.stdin.write(part)  # type: ignore[union-attr]
         running.stdin.close()  # type: ignore[union-attr]
@@ -168,28 +167,41 @@ def _tables(connection: sa.Connection, scope: Scope) -> list[str]:
 # --- Programs of Postgres -----------------------------------------------------------------------
 
 
-def _address(database: Database) -> str:
-    """The address without its password, which everybody on the machine would see in the list of processes."""
-    u = database.url
-    # `URL.set` takes a password that is None for one that is to stay.
-    return Database(URL.create(u.drivername, u.username, None, u.host, u.port, u.database, u.query)).libpq()
-
-
-def _started(command: list[str], database: Database, **pipes: int) -> subprocess.Popen[bytes]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    if database.url.password:
-        environment["PGPASSWORD"] = str(database.url.password)
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, **pipes)  # type: ignore[call-overload]
+@contextmanager
+def _running(command: list[str], database: Database, **pipes: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A program at work on a database; everybody on the machine sees its arguments, and no secret there."""
+    command = [*command, f"--dbname={database.without_secrets().libpq()}"]
+    with _environment(database) as environment:
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, **pipes)  # type: ignore[call-overload]
+        with _watched(process, database):
+            yield process
 
 
 @contextmanager
-def _watched(process: subprocess.Popen[bytes], database: Database) -> Iterator[subprocess.Popen[bytes]]:
+def _environment(database: Database) -> Iterator[dict[str, str]]:
+    """The environment that tells a program the secrets of an address."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    secrets = database.secrets
+    if password := secrets.pop("password", None):
+        environment["PGPASSWORD"] = password
+    if not secrets:
+        yield environment
+        return
+    # For these libpq has no variables.
+    with NamedTemporaryFile("w", encoding="utf-8") as file:
+        file.write("".join(["[bridge]\n", *(f"{name}={value}\n" for name, value in secrets.items())]))
+        file.flush()
+        yield environment | {"PGSERVICEFILE": file.name, "PGSERVICE": "bridge"}
+
+
+@contextmanager
+def _watched(process: subprocess.Popen[bytes], database: Database) -> Iterator[None]:
     """Collects what a program complains of, and ends it with the block."""
     lines: list[bytes] = []
     reader = threading.Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True)
     reader.start()
     try:
-        yield process
+        yield
     except BaseException:
         process.kill()
         raise

@@ -5,6 +5,7 @@ and only for the length of a transaction: a pooled connection has no session to 
 """
 
 import logging
+import re
 import select
 import time
 from collections.abc import Callable, Iterator
@@ -34,20 +35,25 @@ _DUPLICATE = {"42P04", "23505"}
 _NO_PRIVILEGE = "42501"
 # Seconds.
 _LONG_REST = 30
+# Parameters of libpq that are secrets, such as the pass phrase of `sslkey`, and `password` misspelt.
+_SECRET = re.compile(r"passw|secret|scram_", re.IGNORECASE)
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Database:
-    """One database on some server; `repr` and `str` never show its password."""
+    """One database on some server; `repr` and `str` never show its secrets."""
 
     url: URL
+
+    def __repr__(self) -> str:
+        return f"Database({self.libpq(show_secrets=False)})"
 
     @classmethod
     def of(cls, address: str) -> "Database":
         """The database at an address such as `postgresql://user:password@host/name?sslmode=require`.
 
-        Without a name it is `bridge`. Its password becomes known to `redaction`.
+        Without a name it is `bridge`. Its secrets become known to `redaction`.
 
         Raises:
             DatabaseUnavailable: that is not the address of a Postgres.
@@ -61,18 +67,32 @@ class Database:
                 "BRIDGE_DATABASE_URL must have the form postgresql://user:password@host:5432/name"
             )
         # libpq also takes these from the query, where they would be shown.
-        query = dict(url.query)
+        query = {name: _single(name, value) for name, value in url.query.items()}
         user, password = query.pop("user", url.username), query.pop("password", url.password)
-        if password:
-            remember(str(password))
         name = query.pop("dbname", url.database) or DATA_DATABASE
         parts = {"username": user, "password": password, "database": name, "query": query}
-        return cls(url.set(drivername="postgresql", **parts))  # type: ignore[arg-type]
+        database = cls(url.set(drivername="postgresql", **parts))  # type: ignore[arg-type]
+        for secret in database.secrets.values():
+            remember(secret)
+        return database
 
     @property
     def name(self) -> str:
         """The name of the database on its server."""
         return self.url.database or DATA_DATABASE
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The parameters of its address that are secret, `password` among them."""
+        found = {"password": self.url.password, **self.url.query}
+        return {name: str(value) for name, value in found.items() if value and _SECRET.search(name)}
+
+    def without_secrets(self) -> "Database":
+        """The same database, as others may see its address."""
+        u = self.url
+        query = {name: value for name, value in u.query.items() if not _SECRET.search(name)}
+        # `URL.set` takes a password that is None for one that is to stay.
+        return Database(URL.create(u.drivername, u.username, None, u.host, u.port, u.database, query))
 
     def named(self, name: str) -> "Database":
         """Another database on the same server."""
@@ -96,8 +116,14 @@ class Database:
         # SQLAlchemy leaves blanks as they are, which libpq refuses, quoting the password.
         base = base.replace(" ", "%20")
         # Slashes stay readable: the folder of a socket is written as a path.
-        query = urlencode(dict(self.url.query), doseq=True, safe="/", quote_via=quote)
+        shown = {} if show_secrets else dict.fromkeys(self.url.query.keys() & self.secrets, "***")
+        query = urlencode(dict(self.url.query) | shown, doseq=True, safe="/*", quote_via=quote)
         return f"{base}?{query}" if query else base
+
+
+def _single(name: str, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """What libpq takes of a parameter that is repeated: the last; hosts may be several."""
+    return value if isinstance(value, str) or name in {"host", "port"} else value[-1]
 
 
 def make_engine(address: str, application: str = "bridge") -> sa.Engine:

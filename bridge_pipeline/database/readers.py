@@ -65,7 +65,7 @@ class Login:
     @property
     def address(self) -> str:
         """The address that psql and BI tools take, password included."""
-        url = self.database.url.set(username=self.role, password=self.password)
+        url = self.database.without_secrets().url.set(username=self.role, password=self.password)
         return Database(url).libpq()
 
 

@@ -1,6 +1,7 @@
 """The programs that dump and load a database: what they are told, and what they tell."""
 
 import subprocess
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -17,16 +18,18 @@ def signed_in(database):
     role = f"dumping_{uuid4().hex[:12]}"
     with database.engine.begin() as connection:
         connection.exec_driver_sql(f"create role {role} superuser login")
-    yield Database(database.url.set(username=role, password=PASSWORD))
+    url = database.url.set(username=role, password=PASSWORD)
+    yield Database(url.update_query_dict({"sslpassword": "hunter2 of the key"}))
     with database.engine.begin() as connection:
         connection.exec_driver_sql(f"drop role {role}")
 
 
-def test_no_password_stands_in_the_list_of_processes(signed_in, empty_database, monkeypatch):
+def test_no_secret_stands_in_the_list_of_processes(signed_in, empty_database, monkeypatch):
     begun, begin = [], subprocess.Popen
 
     def recorded(command, **options):
-        begun.append((command, options["env"]["PGPASSWORD"]))
+        told = Path(options["env"]["PGSERVICEFILE"]).read_text()
+        begun.append((command, options["env"]["PGPASSWORD"], told))
         return begin(command, **options)
 
     monkeypatch.setattr(subprocess, "Popen", recorded)
@@ -36,8 +39,8 @@ def test_no_password_stands_in_the_list_of_processes(signed_in, empty_database, 
         wanted = dump.digests(taken.connection, dump.DATA)
     with empty.engine.connect() as connection:
         assert dump.digests(connection, dump.DATA) == wanted != {}
-    assert [password for _, password in begun] == [PASSWORD] * 2
-    assert "hunter2" not in str([command for command, _ in begun])
+    assert [told for _, *told in begun] == [[PASSWORD, "[bridge]\nsslpassword=hunter2 of the key\n"]] * 2
+    assert "hunter2" not in str([command for command, *_ in begun])
     for each in (signed_in, empty):
         each.engine.dispose()
 

@@ -27,6 +27,7 @@ from bridge_pipeline.database.engine import (
     replace_lost_connections,
     resolve,
 )
+from bridge_pipeline.database.readers import Login
 from bridge_pipeline.database.workspace import open_workspace
 from bridge_pipeline.naming import Home
 
@@ -44,6 +45,7 @@ from bridge_pipeline.naming import Home
             "postgresql://ann:p%40ss%2Fword@h/x?sslmode=require",
         ),
         ("postgresql://an%20n:pass%20word@h/a%20b", "postgresql://an%20n:pass%20word@h/a%20b"),
+        ("postgresql://h/x?user=ann&password=a&password=b", "postgresql://ann:b@h/x"),
     ],
 )
 def test_an_address_keeps_its_meaning(address, libpq):
@@ -53,10 +55,21 @@ def test_an_address_keeps_its_meaning(address, libpq):
     assert Database.of(libpq) == database
 
 
-@pytest.mark.parametrize("address", ["postgresql://ann:hunter2@h/x", "postgresql://ann@h/x?password=hunter2"])
-def test_a_password_is_shown_only_when_asked_for(address):
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://ann:hunter2@h/x",
+        "postgresql://ann@h/x?password=hunter2",
+        "postgresql://ann@h/x?sslkey=/k.pem&sslpassword=hunter2",
+        "postgresql://ann@h/x?sslpassword=hunter2&sslpassword=hunter2",
+        "postgresql://ann@h/x?oauth_client_secret=hunter2",
+        "postgresql://ann@h/x?passwd=hunter2",
+    ],
+)
+def test_a_secret_is_shown_only_when_asked_for(address):
     database = Database.of(address)
     shown = [repr(database), str(database), database.libpq(show_secrets=False), database.psycopg2(False)]
+    shown += [database.without_secrets().libpq(), Login("reader", "secret", database).address]
     assert "hunter2" not in "".join(shown)
     assert "hunter2" in database.libpq()
     assert "hunter2" not in redaction.redact_known("it was hunter2")
