@@ -36,6 +36,9 @@ from bridge_pipeline.naming import Home
 
 VERSION = "18"
 SUPERUSER = "postgres"
+# Words of a server on a full disk, and what to do then.
+NO_SPACE = "No space left on device"
+MAKE_ROOM = "Make room on the disk of the database and try again."
 _SYSTEM_USER = "pgserver"
 _SOCKET = ".s.PGSQL.5432"
 # 104 bytes on macOS, 108 on Linux, with the closing zero and room for the server's `.lock`.
@@ -245,9 +248,11 @@ def _start(home: Home, known: Path | None = None) -> Server:
     except PermissionError as error:
         raise _forbidden(home, error) from error
     if server is None:
+        told = _log_tail(home)
+        full = NO_SPACE in told.rpartition("starting PostgreSQL")[2]
         raise DatabaseUnavailable(
-            f"the embedded Postgres did not start.{_log_tail(home)}\nRepair what it names and try "
-            "again, or set BRIDGE_DATABASE_URL to a Postgres of your own."
+            f"the embedded Postgres did not start.{told}\n"
+            f"{MAKE_ROOM if full else 'Repair what it names and try again.'}"
         )
     return server
 

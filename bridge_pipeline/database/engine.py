@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import sqlalchemy as sa
+from psycopg.errors import DiskFull
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
@@ -331,7 +332,13 @@ def _create(connection: sa.Connection, name: str, missing: list[str]) -> None:
 
 
 def _unreachable(database: Database, error: DBAPIError) -> DatabaseUnavailable:
+    told = redact(str(error.orig)).strip()
+    full = isinstance(error.orig, DiskFull) or embedded.NO_SPACE in told
+    check = (
+        "Check that the server is up and lets this user in: BRIDGE_DATABASE_URL names it; what the embedded "
+        "one says is in logs/postgres.log."
+    )
     return DatabaseUnavailable(
-        f"cannot use the database {database.libpq(show_secrets=False)}: {redact(str(error.orig)).strip()}\n"
-        "Check BRIDGE_DATABASE_URL, that the server is up, and that it lets this user in."
+        f"cannot use the database {database.libpq(show_secrets=False)}: {told}\n"
+        f"{embedded.MAKE_ROOM if full else check}"
     )

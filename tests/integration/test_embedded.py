@@ -93,6 +93,18 @@ def test_it_keeps_what_was_written(home):
     assert query(embedded.ensure_running(home), "select n from kept") == (7,)
 
 
+@pytest.mark.parametrize(
+    ("missing", "advice"), [("extra.conf", "Repair what it names"), ("No space left on device", "Make room")]
+)
+def test_one_that_does_not_start_says_why_and_what_to_do(home, missing, advice):
+    embedded.ensure_running(home)
+    embedded.stop(home)
+    with (home.postgres / "data" / "postgresql.conf").open("a") as file:
+        file.write(f"include '{missing}'\n")
+    with pytest.raises(embedded.DatabaseUnavailable, match=f"(?s){missing}.*\n{advice}"):
+        embedded.ensure_running(home)
+
+
 @pytest.mark.parametrize("name", AWKWARD)
 def test_any_path_will_do(folder, name):
     home = Home(folder / name / "home")

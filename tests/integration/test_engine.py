@@ -180,6 +180,22 @@ def test_a_server_that_is_not_there_is_named_without_its_password():
     assert "hunter2" not in str(caught.value)
 
 
+REFUSING = """
+create function refuse() returns event_trigger language plpgsql as
+    $$ begin raise exception 'could not write a file: No space left on device'; end $$;
+create event trigger refusing on login execute function refuse();
+"""
+
+
+def test_of_a_full_disk_it_is_said_to_make_room_there(database):
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql(REFUSING)
+    database.engine.dispose()
+    with pytest.raises(DatabaseUnavailable, match=r"(?s)a file: No space left.*\nMake room") as caught:
+        resolve(external(database.libpq()), Home(Path("/nonexistent")))
+    assert "BRIDGE_DATABASE_URL" not in str(caught.value)
+
+
 def test_a_lock_is_held_until_the_transaction_ends(database):
     with database.engine.connect() as first, database.engine.connect() as second:
         assert advisory_lock(first, "a", wait=False)
