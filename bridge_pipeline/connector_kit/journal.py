@@ -292,8 +292,8 @@ def written_durably(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
-def make_folder(folder: Path) -> None:
-    """Makes a folder, and those above it that are missing, so that it survives a power cut.
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Makes a folder with that mode, and those above it that are missing, so that it survives a power cut.
 
     Where it is there already its name is made durable all the same: whoever made it may have been killed
     before that, or may not have come so far yet.
@@ -303,7 +303,7 @@ def make_folder(folder: Path) -> None:
     """
     if not folder.is_dir():
         make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode, exist_ok=True)
     # Who may write into a folder need not be allowed to read it.
     with suppress(PermissionError):
         sync_folder(folder.parent)

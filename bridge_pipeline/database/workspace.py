@@ -1,10 +1,9 @@
 """What every command and run works with: settings, folders, database and key, opened together."""
 
-from contextlib import suppress
 from dataclasses import dataclass
 
 from bridge_pipeline import settings as configuration
-from bridge_pipeline.connector_kit.journal import sync_folder
+from bridge_pipeline.connector_kit.journal import make_folder
 from bridge_pipeline.database import faults
 from bridge_pipeline.database.embedded import DatabaseUnavailable
 from bridge_pipeline.database.engine import Database, resolve
@@ -64,12 +63,6 @@ def open_workspace(settings: Settings | None = None) -> Workspace:
 def make_folders(home: Home) -> None:
     """Makes the folders of a home, for its owner only."""
     state = (home.journal, home.landing, home.audit, home.heads, home.reports)
-    folders = (*state, home.logs, home.keys, home.signing, home.work, home.dagster)
-    missing = [each for each in (*reversed(home.root.parents), home.root, *folders) if not each.exists()]
-    home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for folder in folders:
-        folder.mkdir(mode=0o700, exist_ok=True)
-    for parent in dict.fromkeys(each.parent for each in missing):
-        # Who may write into a folder need not be allowed to read it.
-        with suppress(PermissionError):
-            sync_folder(parent)
+    for folder in (home.root, *state, home.logs, home.keys, home.signing, home.work, home.dagster):
+        if not folder.is_dir():
+            make_folder(folder, mode=0o700)

@@ -10,6 +10,7 @@ from bridge_pipeline.connector_kit.session import SourceError
 from bridge_pipeline.connector_kit.tokens import Token
 from bridge_pipeline.database.sealing import Sealer
 from bridge_pipeline.database.tokens import SharedTokens, reseal
+from tests.integration.flow import beside
 
 IDENTITY = '["https://acme.example.com/oauth_token.do", {"password": "canary-password"}]'
 
@@ -131,6 +132,22 @@ def test_tokens_are_sealed_anew_with_the_credentials(workspace, shared):
         assert reseal(connection, workspace.sealer) == 3
     assert stored(workspace) != before
     assert shared().find(IDENTITY).refresh == "canary-refresh-1"
+
+
+def test_a_token_that_is_written_beside_a_rotation_of_the_key_is_kept(workspace, shared):
+    shared().renewed(IDENTITY, None, giving(1))
+    engine = workspace.database.engine
+
+    def resealed():
+        with engine.begin() as connection:
+            return reseal(connection, workspace.sealer)
+
+    with ThreadPoolExecutor(1) as pool:
+        with engine.begin() as connection:
+            connection.execute(sa.text("update bridge.access_tokens set refresh_token = null"))
+            done = beside(pool, workspace, resealed)
+        assert done.result() == 2
+    assert shared().find(IDENTITY) == Token("canary-access-1", None, pytest.approx(600, abs=60))
 
 
 class Renamed(Sealer):
