@@ -9,7 +9,7 @@ An extraction is one folder of such files; a killed one is resumed from them.
 import fnmatch
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -65,6 +65,11 @@ class Journal:
         self._next = max(self._keys, default=-1) + 1
         # By SHA-256 of a body that was written: the number of its answer, and the SHA-256 of its frame.
         self._frames: dict[str, tuple[int, bytes]] = {}
+
+    @property
+    def numbers(self) -> Collection[int]:
+        """Of the stored answers, readable or not."""
+        return self._keys.keys()
 
     def __contains__(self, key: str) -> bool:
         """Whether there is a stored answer to the request `key`, readable or not."""

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import orjson
+import pyarrow.parquet as pq
 import sqlalchemy as sa
 import structlog
 
 from bridge_pipeline import progress
-from bridge_pipeline.connector_kit.journal import listed, sync_folder, write_durably
+from bridge_pipeline.connector_kit.journal import Journal, listed, sync_folder, write_durably
 from bridge_pipeline.database import dump, ledger, readers
 from bridge_pipeline.database import tables as t
 from bridge_pipeline.database.engine import Database, advisory_lock
@@ -302,6 +303,19 @@ class _Copy:
         folder = journal_folder(self._workspace.home, *place) / f"{batch.extraction:04d}"
         if not folder.is_dir():
             self._problem(f"{self._name(folder)} is missing, the journal of batch {batch.id}")
+        elif missing := self._landed_from(batch).difference(Journal(folder).numbers):
+            text = f"{len(missing)} pages are missing that batch {batch.id} landed records of"
+            self._problem(f"{self._name(folder)}: {text}, such as {min(missing)}")
+
+    def _landed_from(self, batch: ledger.Batch) -> set[int]:
+        """The pages that the records of a batch stood on, as far as its files can be read."""
+        folder, found = landing_of(self._workspace, batch), set[int]()
+        for file in batch.files:
+            # One that is damaged was told by its SHA-256.
+            with suppress(OSError, ValueError):
+                pages = pq.read_table(folder / file["path"], columns=["page"], partitioning=None)["page"]
+                found.update(pages.unique().to_pylist())
+        return found
 
     def _tree(self, writer: archive.Writer, folder: Path) -> None:
         """Copies the files of a folder: each of them is written whole, or not there yet."""

@@ -455,6 +455,15 @@ def test_a_journal_that_is_gone_is_told(spoilable, tmp_path):
     assert ["the journal of batch" in each for each in made.problems] == [True]
 
 
+def test_pages_of_a_journal_that_are_gone_are_told(spoilable, tmp_path):
+    assert backup(spoilable, tmp_path / "whole.backup").problems == []
+    (extraction,) = (spoilable.home.journal / "acme" / NAME / "tickets").glob("*/0001")
+    for page in extraction.glob("*.json.zst"):
+        page.unlink()
+    (problem,) = backup(spoilable, tmp_path / "made.backup").problems
+    assert problem.startswith(f"{extraction.relative_to(spoilable.home.root)}: 1 pages are missing")
+
+
 def test_a_name_that_is_no_text_ends_no_backup_and_is_told(spoilable, tmp_path):
     odd = os.fsencode(spoilable.home.reports) + b"/\xff.html"
     try:
