@@ -15,9 +15,9 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge_pipeline import redaction
+from bridge_pipeline import failpoints, redaction
 from bridge_pipeline.connector_kit import journal as pages
-from bridge_pipeline.connector_kit.journal import Journal, open_extraction, read_file, write_durably
+from bridge_pipeline.connector_kit.journal import Journal, abandon, open_extraction, read_file, write_durably
 from bridge_pipeline.redaction import MASK
 
 NOW = datetime(2025, 3, 1, 12, 0, 0, 123_456, tzinfo=UTC)
@@ -353,6 +353,15 @@ def test_an_extraction_whose_beginning_is_unknown_is_not_resumed(tmp_path, state
     opened(tmp_path)
     path = tmp_path / "0001" / "extraction.json"
     path.unlink() if state is None else path.write_bytes(state)
+    assert opened(tmp_path)[0] == 2
+
+
+def test_an_abandoned_extraction_is_not_resumed_even_after_a_power_cut(tmp_path):
+    _, journal = opened(tmp_path)
+    passed = []
+    with failpoints.listening(passed.append):
+        abandon(journal.folder)
+    assert passed == ["folder.syncing"]
     assert opened(tmp_path)[0] == 2
 
 

@@ -6,13 +6,16 @@ import multiprocessing
 import os
 import signal
 import stat
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_pipeline import redaction, settings
-from bridge_pipeline.database.sealing import Sealer, SealingError, open_sealer
+from bridge_pipeline.database import sealing
+from bridge_pipeline.database.locks import file_lock
+from bridge_pipeline.database.sealing import Sealer, SealingError, make_key, open_sealer, read_sealer
 from bridge_pipeline.naming import Home
 
 SEALER = Sealer(bytes(range(32)))
@@ -100,6 +103,21 @@ def test_a_draft_of_a_killed_process_is_no_key(home):
 def _key_id(root):
     home = Home(root)
     return open_sealer(settings.load(home=root), home).key_id
+
+
+def test_a_key_that_was_made_while_its_lock_was_waited_for_is_kept(tmp_path, monkeypatch):
+    home, made = Home(tmp_path), []
+    home.keys.mkdir()
+
+    @contextmanager
+    def behind_another(path):
+        with file_lock(path):
+            make_key(home.keys / "secret.key")
+            made.append(read_sealer(settings.load(home=tmp_path), home))
+            yield
+
+    monkeypatch.setattr(sealing, "file_lock", behind_another)
+    assert [open_sealer(settings.load(home=tmp_path), home)] == made
 
 
 def test_processes_that_make_the_key_at_once_agree(home):

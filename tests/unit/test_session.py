@@ -23,6 +23,7 @@ import zstandard
 from bridge_pipeline import redaction
 from bridge_pipeline.connector_kit import pages, transport
 from bridge_pipeline.connector_kit.journal import Journal
+from bridge_pipeline.connector_kit.oauth import OAuth, OAuthCredentials
 from bridge_pipeline.connector_kit.session import (
     AddressRefused,
     AheadSession,
@@ -34,6 +35,7 @@ from bridge_pipeline.connector_kit.session import (
     journalled_together,
     retry_after,
 )
+from bridge_pipeline.connector_kit.tokens import OwnTokens
 from bridge_pipeline.settings import Settings
 from tests.threads import ended_while_locked
 
@@ -501,6 +503,15 @@ def test_an_answer_that_drips_is_given_up_at_the_deadline(head, pieces, open_ses
         with pytest.raises(SourceError, match="attempt 2 of 2: ReadTimeout"):
             get(session)
         assert len(server.requests) == 2
+
+
+def test_a_token_that_drips_is_given_up_at_the_deadline(clock):
+    context = SourceContext("acme", Settings(attempts=1, read_timeout=30.0), Held(), tokens=OwnTokens())
+    oauth = OAuth("/token", {"client_secret": "canary-client"}, {"grant_type": "client_credentials"})
+    with Server([dripping(b"", [b"H"] + [b"T"] * 1000, clock.tick)]) as server:
+        credentials = OAuthCredentials(context, server.url, True, oauth)
+        with pytest.raises(SourceError, match="ReadTimeout"):
+            credentials.headers()
 
 
 def test_an_answer_that_does_not_come_is_given_up_at_the_deadline(open_session):

@@ -26,6 +26,7 @@ from tests.connectors.freshservice.account import (
     asked,
     balanced,
     extract,
+    instant,
     opened,
     serving,
     truth,
@@ -109,6 +110,30 @@ def test_an_account_with_other_ways_is_read_whole(tmp_path, behaviour):
         found = extract(simulator, "tickets", tmp_path / "j", WINDOW)
         assert found.rows == truth(simulator, "tickets", WINDOW)
         assert balanced(found)
+
+
+def test_an_unsorted_list_is_read_on_where_a_page_is_of_later_days_alone(tmp_path):
+    account = Account(Behaviour(limits=False, ordered="no"), tickets=60)
+    with serving(account) as simulator:
+        oldest = instant(min(truth(simulator, "tickets").values())).date()
+        first = Window.of_days(oldest, oldest)
+        found = extract(simulator, "tickets", tmp_path / "j", first, page_size=5)
+        assert found.rows == truth(simulator, "tickets", first)
+
+
+def test_an_account_that_refuses_an_order_that_nobody_asks_for_is_an_error(tmp_path):
+    account, refused = Account(tickets=20), []
+
+    def before(request):
+        if request.path == "/api/v2/tickets":
+            refused.append(request)
+            # Who never gives in would ask for ever.
+            return Answer(400 if len(refused) < 20 else 404, b'{"errors":[{"field":"order_by"}]}')
+
+    account.before = before
+    with serving(account) as simulator, pytest.raises(SourceError, match="HTTP 400"):
+        extract(simulator, "tickets", tmp_path / "j")
+    assert ["order_by" in each.query for each in refused] == [True, False]
 
 
 def test_tickets_that_change_while_they_are_read_are_met_again(tmp_path):
