@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 
 import orjson
 import psutil
@@ -58,6 +59,12 @@ def test_a_recorded_process_is_found_until_it_ends(home, running):
     assert processes.facts_of(home, "webserver") is None
 
 
+def test_a_role_is_played_for_as_long_as_the_context_lasts(home, running):
+    with processes.recorded(home, "daemon", running.pid):
+        pass
+    assert processes.facts_of(home, "daemon") is None
+
+
 def test_a_child_writes_itself_down_before_it_becomes_its_program(home):
     """Until then it holds the lock of its parent, however that ends."""
     lock = home.work / "lock"
@@ -110,7 +117,8 @@ def test_a_taken_port_is_refused():
     processes.refuse_taken_port(port)
 
 
-def test_with_a_process_those_end_that_it_started(home):
+@pytest.mark.parametrize("family", [True, False])
+def test_with_a_process_those_end_that_it_started_where_its_family_is_meant(home, family):
     """A parent that ends and leaves a child behind that does not."""
     child = (
         "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); signal.pause()"
@@ -121,5 +129,8 @@ def test_with_a_process_those_end_that_it_started(home):
         assert process.stdout.readline()
         started = psutil.Process(process.pid).children()
         with processes.recorded(home, "daemon", process.pid):
-            assert processes.stop_recorded(home, "daemon", family=True)
-        assert [each.is_running() for each in started] == [False]
+            assert processes.stop_recorded(home, "daemon", **({"family": True} if family else {}))
+        assert [each.is_running() for each in started] == [not family]
+        for each in started:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()

@@ -2,16 +2,23 @@
 
 import ast
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import bridge_pipeline
+from bridge_pipeline.database.ledger import Batch, CheckResult
+from bridge_pipeline.database.registry import ConnectionRecord
+from bridge_pipeline.model import Window
 from bridge_pipeline.steps.changes import Change, differences
+from bridge_pipeline.steps.findings import Equation, Findings, Part, Rejection
 from bridge_pipeline.steps.reasons import REASONS, reason_of
 from bridge_pipeline.steps.report import markdown_text
 from bridge_pipeline.steps.trend import drawn
-from bridge_pipeline.steps.verdict import share
+from bridge_pipeline.steps.verdict import answers, overall, share, verdict_of
 
 SOURCES = sorted(Path(bridge_pipeline.__file__).parent.rglob("*.py"))
 # Which argument of a call is the reason.
@@ -82,6 +89,89 @@ def test_a_share_is_neither_none_nor_all_unless_it_is(count, of, shown):
 
 def entity(**changes):
     return {"verdict": "Good", "records": 10, "failing": {}, "rejected": {}} | changes
+
+
+NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
+DAY = Window.of_days(NOON.date(), NOON.date())
+CHECK = CheckResult("named", "warn", "Everything has a name.", "content", True, 3, 0, [])
+ACCOUNTED = "Every record is accounted for"
+OTHERS = {"outside": 0, "duplicate": 0, "requests": 1, "pages": 1, "sweeps": 1, "quarantined": 0, "landed": 3}
+
+
+def part(verdict: str | None = "passed", loaded: int = 3, waiting: int = 0, **more: Any) -> Part:
+    """An entity of which three records were fetched."""
+    if verdict is None:
+        return Part("tickets", None, drawn("tickets", []), 0, 0)
+    batch = Batch(
+        id=7,
+        tenant="acme",
+        connection="acme-helpdesk",
+        entity="tickets",
+        kind="window",
+        window_start=DAY.start,
+        window_end=DAY.end,
+        extraction=1,
+        fetched=3,
+        **OTHERS,
+        proof={},
+        files=[],
+        excluded=[],
+        fetched_from=NOON,
+        fetched_to=NOON,
+        run_id=None,
+        verdict=verdict,
+    )
+    equations = (Equation(batch, {"loaded": loaded}, waiting),)
+    found = {"checks": (CHECK,), "equations": equations} | more
+    return Part("tickets", batch, drawn("tickets", [3]), 3, 0, **found)
+
+
+def findings(*parts: Part) -> Findings:
+    record = ConnectionRecord("acme-helpdesk", "acme", "helpdesk", {}, ("tickets",))
+    return Findings(record, NOON.date(), parts, (), (), None, True, {})
+
+
+@pytest.mark.parametrize(
+    ("found", "level", "title", "wrong", "first_step"),
+    [
+        (part(None), "bad", "Not extracted", 1, "Fetch tickets of this day."),
+        (part(loaded=2), "bad", "Not accounted for", 1, "Find out why tickets do not add up"),
+        (part("blocked"), "bad", "Blocked", 0, "Decide about the blocked tickets."),
+        (part("pending"), "bad", "Not checked", 1, "Let the checks and the load of tickets run."),
+        (part(loaded=0, waiting=3), "bad", "Not loaded", 0, "Let the checks and the load of tickets run."),
+        (part("accepted"), "fair", "Accepted", 0, None),
+        (part(checks=()), "fair", "Usable, with remarks", 0, None),
+        (part(), "good", "Good", 0, None),
+    ],
+)
+def test_the_verdict_and_the_first_step_are_those_of_what_happened(found, level, title, wrong, first_step):
+    verdict, told = verdict_of(found), answers(findings(found))
+    assert (verdict.level, verdict.title) == (level, title)
+    assert len(told.wrong) == wrong
+    first = told.steps[0].text if told.steps else None
+    assert first == first_step or first.startswith(first_step)
+
+
+def test_only_what_there_is_to_remark_is_remarked():
+    aside = part(rejections=(Rejection("odd", reason_of("odd", {}, {}), 2, ()),))
+    assert verdict_of(aside).text == "2 records set aside in quarantine."
+
+
+@pytest.mark.parametrize(
+    ("parts", "level", "text"),
+    [
+        ((part(), part("accepted"), part("blocked")), "bad", "Tickets: blocked."),
+        (
+            (part(), part("accepted")),
+            "fair",
+            "Every record is accounted for; some need somebody's attention.",
+        ),
+        ((part(), part()), "good", f"{ACCOUNTED}, and every check passed."),
+    ],
+)
+def test_the_worst_entity_decides_about_the_day(parts, level, text):
+    named = [replace(each, entity=f"tickets{'_' * place}") for place, each in enumerate(reversed(parts))]
+    assert (overall(named).level, overall(named).text) == (level, text)
 
 
 def test_what_is_new_worse_better_and_mended_is_told_apart():
