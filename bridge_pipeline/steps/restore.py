@@ -204,8 +204,7 @@ def _clear(home: Home) -> None:
 
 def _put_in_place(home: Home) -> None:
     """Moves what was built into the home, which stays closed."""
-    # All at once, instead of file by file while they were written.
-    os.sync()
+    _sync(home.restoring)
     reach("restore.synced")
     for name in _MOVED:
         source, target = home.restoring / name, home.root / name
@@ -215,6 +214,27 @@ def _put_in_place(home: Home) -> None:
             source.rename(target)
     sync_folder(home.root)
     make_folders(home)
+
+
+def _sync(root: Path) -> None:
+    """Makes all below a folder durable.
+
+    Raises:
+        OSError: some of it could not be written.
+    """
+    # All at once, instead of file by file while they were written.
+    os.sync()
+    # That tells of no error; each file does.
+    for folder, _, names in os.walk(root, onerror=_refuse_unread):
+        for path in (Path(folder) / name for name in names):
+            if path.is_file() and not path.is_symlink():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+
+
+def _refuse_unread(error: OSError) -> None:
+    """`os.walk` leaves out what it cannot read."""
+    raise error
 
 
 def _open(home: Home) -> None:

@@ -1,6 +1,7 @@
 """A backup gives the installation back, whole or not at all, and nobody is fooled by another file."""
 
 import base64
+import errno
 import fcntl
 import json
 import os
@@ -395,6 +396,25 @@ def killed(filled, made, target, plan, monkeypatch):
     name = backups.databases(target).name
     arguments = str(made.path), str(target.home), name
     return ended(start(backups.restore_elsewhere, *arguments, failpoint=plan))
+
+
+def test_a_file_that_did_not_reach_the_disk_ends_the_restore(filled, made, target, monkeypatch):
+    """The system wrote it later, in vain, and tells whoever asks for that file."""
+    fsync = os.fsync
+
+    def lost(descriptor):
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(".parquet"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", lost)
+        with pytest.raises(OSError, match="Input/output error"):
+            restored(target, made.path)
+    with pytest.raises(DatabaseUnavailable, match="bridge restore"):
+        open_workspace(target)
+    _, copied = restored(target, made.path)
+    assert digest(copied) == digest(filled)
 
 
 def test_a_restore_that_fails_when_it_is_done_leaves_the_installation(filled, made, target):
