@@ -332,10 +332,11 @@ class FreshserviceClient:
         One answer is a snapshot. Between two of them something may be deleted, and what follows moves up over
         their border: conversations of several pages are read again until that brings nothing unseen.
         """
-        sweep.nameless += sum(_id(_TICKETS, record) is None for record in page.content.records)
+        listed = [_readable(record) for record in page.content.records]
+        sweep.nameless += sum(_id(_TICKETS, record) is None for record in listed)
         tickets = {
             record_id: _key("c", record)
-            for record in page.content.records
+            for record in listed
             if (record_id := _id(_TICKETS, record)) and self._may_speak(reading, record)
         }
         live_readings = 0
@@ -542,6 +543,14 @@ def _shows_the_same(listed: Record, raw: bytes) -> bool:
     if not isinstance(held, dict) or "updated_at" not in listed:
         return False
     return all(held.get(key) == value for key, value in listed.items() if key in held or key == "updated_at")
+
+
+def _readable(record: Any) -> Any:
+    """A listed ticket; of one that cannot be accepted, as far as it says which it is and when it changed."""
+    if not isinstance(record, pages.Rejected):
+        return record
+    said = {key: pages.values_under(record.raw, key) for key in ("id", "updated_at", "created_at")}
+    return {key: values[0] for key, values in said.items() if len(values) == 1}
 
 
 def _id(stream: Stream, record: Any) -> str | None:

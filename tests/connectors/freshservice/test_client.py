@@ -2,6 +2,7 @@
 
 import base64
 import re
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from bridge_pipeline.connectors.freshservice.simulator.world import ERASED, LIVE
 from bridge_pipeline.model import Window
 from bridge_pipeline.steps.listed import list_source
 from tests.connectors.freshservice.account import (
+    ALL,
     ENTITIES,
     KEY,
     Account,
@@ -660,6 +662,25 @@ def test_tickets_whose_conversations_nobody_can_ask_for_are_counted(tmp_path):
     with serving(Account(tickets=120, faults="typical")) as simulator:
         found = extract(simulator, "comments", tmp_path / "j")
         assert found.proof["tickets_without_id"] == 2
+
+
+class Spoilt(Account):
+    """An account whose lists of tickets hold what no text may hold."""
+
+    def answer(self, request):
+        answer = super().answer(request)
+        if request.path != "/api/v2/tickets":
+            return answer
+        return replace(answer, body=answer.body.replace(b'"subject":"', b'"subject":"\\u0000'))
+
+
+@pytest.mark.parametrize("window", [None, WINDOW])
+def test_what_was_said_in_tickets_that_cannot_be_accepted_is_read(tmp_path, window):
+    with serving(Spoilt(tickets=30)) as simulator:
+        assert not extract(simulator, "tickets", tmp_path / "tickets").rows
+        found = extract(simulator, "comments", tmp_path / "comments", window)
+        assert found.rows == truth(simulator, "comments", window or ALL)
+        assert "tickets_without_id" not in found.proof
 
 
 # --- People ----------------------------------------------------------------------------------------
