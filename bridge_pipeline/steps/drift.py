@@ -6,8 +6,9 @@ and shares are those of the inventories' samples, whether a column's keys are th
 """
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 from bridge_pipeline.connector_kit.connector import Stream
 from bridge_pipeline.model.inventory import Inventory
@@ -70,6 +71,21 @@ def compare(now: Inventory, before: Before, fields: Fields) -> Found:
     mine = {pointer for pointer in {*known, *now.fields} if pointer not in top}
     changes = [*_new(now, known, mine), *_gone(now, usual, sampled, mine), *_retyped(now, known, mine)]
     return Found(len(mine), changes)
+
+
+def without(before: Before, excluded: Sequence[str]) -> Before:
+    """The inventories without the fields that the glob patterns leave out, at whatever depth."""
+
+    def is_kept(pointer: str) -> bool:
+        return not any(fnmatchcase(key, each) for key in pointer.split("/")[1:] for each in excluded)
+
+    return [
+        (
+            replace(each, fields={name: types for name, types in each.fields.items() if is_kept(name)}),
+            accepted,
+        )
+        for each, accepted in before
+    ]
 
 
 def _usual(before: Before) -> tuple[dict[str, Types], int]:

@@ -70,10 +70,18 @@ def gather(workspace: Workspace, batch: Batch, stream: Stream) -> Evidence:
             days=days,
             usual=volume.history(connection, batch),
             fields=ledger.inventory_of(connection, batch.id),
-            before=ledger.inventories_before(connection, batch, drift.MOST_BATCHES),
+            before=drift.without(
+                ledger.inventories_before(connection, batch, drift.MOST_BATCHES), _left_out(batch)
+            ),
             stream=stream,
             lag=workspace.settings.settle_lag,
         )
+
+
+def _left_out(batch: Batch) -> list[str]:
+    """What the connection excluded of the batch's entity: that is not missing from it."""
+    prefix = f"{batch.entity}."
+    return [each.removeprefix(prefix) for each in batch.excluded if each.startswith(prefix)]
 
 
 def facts(evidence: Evidence, rejected: int, expected: list[Expectation]) -> list[CheckResult]:

@@ -319,6 +319,28 @@ def test_a_declared_field_that_vanished_blocks_until_it_is_accepted(workspace, d
 
 
 @pytest.mark.slow
+def test_fields_that_the_connection_leaves_out_from_now_on_are_not_missed(workspace, desk):
+    extra = {"login_password": "b", "cf_seat": {"login_password": "b", "row": 1}}
+    desk.records["tickets"] = [ticket(n, NOON, **extra) for n in range(1, 31)]
+    process(workspace, DAY, ["tickets"])
+    connect(
+        workspace,
+        desk,
+        entities=("tickets",),
+        exclude=("tickets.subject", "tickets.*_password", "users.status"),
+    )
+    batch = land(workspace, "tickets", DAY)
+    assert batch.verdict == "passed"
+    assert results(workspace, batch)["other_fields"].examples == []
+    for record in desk.records["tickets"]:
+        del record["status"]
+        record["cf_seat"] = {}
+    found = results(workspace, land(workspace, "tickets", DAY))
+    assert {each["field"] for each in found["declared_fields"].examples} == {"/status"}
+    assert "/cf_seat/row" in [each["field"] for each in found["other_fields"].examples]
+
+
+@pytest.mark.slow
 def test_a_load_that_does_not_add_up_is_undone_recorded_and_blocked(workspace, desk):
     desk.records["tickets"] = [ticket(n, NOON) for n in range(1, 6)]
     batch = land(workspace, "tickets", DAY)
