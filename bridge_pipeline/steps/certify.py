@@ -288,12 +288,14 @@ class _Certification:
         """
         asked = {key: stock.outcomes[key] for key in missing if key in stock.outcomes}
         denied = [key for key in controls if key in stock.outcomes and _denied(stock.outcomes[key])]
-        if controls and len(denied) == len([key for key in controls if key in stock.outcomes]):
-            statuses = {stock.outcomes[key].status for key in denied}
-            if statuses and statuses <= set(NOT_OFFERED):
-                stock.unlisted_believed = (*DOUBTED, "silent")
-                stock.remarks.append("The source gives no single records; its whole listing decides alone.")
-                return False
+        all_denied = len(denied) == len([key for key in controls if key in stock.outcomes])
+        # Where the source lists none of what the table holds, there is nobody else to ask for.
+        refused = [stock.outcomes[key] for key in denied] if controls else list(asked.values())
+        if all_denied and refused and all(outcome.status in NOT_OFFERED for outcome in refused):
+            stock.unlisted_believed = (*DOUBTED, "silent")
+            stock.remarks.append("The source gives no single records; its whole listing decides alone.")
+            return False
+        if controls and all_denied:
             self._distrust(stock, asked)
             stock.remarks.append(f"No deletion is believed: {_DISTRUSTED}.")
             return False

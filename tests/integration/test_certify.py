@@ -614,6 +614,19 @@ def test_where_there_are_no_lookups_the_whole_listing_decides(workspace, loaded)
     assert [row["reason"] for row in rows(workspace, "select reason from bridge.deletions")] == ["listing"]
 
 
+def test_where_there_are_no_lookups_a_listing_of_nothing_decides_once_it_is_accepted(workspace, loaded):
+    ids = flow.arrived(workspace, "tickets")
+    loaded.records["tickets"].clear()
+    loaded.by_id = False
+    first = certify(workspace, NAME)
+    assert first.verdict == "blocked"
+    assert set(named(first, "unexplained").values()) == {"held"}
+    assert deleted(workspace) == set()
+    acceptance = Acceptance("Ann Lee", "the desk was emptied")
+    assert certify(workspace, NAME, acceptance=acceptance).verdict == "complete"
+    assert deleted(workspace) == ids
+
+
 NOT_EMPTY = {
     "unauthorised": Answer(401, b'{"data": []}'),
     "forbidden": Answer(403, b'{"data": []}'),
