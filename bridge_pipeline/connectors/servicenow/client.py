@@ -32,7 +32,16 @@ from bridge_pipeline.connector_kit.session import (
 )
 from bridge_pipeline.connectors.servicenow import deletions
 from bridge_pipeline.connectors.servicenow.authors import LOGIN, Authors
-from bridge_pipeline.connectors.servicenow.keyset import ID, Ask, Keyset, NeverWhole, NotObeyed, Part, Span
+from bridge_pipeline.connectors.servicenow.keyset import (
+    FEWEST_LOOKED_AT,
+    ID,
+    Ask,
+    Keyset,
+    NeverWhole,
+    NotObeyed,
+    Part,
+    Span,
+)
 from bridge_pipeline.connectors.servicenow.streams import STREAMS, is_key
 from bridge_pipeline.model import COMMENTS, USERS, Window
 from bridge_pipeline.redaction import remember
@@ -259,7 +268,7 @@ class ServiceNowClient:
         """Tombstones of a window, where the user may read of deletions, which most may not (D.4, 6)."""
         padded = window.padded(self._context.settings.window_padding)
         span = _written(padded.start), _written(padded.end)
-        offset, total = 0, 1
+        offset, total, most = 0, 1, 0
         while offset < total:
             try:
                 page, total = self._tombstones(reading, span, offset)
@@ -269,7 +278,9 @@ class ServiceNowClient:
                 proof["deletions"] = "not readable"
                 return
             yield page
-            offset += _MOST_ROWS
+            # A gateway may give fewer than were asked for, and access rules may hide some.
+            most = max(most, page.content.total or 0)
+            offset += max(most, FEWEST_LOOKED_AT) if most else _MOST_ROWS
         proof["deletions"] = deletions.PATH.rsplit("/", 1)[1]
 
     def _tombstones(self, reading: Reading, span: tuple[str, str], offset: int) -> tuple[Page, int]:

@@ -27,7 +27,7 @@ def tombstones(body: bytes, stream: Stream, start: str, end: str) -> PageContent
     """The rows of an answer as records of the stream that say no more than which was deleted, and when.
 
     Others than were asked for are passed over: what an instance does not understand of a query is
-    dropped (D.2).
+    dropped (D.2). `total` is how many rows there are in the answer, whatever they say.
 
     Raises:
         UnreadableBody: it is no list.
@@ -39,7 +39,7 @@ def tombstones(body: bytes, stream: Stream, start: str, end: str) -> PageContent
         for row in content.records
         if _is_asked_for(row, _table(stream), start, end)
     ]
-    return PageContent(found, exact=[orjson.dumps(each) for each in found])
+    return PageContent(found, total=len(content.records), exact=[orjson.dumps(each) for each in found])
 
 
 def _is_asked_for(row: Any, table: str, start: str, end: str) -> bool:

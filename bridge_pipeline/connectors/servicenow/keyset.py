@@ -28,7 +28,7 @@ ID = "sys_id"
 # A URL holds about 10,000 characters (D.2).
 _IDS_AT_ONCE = 100
 # Whatever a gateway allows, it is not less than this.
-_FEWEST_LOOKED_AT = 10
+FEWEST_LOOKED_AT = 10
 _ANY_ID = "0" * 32
 # Before any row.
 _EPOCH = "1970-01-01 00:00:00"
@@ -168,7 +168,7 @@ class _Reach:
 
     def step(self, size: int) -> int:
         """How many rows an answer without any has covered."""
-        return min(size, max(self.rows, _FEWEST_LOOKED_AT)) if self.rows else size
+        return min(size, max(self.rows, FEWEST_LOOKED_AT)) if self.rows else size
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """What an instance wrote down as deleted is reported, where it may be read; it changes nothing else."""
 
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -102,6 +103,21 @@ def test_more_deletions_than_a_page_holds_are_all_reported(tmp_path, monkeypatch
         rows = list(table.rows.values())[:25]
         for row in rows:
             table.remove(row, WITHIN)
+        assert set(Read(simulator, tmp_path).gone) == {row.id for row in rows}
+        assert len(audited(simulator)) == 3
+
+
+def test_a_gateway_that_gives_fewer_deletions_than_asked_for_leaves_none_out(tmp_path, monkeypatch):
+    with instance() as (simulator, dialect):
+        table, answer = dialect.world.tables["incident"], dialect.answer
+        rows = list(table.rows.values())[:25]
+        for row in rows:
+            table.remove(row, WITHIN)
+
+        def capped(request):
+            return answer(replace(request, query={**request.query, "sysparm_limit": "10"}))
+
+        monkeypatch.setattr(dialect, "answer", capped)
         assert set(Read(simulator, tmp_path).gone) == {row.id for row in rows}
         assert len(audited(simulator)) == 3
 
