@@ -119,7 +119,7 @@ def list_source(client: Client, stream: Stream, work: Path, journal: Journal, na
     """
     book = IdBook(work / f"{stream.entity.name}.listed.sqlite")
     census = DiskCensus(work / f"{stream.entity.name}.census.sqlite")
-    reader = _Reader(stream, journal)
+    reader, began = _Reader(stream, journal), datetime.now(UTC)
     try:
         reading = Reading(stream, None, census, journal)
         for page in reckoning.id_pages(client, reading, book.proof, narrow):
@@ -130,6 +130,8 @@ def list_source(client: Client, stream: Stream, work: Path, journal: Journal, na
         raise
     finally:
         census.close()
+    # A listing may have no page of its own, as that of comments where there are no tickets.
+    book.began, book.ended = book.began or began, book.ended or datetime.now(UTC)
     book.requests = journal.written
     progress.report("list", stream.entity.name, book.ids, "ids", finished=True)
     return book

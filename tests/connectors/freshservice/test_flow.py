@@ -13,7 +13,7 @@ from bridge_pipeline.database import registry
 from bridge_pipeline.database.registry import ConnectionRecord
 from bridge_pipeline.database.workspace import Workspace
 from bridge_pipeline.model import Window
-from bridge_pipeline.steps.certify import certify
+from bridge_pipeline.steps.certify import Acceptance, certify
 from bridge_pipeline.steps.extract import landing_of
 from bridge_pipeline.steps.held import LandedRecords
 from bridge_pipeline.steps.load import load
@@ -195,3 +195,16 @@ def test_a_day_without_tickets_does_not_look_as_if_fields_had_vanished(workspace
     assert (quiet.landed, quiet.proof["details_asked"], quiet.verdict) == (0, 0, "passed")
     assert quiet.proof["listed"] > 10
     assert full.landed > 10
+
+
+@pytest.mark.slow
+def test_what_was_said_where_no_ticket_is_left_is_gone_once_that_is_accepted(workspace, account):
+    process(workspace, WEEK, "comments")
+    assert held(workspace, "comments")
+    for row in account.world.rows["tickets"]:
+        row.state = TRASHED
+    certificate = certify(workspace, NAME, entities=("comments",))
+    assert (certificate.verdict, bool(held(workspace, "comments"))) == ("blocked", True)
+    acceptance = Acceptance("Ann Lee", "the desk was emptied")
+    assert certify(workspace, NAME, entities=("comments",), acceptance=acceptance).verdict == "complete"
+    assert held(workspace, "comments") == {}
