@@ -131,6 +131,7 @@ POINTS = (
     "restore.chains_written",
     "restore.settled",
     "restore.synced",
+    "restore.asking_file",
     "restore.placing",
     "restore.opening",
     "restore.syncing",

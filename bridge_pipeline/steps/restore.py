@@ -205,7 +205,6 @@ def _clear(home: Home) -> None:
 def _put_in_place(home: Home) -> None:
     """Moves what was built into the home, which stays closed."""
     _sync(home.restoring)
-    reach("restore.synced")
     for name in _MOVED:
         source, target = home.restoring / name, home.root / name
         if source.exists():
@@ -224,11 +223,13 @@ def _sync(root: Path) -> None:
     """
     # All at once, instead of file by file while they were written.
     os.sync()
+    reach("restore.synced")
     # That tells of no error; each file does.
     for folder, _, names in os.walk(root, onerror=_refuse_unread):
         for path in (Path(folder) / name for name in names):
             if path.is_file() and not path.is_symlink():
                 with path.open("rb") as file:
+                    reach("restore.asking_file")
                     os.fsync(file.fileno())
 
 
