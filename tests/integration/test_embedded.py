@@ -293,7 +293,7 @@ def test_a_start_that_fails_shows_the_log_and_what_to_do(home):
     embedded.stop(home)
     with (home.postgres / "data" / "postgresql.conf").open("a") as file:
         file.write("no_such_setting = 1\n")
-    with pytest.raises(DatabaseUnavailable, match=r"(?s)no_such_setting.*BRIDGE_DATABASE_URL"):
+    with pytest.raises(DatabaseUnavailable, match=r"(?s)no_such_setting.*Repair what it names"):
         embedded.ensure_running(home)
 
 
