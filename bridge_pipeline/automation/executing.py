@@ -6,12 +6,13 @@ home knows.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import dagster as dg
 
 from bridge_pipeline import naming
+from bridge_pipeline.connector_kit.journal import listed
 from bridge_pipeline.database.locks import file_lock
 
 # Nobody looks at the files while one is made or removed.
@@ -34,21 +35,27 @@ def executing(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
 
 def written_down(instance: dg.DagsterInstance) -> list[str]:
     """The ids of the runs that have a file."""
-    return sorted(path.name for path in _folder(instance).glob("*") if path.name != _GUARD)
+    return [path.name for path in listed(_folder(instance), "*") if path.name != _GUARD]
 
 
 def is_abandoned(instance: dg.DagsterInstance, run_id: str) -> bool:
     """Whether a process of this home executed a run, and has ended."""
+    with taken_over(instance, run_id) as abandoned:
+        return abandoned
+
+
+@contextmanager
+def taken_over(instance: dg.DagsterInstance, run_id: str) -> Iterator[bool]:
+    """Whether a process of this home executed a run, and has ended; nobody else takes it over meanwhile."""
     folder = _folder(instance)
-    with file_lock(folder / _GUARD):
-        # The lock would make it.
-        if not (folder / run_id).exists():
-            return False
-        try:
-            with file_lock(folder / run_id, wait=False):
-                return True
-        except BlockingIOError:
-            return False
+    with ExitStack() as held:
+        abandoned = False
+        with file_lock(folder / _GUARD), suppress(BlockingIOError):
+            # The lock would make it.
+            if (folder / run_id).exists():
+                held.enter_context(file_lock(folder / run_id, wait=False))
+                abandoned = True
+        yield abandoned
 
 
 def forget(instance: dg.DagsterInstance, run_id: str) -> None:

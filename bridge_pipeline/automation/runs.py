@@ -1,6 +1,8 @@
 """Runs from the command line: Dagster's instance of this home, and days run in this process."""
 
 import os
+import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date
 
@@ -12,7 +14,7 @@ from dagster._core.utils import make_new_run_id
 from assets.partitions import CONNECTION_TAG, connection_days
 from bridge_pipeline import naming
 from bridge_pipeline.automation.alarms import tell_failed, told_of
-from bridge_pipeline.automation.executing import executing, forget, is_abandoned, written_down
+from bridge_pipeline.automation.executing import executing, forget, taken_over, written_down
 from bridge_pipeline.automation.jobs import DAILY_JOB, keys_for, range_tags
 from bridge_pipeline.automation.launcher import HealthCheckedRunLauncher
 from bridge_pipeline.automation.summaries import add_connection
@@ -41,7 +43,8 @@ _ENDED_BACKFILLS = {
 }
 
 _LOST = "the process that executed this run ended"
-_FORMER_TAG = "bridge/process"
+# Of runs of the command line: the host that executes it.
+PROCESS_TAG = "bridge/process"
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def run_days(
             instance=instance,
             asset_selection=keys,
             run_id=run_id,
-            tags=range_tags(name, start, end),
+            tags=range_tags(name, start, end) | {PROCESS_TAG: socket.gethostname()},
             raise_on_error=False,
         )
     if not result.success:
@@ -196,23 +199,28 @@ def end_restored_runs(workspace: Workspace) -> None:
 
 def _settle_dead_runs(workspace: Workspace, instance: dg.DagsterInstance) -> None:
     """Ends runs of the command line whose process is gone; the daemon looks after all others (L4)."""
-    for run_id in written_down(instance):
-        if is_abandoned(instance, run_id):
-            run = instance.get_run_by_id(run_id)
-            if run is not None and not run.is_finished:
-                _end_lost(workspace, instance, run)
-            forget(instance, run_id)
-    _settle_former_runs(workspace, instance)
+    here = written_down(instance)
+    for run_id in here:
+        with taken_over(instance, run_id) as abandoned:
+            if abandoned:
+                run = instance.get_run_by_id(run_id)
+                if run is not None and not run.is_finished:
+                    _end_lost(workspace, instance, run)
+                forget(instance, run_id)
+    _settle_dead_runs_elsewhere(workspace, instance, here)
 
 
-def _settle_former_runs(workspace: Workspace, instance: dg.DagsterInstance) -> None:
-    """Ends dead runs that a version began which wrote down the host and number of their processes.
+def _settle_dead_runs_elsewhere(
+    workspace: Workspace, instance: dg.DagsterInstance, here: Collection[str]
+) -> None:
+    """Ends dead runs of the command line of which this home knows nothing: its folder may have gone with a
+    container, or the version before wrote nothing down there.
 
     A living one holds the lock of its connection.
     """
     for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
         # One that was begun again in the UI has the tags of the former, and a code server.
-        if _FORMER_TAG not in run.tags or GRPC_INFO_TAG in run.tags:
+        if run.run_id in here or PROCESS_TAG not in run.tags or GRPC_INFO_TAG in run.tags:
             continue
         with workspace.database.engine.begin() as connection:
             if advisory_lock(connection, f"exclusive:run:{run.tags[CONNECTION_TAG]}", wait=False):

@@ -61,7 +61,9 @@ def up(
     with ExitStack() as stack:
         lock = _refuse_second(stack, workspace.home)
         for number in _STOPPING:
-            signal.signal(number, _raise_stopped)
+            # With `nohup` it outlives its terminal.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, _raise_stopped)
         try:
             # Before all that takes time, so that `bridge down` finds it.
             stack.enter_context(processes.recorded(workspace.home, "up", os.getpid(), port=port))

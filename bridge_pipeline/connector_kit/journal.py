@@ -9,6 +9,7 @@ An extraction is one folder of such files; a killed one is resumed from them.
 import fnmatch
 import hashlib
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -26,6 +27,7 @@ from bridge_pipeline.redaction import redact, redact_bytes
 _SKIPPABLE = (0x184D2A50).to_bytes(4, "little")
 _DIGEST_SIZE = hashlib.sha256().digest_size
 _STATE = "extraction.json"
+_FILE = re.compile(r"(?P<number>\d{6,})\.(?P<key>.+)\.json\.zst")
 log = structlog.get_logger(__name__)
 
 
@@ -60,7 +62,8 @@ class Journal:
         self.records = 0
         self.written = 0
         # Of millions of records there are thousands of answers: no paths are kept of them.
-        self._numbers = {_key_of(path): _number_of(path) for path in listed(folder, "*.json.zst")}
+        named = (_FILE.fullmatch(path.name) for path in listed(folder, "*.json.zst"))
+        self._numbers = {found["key"]: int(found["number"]) for found in named if found}
         self._keys = {number: key for key, number in self._numbers.items()}
         self._next = max(self._keys, default=-1) + 1
         # By SHA-256 of a body that was written: the number of its answer, and the SHA-256 of its frame.
@@ -358,11 +361,3 @@ def _resumable(folder: Path, signature: str, max_age: timedelta) -> bool:
 def _newest(folder: Path, finished: int) -> int:
     numbers = (int(path.name) for path in listed(folder, "[0-9][0-9][0-9][0-9]*") if path.name.isdigit())
     return max([finished, *numbers])
-
-
-def _number_of(path: Path) -> int:
-    return int(path.name.split(".", 1)[0])
-
-
-def _key_of(path: Path) -> str:
-    return path.name.split(".", 1)[1].removesuffix(".json.zst")

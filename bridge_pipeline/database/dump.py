@@ -8,11 +8,10 @@ import os
 import re
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
-from tempfile import NamedTemporaryFile
 
 import sqlalchemy as sa
 from psycopg import errors
@@ -25,6 +24,8 @@ from bridge_pipeline.redaction import redact
 # In a database that is shared with others, these alone are ours.
 DATA_SCHEMAS = (DESK_SCHEMA, BRIDGE_SCHEMA, MARTS_SCHEMA)
 _PART_BYTES = 8 * 2**20
+# libpq reads no longer ones of a service.
+_LONGEST_LINE = 1_000
 _TABLES = """
     select quote_ident(nspname) || '.' || quote_ident(relname)
     from pg_class join pg_namespace on pg_namespace.oid = relnamespace
@@ -106,8 +107,8 @@ def dump(database: Database, scope: Scope, taken: Snapshot) -> Iterator[bytes]:
     Raises:
         DumpFailed: pg_dump does not read this server, or lost it.
     """
-    options = ["--no-owner", "--no-privileges", "--clean", "--if-exists", f"--snapshot={taken.name}"]
-    command = [str(binary("pg_dump")), *options, *scope.options]
+    options = ["--no-owner", "--no-privileges", "--clean", "--if-exists", "--encoding=UTF8"]
+    command = [str(binary("pg_dump")), *options, f"--snapshot={taken.name}", *scope.options]
     with _running(command, database, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as running:
         while part := running.stdout.read(_PART_BYTES):  # type: ignore[union-attr]
             yield part
@@ -171,27 +172,50 @@ def _tables(connection: sa.Connection, scope: Scope) -> list[str]:
 def _running(command: list[str], database: Database, **pipes: int) -> Iterator[subprocess.Popen[bytes]]:
     """A program at work on a database; everybody on the machine sees its arguments, and no secret there."""
     command = [*command, f"--dbname={database.without_secrets().libpq()}"]
-    with _environment(database) as environment:
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, **pipes)  # type: ignore[call-overload]
-        with _watched(process, database):
-            yield process
-
-
-@contextmanager
-def _environment(database: Database) -> Iterator[dict[str, str]]:
-    """The environment that tells a program the secrets of an address."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     secrets = database.secrets
     if password := secrets.pop("password", None):
         environment["PGPASSWORD"] = password
+    with _service(database, secrets) as service:
+        if service is not None:
+            environment |= {"PGSERVICEFILE": f"/dev/fd/{service}", "PGSERVICE": "bridge"}
+        inherited = [] if service is None else [service]
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stderr=subprocess.PIPE,
+            pass_fds=inherited,
+            **pipes,  # type: ignore[call-overload]
+        )
+    with _watched(process, database):
+        yield process
+
+
+@contextmanager
+def _service(database: Database, secrets: Mapping[str, str]) -> Iterator[int | None]:
+    """A pipe with what libpq reads of a service: the secrets for which it has no variables. None without any.
+
+    Raises:
+        DumpFailed: they cannot be told in this way.
+    """
     if not secrets:
-        yield environment
+        yield None
         return
-    # For these libpq has no variables.
-    with NamedTemporaryFile("w", encoding="utf-8") as file:
-        file.write("".join(["[bridge]\n", *(f"{name}={value}\n" for name, value in secrets.items())]))
-        file.flush()
-        yield environment | {"PGSERVICEFILE": file.name, "PGSERVICE": "bridge"}
+    lines = [f"{name}={value}" for name, value in secrets.items()]
+    plain = all(line == line.strip() and line.isprintable() and len(line) <= _LONGEST_LINE for line in lines)
+    if not plain or "service" in database.url.query:
+        raise DumpFailed(
+            f"{', '.join(secrets)} of BRIDGE_DATABASE_URL cannot be given to Postgres' own programs: no "
+            f"blanks at its ends, no line breaks, at most {_LONGEST_LINE} characters, no `service` beside it"
+        )
+    source, target = os.pipe()
+    try:
+        # It fits into any pipe.
+        os.write(target, "\n".join(["[bridge]", *lines, ""]).encode())
+        os.close(target)
+        yield source
+    finally:
+        os.close(source)
 
 
 @contextmanager

@@ -223,7 +223,7 @@ def _stop(home: Home) -> bool:
         server = _settled(home, ("ready", "starting", "stopping", _CUT_OFF))
         if server is None:
             return False
-        pid = _number_here(server)
+        pid = _number_here(home, server)
         # First the fast shutdown, then the immediate one, after which the next start recovers.
         for number, seconds in ((signal.SIGINT, _STOP_SECONDS), (signal.SIGQUIT, 10.0)):
             os.kill(pid, number)
@@ -450,11 +450,11 @@ def _began(pid: int, noted: int) -> bool:
         return False
 
 
-def _number_here(server: Server) -> int:
+def _number_here(home: Home, server: Server) -> int:
     """The number of a server's process as this one sees it: one in a container notes another.
 
     Raises:
-        DatabaseUnavailable: it is in a container whose processes cannot be seen from here.
+        DatabaseUnavailable: it is in a container whose processes cannot be seen from here, or has just ended.
     """
     if not psutil.LINUX:
         return server.pid
@@ -463,8 +463,10 @@ def _number_here(server: Server) -> int:
         try:
             probe.connect(str(server.socket_dir / _SOCKET))
         except OSError:
-            # Cut off, and known by the time of its start.
-            return server.pid
+            # Where it is cut off it is known by the time of its start.
+            if _found(home) == (server, _CUT_OFF):
+                return server.pid
+            raise DatabaseUnavailable("the embedded Postgres was about to end: try again") from None
         pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     if pid == 0:
         raise DatabaseUnavailable("the embedded Postgres runs in another container: stop it there")

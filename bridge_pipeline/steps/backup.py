@@ -312,7 +312,7 @@ class _Copy:
         folder, found = landing_of(self._workspace, batch), set[int]()
         for file in batch.files:
             # One that is damaged was told by its SHA-256.
-            with suppress(OSError, ValueError), pq.ParquetFile(folder / file["path"]) as source:
+            with suppress(OSError, ValueError, KeyError), pq.ParquetFile(folder / file["path"]) as source:
                 for rows in source.iter_batches(columns=["page"]):
                     found.update(rows["page"].unique().to_pylist())
         return found

@@ -76,7 +76,8 @@ class _Stock:
     """One entity while it is certified: what the source lists and what it said of single records.
 
     `unlisted_believed` names the findings that the listing alone may decide: rule 19 asks for a
-    lookup or a whole listing, and where lookups cannot be had there is the listing.
+    lookup or a whole listing, and where lookups cannot be had there is the listing. It is `unvouched`
+    where it shows nothing that the table holds, so that nothing says that it works.
     """
 
     stream: Stream
@@ -87,6 +88,7 @@ class _Stock:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     requests: int = 0
     unlisted_believed: tuple[str, ...] = ()
+    unvouched: bool = False
     batches: list[int] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -293,6 +295,7 @@ class _Certification:
         refused = [stock.outcomes[key] for key in denied] if controls else list(asked.values())
         if all_denied and refused and all(outcome.status in NOT_OFFERED for outcome in refused):
             stock.unlisted_believed = (*DOUBTED, "silent")
+            stock.unvouched = not controls
             stock.remarks.append("The source gives no single records; its whole listing decides alone.")
             return False
         if controls and all_denied:
@@ -425,7 +428,7 @@ class _Certification:
             comparison.believe_the_listing(stock.unlisted_believed, stock.book.began)
         live, gone = comparison.live, comparison.counts().get("gone", 0)
         recently = comparison.deleted_since(datetime.now(UTC) - _RECENTLY)
-        mass = self._is_mass(live, gone, recently)
+        mass = self._is_mass(live, gone, recently) or (stock.unvouched and gone > 0)
         if mass and not self._acceptance:
             comparison.hold()
         counts = comparison.counts()

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 
 from bridge_pipeline.connector_kit.connector import Stream
 from bridge_pipeline.model.inventory import Inventory
+from bridge_pipeline.steps.inventory import ANY
 
 # So many batches back; of those, the latest that together have enough records say what is usual.
 MOST_BATCHES = 30
@@ -77,7 +78,9 @@ def without(before: Before, excluded: Sequence[str]) -> Before:
     """The inventories without the fields that the glob patterns leave out, at whatever depth."""
 
     def is_kept(pointer: str) -> bool:
-        return not any(fnmatchcase(key, each) for key in pointer.split("/")[1:] for each in excluded)
+        # What stands for many names may be none of those that are left out.
+        names = [name for name in pointer.split("/")[1:] if name != ANY]
+        return not any(fnmatchcase(name, each) for name in names for each in excluded)
 
     return [
         (

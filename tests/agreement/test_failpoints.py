@@ -136,7 +136,7 @@ EXEMPT = {
     "fills a table that goes with its transaction": ("bridge_pipeline/steps/reckon.py:_copy:copy",),
     "a lock, which holds no data": (
         "bridge_pipeline/automation/executing.py:forget:unlink",
-        "bridge_pipeline/automation/runs.py:_settle_former_runs:begin",
+        "bridge_pipeline/automation/runs.py:_settle_dead_runs_elsewhere:begin",
         "bridge_pipeline/database/exclusive.py:exclusively:begin",
         "bridge_pipeline/database/locks.py:file_lock:open",
         "bridge_pipeline/steps/restore.py:_alone:unlink",

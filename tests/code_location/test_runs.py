@@ -17,7 +17,7 @@ from assets.partitions import CONNECTION_TAG, SCHEDULED_TAG, Scope
 from bridge_pipeline import naming
 from bridge_pipeline.automation.executing import executing, is_abandoned, written_down
 from bridge_pipeline.automation.jobs import DAILY_JOB, range_tags
-from bridge_pipeline.automation.runs import prepare_instance, run_days
+from bridge_pipeline.automation.runs import PROCESS_TAG, prepare_instance, run_days
 from bridge_pipeline.database import ledger
 from bridge_pipeline.database.engine import advisory_lock
 from bridge_pipeline.database.exclusive import exclusively
@@ -216,9 +216,10 @@ def test_a_dead_run_is_ended_and_a_living_one_is_not(installation):
     }
 
 
-def test_a_dead_run_of_the_version_before_is_ended_and_a_living_one_is_not(installation):
+def test_a_dead_run_of_which_this_home_knows_nothing_is_ended_and_a_living_one_is_not(installation):
+    """Its home went with its container, or the version before began it."""
     instance = prepare_instance(installation)
-    tags = {"bridge/process": "renamed-since:3:1.00", CONNECTION_TAG: NAME}
+    tags = {PROCESS_TAG: "renamed-since", CONNECTION_TAG: NAME}
     run_id = recorded(instance, "STARTED", tags).run_id
     # Begun again in the UI, where it gets the tags of the former.
     again = recorded(instance, "STARTED", tags | {".dagster/grpc_info": '{"host": "elsewhere"}'}).run_id
@@ -237,6 +238,7 @@ def test_a_run_of_the_command_line_is_written_down_while_it_is_under_way(install
     def look(request: Request) -> None:
         instance = prepare_instance(installation)
         found.update((run.run_id, is_abandoned(instance, run.run_id)) for run in instance.get_runs())
+        assert all(PROCESS_TAG in run.tags for run in instance.get_runs())
         assert written_down(instance) == [run_id for run_id, _ in found]
 
     desk.before = look

@@ -10,6 +10,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import psutil
 import psycopg
 import pytest
 
@@ -398,6 +399,7 @@ def killed(filled, made, target, plan, monkeypatch):
     return ended(start(backups.restore_elsewhere, *arguments, failpoint=plan))
 
 
+@pytest.mark.skipif(not psutil.LINUX, reason="which file a descriptor is of is asked of Linux")
 def test_a_file_that_did_not_reach_the_disk_ends_the_restore(filled, made, target, monkeypatch):
     """The system wrote it later, in vain, and tells whoever asks for that file."""
     fsync = os.fsync
@@ -482,6 +484,14 @@ def test_pages_of_a_journal_that_are_gone_are_told(spoilable, tmp_path):
         page.unlink()
     (problem,) = backup(spoilable, tmp_path / "made.backup").problems
     assert problem.startswith(f"{extraction.relative_to(spoilable.home.root)}: 1 pages are missing")
+
+
+def test_what_is_no_page_of_a_journal_is_passed_over(spoilable, tmp_path):
+    (extraction,) = (spoilable.home.journal / "acme" / NAME / "tickets").glob("*/0001")
+    first = min(extraction.glob("*.json.zst"))
+    for name in (f"._{first.name}", f"{first.name[:6]} (copy){first.name[6:]}"):
+        (extraction / name).write_bytes(b"\0\5\x16\7")
+    assert backup(spoilable, tmp_path).problems == []
 
 
 def test_a_name_that_is_no_text_ends_no_backup_and_is_told(spoilable, tmp_path):

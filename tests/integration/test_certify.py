@@ -627,6 +627,20 @@ def test_where_there_are_no_lookups_a_listing_of_nothing_decides_once_it_is_acce
     assert deleted(workspace) == ids
 
 
+def test_where_there_are_no_lookups_a_listing_of_nothing_decides_of_no_single_record_by_itself(
+    workspace, loaded
+):
+    execute(workspace, "delete from desk.ticket_users where ticket_id <> '7'")
+    execute(workspace, "delete from desk.tickets where id <> '7'")
+    loaded.records["tickets"].clear()
+    loaded.by_id = False
+    first = certify(workspace, NAME, entities=("tickets",))
+    assert (first.verdict, deleted(workspace)) == ("blocked", set())
+    acceptance = Acceptance("Ann Lee", "the desk was emptied")
+    assert certify(workspace, NAME, entities=("tickets",), acceptance=acceptance).verdict == "complete"
+    assert deleted(workspace) == {"7"}
+
+
 NOT_EMPTY = {
     "unauthorised": Answer(401, b'{"data": []}'),
     "forbidden": Answer(403, b'{"data": []}'),

@@ -260,7 +260,9 @@ def test_a_server_whose_number_means_another_process_here_is_ended_and_that_one_
 
 
 UNSHARE = ["unshare", *([] if ROOT else ["--user"]), "--fork", "--kill-child", "--pid"]
-IN_CONTAINERS = subprocess.run([*UNSHARE, "true"], check=False).returncode == 0 if psutil.LINUX else False
+IN_CONTAINERS = (
+    bool(shutil.which("unshare")) and not subprocess.run([*UNSHARE, "true"], check=False).returncode
+)
 STOP = """
 import sys
 from pathlib import Path

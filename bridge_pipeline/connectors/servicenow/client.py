@@ -268,7 +268,7 @@ class ServiceNowClient:
         """Tombstones of a window, where the user may read of deletions, which most may not (D.4, 6)."""
         padded = window.padded(self._context.settings.window_padding)
         span = _written(padded.start), _written(padded.end)
-        offset, total, most = 0, 1, 0
+        offset, total, most, hidden = 0, 1, 0, False
         while offset < total:
             try:
                 page, total = self._tombstones(reading, span, offset)
@@ -280,8 +280,9 @@ class ServiceNowClient:
             yield page
             # A gateway may give fewer than were asked for, and access rules may hide some.
             most = max(most, page.content.total or 0)
+            hidden |= not page.content.total and offset < total
             offset += max(most, FEWEST_LOOKED_AT) if most else _MOST_ROWS
-        proof["deletions"] = deletions.PATH.rsplit("/", 1)[1]
+        proof["deletions"] = deletions.PATH.rsplit("/", 1)[1] + ", some hidden" * hidden
 
     def _tombstones(self, reading: Reading, span: tuple[str, str], offset: int) -> tuple[Page, int]:
         stream, journal = reading.stream, reading.journal

@@ -139,6 +139,21 @@ def test_a_key_that_is_none_goes_to_quarantine_and_not_into_the_reports(tmp_path
         assert (found.gone, found.counts.quarantined) == ({}, 1)
 
 
+def test_deletions_that_an_answer_counts_and_hides_are_told_of(tmp_path, monkeypatch):
+    with instance() as (simulator, dialect):
+        table, answer = dialect.world.tables["incident"], dialect.answer
+        for row in list(table.rows.values())[:60]:
+            table.remove(row, WITHIN)
+
+        def hiding(request):
+            found = answer(request)
+            return replace(found, body=b'{"result":[]}') if "sys_audit_delete" in request.path else found
+
+        monkeypatch.setattr(dialect, "answer", hiding)
+        read = Read(simulator, tmp_path)
+    assert (read.gone, read.proof["deletions"]) == ({}, "sys_audit_delete, some hidden")
+
+
 def test_a_refusal_of_something_on_the_way_is_an_error_and_no_word_on_deletions(tmp_path, monkeypatch):
     with instance() as (simulator, dialect):
         answer = dialect.answer
