@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -65,17 +66,19 @@ def test_one_that_is_only_about_to_serve_is_found_and_stopped(workspace):
 
 
 @pytest.mark.skipif(not psutil.LINUX, reason="which signals a process ignores is asked of Linux")
-@pytest.mark.parametrize("above", [[], ["nohup"]])
-def test_under_nohup_it_outlives_its_terminal(workspace, above):
-    program = [*above, sys.executable, "-c", UP, str(free_port())]
-    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+@pytest.mark.parametrize("inherited", [signal.SIG_DFL, signal.SIG_IGN])
+def test_under_nohup_it_outlives_its_terminal(workspace, inherited):
+    program = [sys.executable, "-c", UP, str(free_port())]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    hung_up = partial(signal.signal, signal.SIGHUP, inherited)
+    with subprocess.Popen(program, preexec_fn=hung_up, **pipes) as process:
         assert process.stdout
         assert process.stdout.readline() == "about to serve\n"
         told = Path(f"/proc/{process.pid}/status").read_text()
         ignored = int(re.search(r"SigIgn:\s(\w+)", told)[1], 16)
         processes.stop_recorded(workspace.home, "up")
         process.communicate()
-    assert bool(ignored >> signal.SIGHUP - 1 & 1) == bool(above)
+    assert bool(ignored >> signal.SIGHUP - 1 & 1) == (inherited == signal.SIG_IGN)
 
 
 def test_one_that_runs_without_holding_the_lock_is_not_doubled(tmp_path):
