@@ -200,6 +200,12 @@ def without_members(body: bytes, patterns: Iterable[str]) -> bytes:
     return bytes(kept + body[position:])
 
 
+def patterns_of(entity: str, exclude: Iterable[str]) -> list[str]:
+    """The glob patterns of an entity's keys among what a connection excludes (`tickets.*_password`)."""
+    prefix = f"{entity}."
+    return [each.removeprefix(prefix) for each in exclude if each.startswith(prefix)]
+
+
 def with_members(raw: bytes, members: Mapping[str, Any]) -> bytes:
     """The bytes of a JSON object with other members before its own; all other bytes stay as they are."""
     inside = raw.lstrip(_BLANK)[1:].lstrip(_BLANK)

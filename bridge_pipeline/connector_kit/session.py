@@ -29,7 +29,7 @@ import structlog
 from bridge_pipeline.ahead import leave
 from bridge_pipeline.connector_kit.diagnosis import Problem, problem_of, refusal
 from bridge_pipeline.connector_kit.journal import Journal
-from bridge_pipeline.connector_kit.pages import FailedAnswer, UnreadableBody, without_members
+from bridge_pipeline.connector_kit.pages import FailedAnswer, UnreadableBody, patterns_of, without_members
 from bridge_pipeline.connector_kit.quota import HeldBack, Quota
 from bridge_pipeline.connector_kit.tokens import OwnTokens, TokenStore
 from bridge_pipeline.connector_kit.transport import Deadline, GuardedTransport, NotPublic
@@ -134,8 +134,7 @@ class SourceContext:
 
     def without_excluded(self, entity: Entity, body: bytes) -> bytes:
         """`body` without what the connection excludes of an entity; nothing else may be stored."""
-        prefix = f"{entity.name}."
-        patterns = [each.removeprefix(prefix) for each in self.exclude if each.startswith(prefix)]
+        patterns = patterns_of(entity.name, self.exclude)
         return without_members(body, patterns) if patterns else body
 
 

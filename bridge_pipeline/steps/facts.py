@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from bridge_pipeline.connector_kit.connector import Stream
+from bridge_pipeline.connector_kit.pages import patterns_of
 from bridge_pipeline.database import ledger
 from bridge_pipeline.database.ledger import Batch, CheckResult
 from bridge_pipeline.database.workspace import Workspace
@@ -70,18 +71,14 @@ def gather(workspace: Workspace, batch: Batch, stream: Stream) -> Evidence:
             days=days,
             usual=volume.history(connection, batch),
             fields=ledger.inventory_of(connection, batch.id),
+            # What the connection leaves out itself is not missing.
             before=drift.without(
-                ledger.inventories_before(connection, batch, drift.MOST_BATCHES), _left_out(batch)
+                ledger.inventories_before(connection, batch, drift.MOST_BATCHES),
+                patterns_of(batch.entity, batch.excluded),
             ),
             stream=stream,
             lag=workspace.settings.settle_lag,
         )
-
-
-def _left_out(batch: Batch) -> list[str]:
-    """What the connection excluded of the batch's entity: that is not missing from it."""
-    prefix = f"{batch.entity}."
-    return [each.removeprefix(prefix) for each in batch.excluded if each.startswith(prefix)]
 
 
 def facts(evidence: Evidence, rejected: int, expected: list[Expectation]) -> list[CheckResult]:

@@ -252,8 +252,8 @@ class _Landing:
 
     def _pages(self) -> Iterator[Page]:
         """Each record as a page of its own; what is excluded by now is cut out."""
-        q, prefix = t.quarantine, f"{self._stream.entity.name}."
-        excluded = [p.removeprefix(prefix) for p in self._record.exclude if p.startswith(prefix)]
+        q = t.quarantine
+        excluded = pages.patterns_of(self._stream.entity.name, self._record.exclude)
         query = (
             sa.select(q.c.replay_number, q.c.fetched_at, q.c.raw)
             .where(q.c.replay_batch == self._batch_id)
