@@ -332,6 +332,16 @@ def listed(folder: Path, pattern: str) -> list[Path]:
     return [folder / name for name in sorted(fnmatch.filter(names, pattern))]
 
 
+def refuse_unread(error: OSError) -> None:
+    """For `os.walk`, which leaves out what it cannot read; a folder that is not there holds nothing.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
 def sync_folder(folder: Path) -> None:
     """Makes renames and new files in `folder` survive a power cut."""
     reach("folder.syncing")

@@ -14,7 +14,7 @@ from pathlib import Path
 import sqlalchemy as sa
 import structlog
 
-from bridge_pipeline.connector_kit.journal import sync_folder
+from bridge_pipeline.connector_kit.journal import refuse_unread, sync_folder
 from bridge_pipeline.database import purges, registry, tokens
 from bridge_pipeline.database.engine import advisory_lock, transaction
 from bridge_pipeline.database.purges import Purge
@@ -128,14 +128,9 @@ def _forget_tokens(workspace: Workspace, connection: sa.Connection, name: str) -
 def _count_files(workspace: Workspace, tenant: str, name: str) -> dict[str, int]:
     counts = Counter[str]()
     for kind, folder in workspace.home.of_connection(tenant, name, ENTITIES):
-        counts[kind] += sum(len(files) for _, _, files in os.walk(folder, onerror=_refuse_unread))
+        # The count is signed.
+        counts[kind] += sum(len(files) for _, _, files in os.walk(folder, onerror=refuse_unread))
     return {kind: count for kind, count in counts.items() if count}
-
-
-def _refuse_unread(error: OSError) -> None:
-    """`os.walk` leaves out what it cannot read, and the count is signed."""
-    if not isinstance(error, FileNotFoundError):
-        raise error
 
 
 def _remove_folder(folder: Path) -> None:

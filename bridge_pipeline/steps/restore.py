@@ -19,7 +19,7 @@ import orjson
 import structlog
 
 from bridge_pipeline import progress
-from bridge_pipeline.connector_kit.journal import listed, sync_folder, write_durably
+from bridge_pipeline.connector_kit.journal import listed, refuse_unread, sync_folder, write_durably
 from bridge_pipeline.database import dump, embedded, readers, signing
 from bridge_pipeline.database.engine import Database, resolve, transaction
 from bridge_pipeline.database.keyfile import write_key
@@ -225,17 +225,12 @@ def _sync(root: Path) -> None:
     os.sync()
     reach("restore.synced")
     # That tells of no error; each file does.
-    for folder, _, names in os.walk(root, onerror=_refuse_unread):
+    for folder, _, names in os.walk(root, onerror=refuse_unread):
         for path in (Path(folder) / name for name in names):
             if path.is_file() and not path.is_symlink():
                 with path.open("rb") as file:
                     reach("restore.asking_file")
                     os.fsync(file.fileno())
-
-
-def _refuse_unread(error: OSError) -> None:
-    """`os.walk` leaves out what it cannot read."""
-    raise error
 
 
 def _open(home: Home) -> None:
