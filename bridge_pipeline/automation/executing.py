@@ -1,8 +1,8 @@
 """Which runs of the command line live: the process of each holds a lock on a file of its own in the home.
 
 Neither a host's name nor a process' number would tell: a container that is started again has another name and
-the same small numbers, and two that share a database may have one name. Of a run without such a file another
-home knows.
+the same small numbers, and two that share a database may have one name. Of a run without such a file, which
+may be another home's, the lock of its connection tells (`runs`).
 """
 
 from collections.abc import Iterator
